@@ -97,10 +97,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage says of its output beside the files: kept in the manifest.
-
-    `sources` lists the external files read (path, size, sha256) for lineage; only first stages have any.
-    """
+    """What a stage says of its output beside the files: kept in the manifest."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -110,8 +107,9 @@ class StageResult:
 class Stage:
     """One node of the pipeline.
 
-    `version` goes into the fingerprint: raise it when the code's output changes. `inputs` are names of
-    upstream stages. `config` is what the output depends on, and all of it.
+    `version` goes into the fingerprint: raise it when the code's output changes. `inputs` maps a role
+    to an upstream stage's name. `config` is what the output depends on, and all of it but the seed,
+    which counts when `seeded`. `sources` are the external files it reads (paths or fsspec URLs).
     """
 
     name: str
@@ -119,7 +117,8 @@ class Stage:
     version: int
     run: Callable[[StageContext], StageResult]
     config: BaseModel
-    inputs: tuple[str, ...] = ()
-    sources: tuple[Path, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[Path | str, ...] = ()
+    seeded: bool = False
     resumable: bool = False
     tracked: bool = False

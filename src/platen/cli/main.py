@@ -1,0 +1,66 @@
+"""The `platen` command: it gathers the commands and turns a PlatenError into its message and exit code.
+
+Command modules import nothing heavy at their top, so that `platen --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from platen import __version__
+from platen.cli import chat, doctor, gc, generate, models, new, plan, run, schema, serve, show, status, ui
+from platen.errors import PlatenError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From raw text to a language model in production: one file, one command.",
+    epilog="Start here:  platen new hello  ·  platen run hello --serve",
+)
+for module in (new, run, status, show, serve, chat, generate, models, plan, doctor, ui, gc, schema):
+    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"platen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="platen")
+    except PlatenError as error:
+        print(f"platen: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"platen: {describe_os_error(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def describe_os_error(error: OSError) -> str:
+    """A full disk or a missing permission is the user's to solve: one line each."""
+    space = "free some space (`platen gc`) or move the store (`store:` in platen.yaml)"
+    advice = {
+        errno.ENOSPC: space,
+        errno.EDQUOT: space,
+        errno.EACCES: "check the permissions",
+        errno.EROFS: "choose a place that can be written",
+    }.get(error.errno or 0)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}" + (f"\n  → {advice}" if advice else "")

@@ -1,0 +1,1 @@
+"""Stages in order: which there are (`graph`), which are stale (`planner`), running them (`runner`)."""

@@ -1,0 +1,141 @@
+"""The stages of a project, in the order they run.
+
+Each stage's function is named, not imported: its libraries load only when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from platen.errors import ConfigError
+from platen.project import PretrainConfig, Project, ReleaseConfig, Section
+from platen.stages import Stage, StageContext, StageResult
+
+
+class CompareConfig(Section):
+    variants: tuple[str, ...]
+
+
+def _function(path: str) -> Callable[[StageContext], StageResult]:
+    """A stage function `module:name`, imported at its first call."""
+    module, _, name = path.partition(":")
+
+    def run(ctx: StageContext) -> StageResult:
+        result: StageResult = getattr(import_module(module), name)(ctx)
+        return result
+
+    return run
+
+
+def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
+    """The project's stages, upstream first.
+
+    Raises ConfigError when a source matches no file.
+    """
+    from platen.data.sources import source_files
+
+    stages = [
+        Stage(
+            name="data",
+            kind="data",
+            version=1,
+            run=_function("platen.data.prepare:prepare"),
+            config=project.data,
+            sources=tuple(source_files(directory, project.data)),
+        ),
+        Stage(
+            name="tokenizer",
+            kind="tokenizer",
+            version=1,
+            run=_function("platen.tokens.train:train_tokenizer"),
+            config=project.tokenizer,
+            inputs={"data": "data"},
+        ),
+        Stage(
+            name="tokens",
+            kind="tokens",
+            version=1,
+            run=_function("platen.tokens.train:encode_corpus"),
+            config=Section(),
+            inputs={"data": "data", "tokenizer": "tokenizer"},
+        ),
+    ]
+    if not project.variants:
+        return (*stages, *_training(project, ""), _release(project))
+    for name in project.variants:
+        stages += _training(project.variant(name), f"@{name}")
+    return (*stages, _comparison(project))
+
+
+def _training(project: Project, suffix: str) -> list[Stage]:
+    llama = project.model.architecture == "llama"
+    train = Stage(
+        name=f"train{suffix}",
+        kind="model" if llama else "baseline",
+        version=1,
+        run=_function("platen.train.pretrain:pretrain"),
+        config=PretrainConfig(model=project.model, train=project.train),
+        inputs={"tokens": "tokens", "tokenizer": "tokenizer"},
+        seeded=True,
+        resumable=True,
+        tracked=True,
+    )
+    evaluate = Stage(
+        name=f"evaluate{suffix}",
+        kind="evaluation",
+        version=1,
+        run=_function("platen.evaluate.run:evaluate"),
+        config=project.evaluate,
+        inputs={"train": train.name, "data": "data", "tokens": "tokens"},
+        seeded=True,
+    )
+    return [train, evaluate]
+
+
+def _release(project: Project) -> Stage:
+    return Stage(
+        name="register",
+        kind="release",
+        version=1,
+        run=_function("platen.registry.release:register"),
+        config=ReleaseConfig(
+            model=project.register_as.model or project.name,
+            promote=project.register_as.promote,
+            gate=project.gate,
+        ),
+        inputs={"evaluate": "evaluate", "train": "train"},
+    )
+
+
+def _comparison(project: Project) -> Stage:
+    names = tuple(project.variants)
+    return Stage(
+        name="compare",
+        kind="comparison",
+        version=1,
+        run=_function("platen.evaluate.compare:compare"),
+        config=CompareConfig(variants=names),
+        inputs={f"{stage}@{name}": f"{stage}@{name}" for name in names for stage in ("train", "evaluate")},
+    )
+
+
+def select(stages: tuple[Stage, ...], targets: tuple[str, ...]) -> tuple[Stage, ...]:
+    """The named stages and all they need; every stage when none is named.
+
+    A name without its variant (`train` for `train@rope`) means all of them. Raises ConfigError.
+    """
+    if not targets:
+        return stages
+    by_name = {stage.name: stage for stage in stages}
+    wanted: set[str] = set()
+    for target in targets:
+        named = [name for name in by_name if name == target or name.partition("@")[0] == target]
+        if not named:
+            raise ConfigError(f"no stage is called {target!r}", hint=f"stages: {', '.join(by_name)}")
+        wanted.update(named)
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted.update(stage.inputs.values())
+    return tuple(stage for stage in stages if stage.name in wanted)

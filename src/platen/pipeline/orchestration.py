@@ -1,0 +1,168 @@
+"""The asset graph in Dagster's terms: assets, the gate as a blocking check, retries, a schedule.
+
+The same assets run in this process (`materialize`) and in Dagster's own page or deployment
+(`definitions`, loaded by `platen ui`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from platen.artifacts import Manifest
+from platen.errors import MissingExtraError, PlatenError
+from platen.pipeline.planner import PlannedStage
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from platen.pipeline.runner import Execution, Pipeline
+
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+
+
+def import_dagster() -> Any:
+    try:
+        import dagster
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "running a pipeline") from error
+    return dagster
+
+
+def home(pipeline: Pipeline) -> Path:
+    """Dagster's directory for this project, with its settings written."""
+    directory = pipeline.state / "dagster"
+    directory.mkdir(parents=True, exist_ok=True)
+    settings = directory / "dagster.yaml"
+    if not settings.is_file() or settings.read_text() != _SETTINGS:
+        settings.write_text(_SETTINGS)
+    return directory
+
+
+def asset_key(name: str) -> list[str]:
+    """`train@rope` is the asset `train/rope`."""
+    return name.split("@")
+
+
+def materialize(execution: Execution) -> None:
+    """Run the execution's stages in this process, in order, and record them in the project's history."""
+    dagster = import_dagster()
+    assets = [build_asset(execution, entry) for entry in execution.planned]
+    with dagster.DagsterInstance.from_config(str(home(execution.pipeline))) as instance:
+        try:
+            dagster.materialize(
+                assets,
+                instance=instance,
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        except dagster.DagsterExecutionInterruptedError as error:
+            raise KeyboardInterrupt from error
+
+
+def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = False) -> dg.AssetsDefinition:
+    """One stage as an asset. A PlatenError is final; anything else is tried again where asked for.
+
+    `lock_each` takes the project's lock for this stage alone, for runs that Dagster itself starts.
+    """
+    dagster = import_dagster()
+    pipeline, stage = execution.pipeline, entry.stage
+    key = dagster.AssetKey(asset_key(stage.name))
+    gated = stage.name == "evaluate" and bool(pipeline.project.gate)
+    retry = pipeline.project.retries.get(stage.name.partition("@")[0])
+
+    @dagster.asset(
+        key=key,
+        deps=[dagster.AssetKey(asset_key(upstream)) for upstream in stage.inputs.values()],
+        kinds={stage.kind},
+        code_version=str(stage.version),
+        check_specs=[dagster.AssetCheckSpec("gate", asset=key, blocking=True)] if gated else None,
+        retry_policy=retry
+        and dagster.RetryPolicy(
+            max_retries=retry.max_retries,
+            delay=retry.delay_seconds,
+            backoff=dagster.Backoff.EXPONENTIAL,
+            jitter=dagster.Jitter.PLUS_MINUS,
+        ),
+    )
+    def asset(context: Any) -> Any:
+        try:
+            with pipeline.lock() if lock_each else nullcontext():
+                artifact, made = execution.make(entry)
+            outcome = execution.check_gate(artifact) if gated else None
+        except PlatenError as error:
+            execution.report.errors[stage.name] = error
+            raise dagster.Failure(description=str(error), allow_retries=False) from error
+        except Exception as error:
+            execution.report.errors[stage.name] = error
+            if retry is not None and context.retry_number < retry.max_retries:
+                execution.observer.stage_retried(entry, error)
+            raise
+        execution.report.errors.pop(stage.name, None)  # an earlier try's
+        return dagster.MaterializeResult(
+            metadata=_metadata(artifact.manifest, artifact.path, made),
+            data_version=dagster.DataVersion(entry.fingerprint),
+            check_results=[
+                dagster.AssetCheckResult(
+                    check_name="gate", passed=outcome.passed, metadata={"rules": "\n".join(outcome.lines)}
+                )
+            ]
+            if outcome
+            else None,
+        )
+
+    return asset  # type: ignore[no-any-return]
+
+
+def _metadata(manifest: Manifest, path: Path, made: bool) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "fingerprint": manifest.fingerprint,
+        "bytes": manifest.size,
+        "made_by_this_run": made,
+        **manifest.metrics,
+    }
+
+
+def definitions() -> dg.Definitions:
+    """The project named by the environment variable PLATEN_PROJECT, for Dagster's page and deployments."""
+    from platen.pipeline.runner import Pipeline
+    from platen.projectfile import load_project
+
+    loaded = load_project(Path(os.environ["PLATEN_PROJECT"]))
+    return pipeline_definitions(Pipeline(loaded.project, loaded.directory))
+
+
+def pipeline_definitions(pipeline: Pipeline) -> dg.Definitions:
+    """Assets, one job over all of them and, if the project asks, its schedule (UTC)."""
+    from platen.pipeline.runner import Execution, RunReport, SilentObserver
+
+    dagster = import_dagster()
+    execution = Execution(pipeline, pipeline.plan(), SilentObserver(), RunReport())
+    job = dagster.define_asset_job("all", executor_def=dagster.in_process_executor)
+    schedule = pipeline.project.schedule
+    return dagster.Definitions(  # type: ignore[no-any-return]
+        assets=[build_asset(execution, entry, lock_each=True) for entry in execution.planned],
+        jobs=[job],
+        schedules=[dagster.ScheduleDefinition(job=job, cron_schedule=schedule)] if schedule else [],
+        executor=dagster.in_process_executor,
+    )
+
+
+def ui_command(port: int) -> list[str]:
+    """The command line of Dagster's page (webserver and scheduler daemon) over the current project."""
+    module = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "platen.pipeline.orchestration",
+        "-a",
+        "definitions",
+    ]
+    return [*module, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]

@@ -1,0 +1,236 @@
+"""Run a project's stale stages as Dagster assets.
+
+Dagster gives order, retries, gates as blocking asset checks, schedules and the history that its page
+shows; what is stale was settled before by the planner, so a fresh project never starts Dagster at all.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from platen.artifacts import (
+    Artifact,
+    Manifest,
+    SourceIndex,
+    Store,
+    made_with,
+    now,
+    project_lock,
+    write_atomic,
+)
+from platen.errors import GateFailed, MissingExtraError, PlatenError
+from platen.pipeline.graph import build_stages, select
+from platen.pipeline.planner import PlannedStage, plan
+from platen.project import Project
+from platen.stages import NullTracker, Progress, SilentProgress, StageContext, Tracker
+
+STATE = ".platen"
+
+
+@dataclass
+class RunReport:
+    """What one run did, in order: names made, names that were fresh, and what failed, by stage."""
+
+    made: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    errors: dict[str, BaseException] = field(default_factory=dict)
+
+
+class Observer(Progress, Protocol):
+    """Progress that also hears of stages beginning and ending."""
+
+    def stage_started(self, planned: PlannedStage) -> None: ...
+
+    def stage_done(self, planned: PlannedStage, manifest: Manifest) -> None: ...
+
+    def stage_retried(self, planned: PlannedStage, error: BaseException) -> None: ...
+
+
+class SilentObserver(SilentProgress):
+    """Hears all and says nothing."""
+
+    def stage_started(self, planned: PlannedStage) -> None:
+        pass
+
+    def stage_done(self, planned: PlannedStage, manifest: Manifest) -> None:
+        pass
+
+    def stage_retried(self, planned: PlannedStage, error: BaseException) -> None:
+        pass
+
+
+class Pipeline:
+    """One project's stages, store and state directory."""
+
+    def __init__(self, project: Project, directory: Path) -> None:
+        self.project = project
+        self.directory = directory
+        self.state = directory / STATE
+        self.store = Store(project.store, base=directory, scratch=self.state)
+
+    def plan(self, targets: tuple[str, ...] = ()) -> tuple[PlannedStage, ...]:
+        """The stages that `targets` need, each fresh or stale. Raises ConfigError, DataError."""
+        return plan(
+            select(build_stages(self.project, self.directory), targets),
+            self.store,
+            seed=self.project.seed,
+            directory=self.directory,
+            index=SourceIndex(self.state / "sources.json"),
+        )
+
+    def lock(
+        self, waiting: Callable[[str], None] = lambda _: None, timeout: float = -1
+    ) -> AbstractContextManager[None]:
+        return project_lock(self.state, waiting=waiting, timeout=timeout)
+
+    def run(self, targets: tuple[str, ...] = (), observer: Observer | None = None) -> RunReport:
+        """Make every stale stage that `targets` need. The caller holds the lock.
+
+        A failed gate or a failing stage ends up in the report's `errors`; what does not depend on it
+        is still made, and everything finished is kept. An interrupt is raised as KeyboardInterrupt.
+        """
+        from platen.pipeline.orchestration import materialize
+
+        planned = self.plan(targets)
+        report = RunReport()
+        if all(entry.fresh for entry in planned):
+            report.fresh = [entry.stage.name for entry in planned]
+        else:
+            materialize(Execution(self, planned, observer or SilentObserver(), report))
+        if not report.errors:
+            self._remember(planned)
+        return report
+
+    def artifact(self, entry: PlannedStage) -> Artifact:
+        """A fresh stage's artifact. Raises ArtifactError when its files are damaged or gone."""
+        found = self.store.find(entry.stage.name, entry.fingerprint)
+        if found is None:
+            raise PlatenError(f"{entry.stage.name} has not been made", hint="platen run")
+        return found
+
+    def execute(
+        self,
+        entry: PlannedStage,
+        inputs: Mapping[str, Artifact],
+        progress: Progress,
+    ) -> Artifact:
+        """Run one stage function and publish what it wrote."""
+        stage = entry.stage
+        work = self.store.work_dir(stage.name, entry.fingerprint, keep=stage.resumable)
+        started = time.monotonic()
+        with self._tracker(entry) as tracker:
+            result = stage.run(
+                StageContext(
+                    name=stage.name,
+                    fingerprint=entry.fingerprint,
+                    config=stage.config,
+                    inputs=inputs,
+                    out=work,
+                    project_dir=self.directory,
+                    seed=self.project.seed,
+                    progress=progress,
+                    tracker=tracker,
+                )
+            )
+        manifest = Manifest(
+            name=stage.name,
+            kind=stage.kind,
+            fingerprint=entry.fingerprint,
+            code_version=stage.version,
+            config=entry.config,
+            inputs=entry.inputs,
+            sources=entry.sources,
+            metrics={key: float(value) for key, value in result.metrics.items()},
+            notes=dict(result.notes),
+            created_at=now(),
+            duration_s=round(time.monotonic() - started, 3),
+            made_with=made_with(),
+        )
+        return self.store.commit(work, manifest)
+
+    def _tracker(self, entry: PlannedStage) -> AbstractContextManager[Tracker]:
+        if not entry.stage.tracked:
+            return nullcontext(NullTracker())
+        from platen.registry.tracking import MlflowTracker
+
+        return MlflowTracker(
+            self.directory,
+            experiment=self.project.name,
+            run_name=entry.stage.name,
+            fingerprint=entry.fingerprint,
+        )
+
+    def _remember(self, planned: tuple[PlannedStage, ...]) -> None:
+        """Note what the latest run stands on, so that clearing up spares it."""
+        path = self.state / "latest.json"
+        data = json.dumps(
+            {e.stage.name: f"{e.stage.name}/{e.fingerprint}" for e in planned}, indent=1
+        ).encode()
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
+
+
+class Execution:
+    """One materialization of the planned stages."""
+
+    def __init__(
+        self, pipeline: Pipeline, planned: tuple[PlannedStage, ...], observer: Observer, report: RunReport
+    ) -> None:
+        self.pipeline = pipeline
+        self.planned = planned
+        self.observer = observer
+        self.report = report
+        self.artifacts: dict[str, Artifact] = {}
+
+    def make(self, entry: PlannedStage) -> tuple[Artifact, bool]:
+        """A stage's artifact, and whether it had to be made."""
+        name = entry.stage.name
+        found = self.pipeline.store.find(name, entry.fingerprint)
+        if found is not None:
+            self.report.fresh.append(name)
+            self.artifacts[name] = found
+            return found, False
+        self.observer.stage_started(entry)
+        inputs = {role: self._upstream(name) for role, name in entry.stage.inputs.items()}
+        try:
+            artifact = self.pipeline.execute(entry, inputs, self.observer)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("platen"):
+                raise
+            raise MissingExtraError("train", f"stage {name} (it uses {error.name})") from error
+        self.artifacts[name] = artifact
+        self.report.made.append(name)
+        self.observer.stage_done(entry, artifact.manifest)
+        return artifact, True
+
+    def _upstream(self, name: str) -> Artifact:
+        if name not in self.artifacts:  # made by an earlier run, and not selected in this one
+            entry = next(entry for entry in self.planned if entry.stage.name == name)
+            self.artifacts[name] = self.pipeline.artifact(entry)
+        return self.artifacts[name]
+
+    def check_gate(self, artifact: Artifact) -> Any:
+        """The gate's outcome on an evaluation; a failure is kept as the run's error."""
+        from platen.evaluate.gate import check
+        from platen.registry.registry import production_metrics
+
+        project = self.pipeline.project
+        outcome = check(
+            project.gate,
+            artifact.manifest.metrics,
+            production_metrics(self.pipeline.directory, project.register_as.model or project.name),
+        )
+        for line in outcome.lines:
+            self.observer.say(line)
+        if not outcome.passed:
+            self.report.errors["gate"] = GateFailed(
+                "the gate refused this model: " + "; ".join(outcome.lines),
+                hint="improve the model or change `gate` in platen.yaml; nothing was registered",
+            )
+        return outcome
