@@ -1,13 +1,12 @@
 """The asset graph in Dagster's terms: assets, the gate as a blocking check, retries, a schedule.
 
 The same assets run in this process (`materialize`) and in Dagster's own page or deployment
-(`definitions`, loaded by `platen ui`).
+(`pipeline_definitions`, which `platen ui` loads through `definitions`).
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,15 +127,6 @@ def _metadata(manifest: Manifest, path: Path, made: bool) -> dict[str, Any]:
     }
 
 
-def definitions() -> dg.Definitions:
-    """The project named by the environment variable PLATEN_PROJECT, for Dagster's page and deployments."""
-    from platen.pipeline.runner import Pipeline
-    from platen.projectfile import load_project
-
-    loaded = load_project(Path(os.environ["PLATEN_PROJECT"]))
-    return pipeline_definitions(Pipeline(loaded.project, loaded.directory))
-
-
 def pipeline_definitions(pipeline: Pipeline) -> dg.Definitions:
     """Assets, one job over all of them and, if the project asks, its schedule (UTC)."""
     from platen.pipeline.runner import Execution, RunReport, SilentObserver
@@ -151,18 +141,3 @@ def pipeline_definitions(pipeline: Pipeline) -> dg.Definitions:
         schedules=[dagster.ScheduleDefinition(job=job, cron_schedule=schedule)] if schedule else [],
         executor=dagster.in_process_executor,
     )
-
-
-def ui_command(port: int) -> list[str]:
-    """The command line of Dagster's page (webserver and scheduler daemon) over the current project."""
-    module = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "dev",
-        "-m",
-        "platen.pipeline.orchestration",
-        "-a",
-        "definitions",
-    ]
-    return [*module, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
