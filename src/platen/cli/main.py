@@ -22,8 +22,9 @@ app = typer.Typer(
     help="From raw text to a language model in production: one file, one command.",
     epilog="Start here:  platen new hello  ·  platen run hello --serve",
 )
-for module in (new, run, status, show, serve, chat, generate, models, plan, doctor, ui, gc, schema):
+for module in (new, run, status, show, serve, chat, generate, plan, doctor, ui, gc, schema):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(models.app, name="models")
 
 
 def _version(value: bool) -> None:

@@ -54,7 +54,7 @@ def command(
 
 
 def _commands(pipeline: Pipeline, dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
-    from platen.registry.tracking import tracking_uri
+    from platen.registry.backend import tracking_uri
 
     python = [sys.executable, "-m"]
     local = ["--host", "127.0.0.1", "--port"]
@@ -69,13 +69,13 @@ def _commands(pipeline: Pipeline, dagster_port: int, mlflow_port: int) -> dict[s
 
 def _environment(pipeline: Pipeline, project: Path) -> dict[str, str]:
     from platen.pipeline.orchestration import home
+    from platen.registry.backend import QUIET
 
     return os.environ | {
         "PLATEN_PROJECT": str(project.resolve()),
         "DAGSTER_HOME": str(home(pipeline).resolve()),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
+        **QUIET,
     }
 
 

@@ -218,7 +218,7 @@ class Execution:
     def check_gate(self, artifact: Artifact) -> Any:
         """The gate's outcome on an evaluation; a failure is kept as the run's error."""
         from platen.evaluate.gate import check
-        from platen.registry.registry import production_metrics
+        from platen.registry.reading import production_metrics
 
         project = self.pipeline.project
         outcome = check(
@@ -230,7 +230,7 @@ class Execution:
             self.observer.say(line)
         if not outcome.passed:
             self.report.errors["gate"] = GateFailed(
-                "the gate refused this model: " + "; ".join(outcome.lines),
+                f"the gate refused this model: {'; '.join(outcome.failures)}",
                 hint="improve the model or change `gate` in platen.yaml; nothing was registered",
             )
         return outcome

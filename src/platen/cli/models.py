@@ -1,0 +1,106 @@
+"""`platen models`: what is registered; promote and delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platen.cli.options import HERE, ProjectOption, open_pipeline
+from platen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from platen.pipeline.runner import Pipeline
+    from platen.registry.reading import Version
+    from platen.registry.registry import Registry
+
+app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="MODEL@NUMBER, MODEL@ALIAS or a number.")]
+
+
+@app.callback()
+def list_versions(ctx: typer.Context, project: ProjectOption = HERE) -> None:
+    """List registered versions; promote or delete one.
+
+    Examples:
+
+      platen models -p examples/shakespeare
+
+      platen models promote shakespeare@2 production
+
+      platen models delete shakespeare@1
+    """
+    ctx.obj = project
+    if ctx.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from platen.registry.registry import Registry
+
+    versions = Registry(open_pipeline(project).directory).versions()
+    if not versions:
+        typer.echo("nothing is registered yet; `platen run` registers a model that passed its gate")
+        return
+    table = Table("version", "aliases", "registered (UTC)", "bits per byte", "bundle", box=None, pad_edge=False)
+    for version in versions:
+        quality = version.metrics.get("bits_per_byte")
+        table.add_row(
+            version.name,
+            ", ".join(version.aliases),
+            f"{version.created_at:%Y-%m-%d %H:%M}",
+            f"{quality:.4f}" if quality is not None else "",
+            version.artifact or version.source,
+        )
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def promote(
+    ctx: typer.Context,
+    version: VersionArgument,
+    alias: Annotated[str, typer.Argument(help="candidate or production")] = "production",
+    override: Annotated[bool, typer.Option("--override", help="Although the gate failed.")] = False,
+    reason: Annotated[str, typer.Option(help="Why the gate is overridden; kept with the version.")] = "",
+) -> None:
+    """Give a version an alias, through the project's gate or an override that says why.
+
+    Example:  platen models promote shakespeare@3 production --override --reason "hotfix for the demo"
+    """
+    from platen.evaluate.gate import check
+
+    if override != bool(reason.strip()):
+        raise ConfigError("--override and --reason go together", hint="--override --reason 'why'")
+    pipeline, registry, found = _open(ctx, version)
+    current = registry.production(found.model)
+    outcome = check(pipeline.project.gate, found.metrics, current.metrics if current else None)
+    for line in outcome.lines:
+        typer.echo(line)
+    promoted = registry.promote(found, alias, outcome, override_reason=reason or None)
+    typer.echo(f"{promoted.name} is {alias}")
+
+
+@app.command()
+def delete(
+    ctx: typer.Context,
+    version: VersionArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a version that no alias points to; `platen gc` then frees its artifacts.
+
+    Example:  platen models delete shakespeare@1
+    """
+    _, registry, found = _open(ctx, version)
+    if not yes:
+        typer.confirm(f"Delete {found.name}?", abort=True)
+    registry.delete(found)
+    typer.echo(f"{found.name} is deleted")
+
+
+def _open(ctx: typer.Context, wanted: str) -> tuple[Pipeline, Registry, Version]:
+    from platen.registry.registry import Registry
+
+    pipeline = open_pipeline(ctx.obj)
+    model, _, which = wanted.rpartition("@")
+    registry = Registry(pipeline.directory)
+    return pipeline, registry, registry.get(model or pipeline.project.register_as.model or pipeline.project.name, which)
