@@ -1,0 +1,251 @@
+"""Text to token ids and back: a thin, exact wrapper over a Hugging Face `tokenizer.json`.
+
+It adds what serving needs: a detokenizer for streams that never shows half a character, and chat templates
+in a sandbox. What was read is saved back byte for byte, so its sha256 identifies a tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from platen.errors import BundleError, PlatenError
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+PLAIN_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+    {{- message.content -}}
+    {%- if not loop.last and (message.role == 'assistant' or loop.nextitem.role != 'assistant') -%}
+        {{- '\\n\\n' -}}
+    {%- endif -%}
+{%- endfor -%}
+"""
+"""For base models, which know texts and no turns: an answer continues the message before it, and anything
+else starts a new paragraph."""
+
+
+class ChatTemplateError(PlatenError):
+    """The messages don't fit the model's chat template, or the template itself is broken."""
+
+
+class Tokenizer:
+    """A tokenizer and its special tokens.
+
+    `bos_id`, `eos_id` and `pad_id` are None where the model has no such token. Safe to share between
+    threads once built.
+    """
+
+    def __init__(self, raw: bytes, config: Mapping[str, Any]) -> None:
+        """`raw` is the content of `tokenizer.json`, `config` that of `tokenizer_config.json`."""
+        self._raw = raw
+        self._config = dict(config)
+        self.sha256 = hashlib.sha256(raw).hexdigest()
+        self._backend = _backend(raw)
+        self._literal = _backend(raw)
+        self._literal.encode_special_tokens = True
+        self.bos_id = self._special("bos_token")
+        self.eos_id = self._special("eos_token")
+        self.pad_id = self._special("pad_token")
+        self._template: Any = None
+
+    @classmethod
+    def from_dir(cls, path: str | Path) -> Tokenizer:
+        """Read a folder with `tokenizer.json` and, if there, `tokenizer_config.json`.
+
+        Raises BundleError naming the file that is missing or damaged.
+        """
+        folder = Path(path)
+        file = folder / TOKENIZER_FILE
+        if not file.is_file():
+            raise BundleError(
+                f"{folder} has no {TOKENIZER_FILE}",
+                hint="Save it in the fast format: transformers' AutoTokenizer writes it by save_pretrained.",
+            )
+        config: dict[str, Any] = {}
+        try:
+            if (folder / CONFIG_FILE).is_file():
+                config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+            if (folder / TEMPLATE_FILE).is_file():
+                config["chat_template"] = (folder / TEMPLATE_FILE).read_text("utf-8")
+        except ValueError as error:
+            raise BundleError(
+                f"{folder / CONFIG_FILE} is not valid: {error}",
+                hint="Take the file again from where the model comes from.",
+            ) from None
+        try:
+            return cls(file.read_bytes(), config)
+        except BundleError as error:
+            raise BundleError(f"{file}: {error.message}", hint=error.hint) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write `tokenizer.json`, unchanged, and `tokenizer_config.json` into the folder `path`."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TOKENIZER_FILE).write_bytes(self._raw)
+        text = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries in all, special tokens included: one more than the largest id."""
+        return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template_source() is not None
+
+    def encode(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
+        """Ids of `text`. With `special` False, text that reads like a special token is plain text."""
+        backend = self._backend if special else self._literal
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return [self.bos_id, *ids] if add_bos and self.bos_id is not None else ids
+
+    def encode_batch(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Ids of each text, on all cores."""
+        backend = self._backend if special else self._literal
+        return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a whole token such as `<|end_of_text|>`, or None."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt for a conversation; `messages` have `role` and `content`.
+
+        Encode the result with `encode(prompt)`: a template writes its own special tokens. Raises
+        ChatTemplateError with the template's own complaint.
+        """
+        import jinja2
+
+        if self._template is None:
+            self._template = _compile_template(self._template_source() or PLAIN_CHAT_TEMPLATE)
+        specials = {
+            key: _token_text(self._config.get(key)) or "" for key in ("bos_token", "eos_token", "pad_token")
+        }
+        try:
+            return str(
+                self._template.render(
+                    messages=[dict(message) for message in messages],
+                    add_generation_prompt=add_generation_prompt,
+                    tools=None,
+                    **specials,
+                )
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise ChatTemplateError(
+                f"the model's chat template refused the messages: {error}",
+                hint="Give each message a role (system, user, assistant) and a text; most models want user "
+                "and assistant in turn.",
+            ) from None
+
+    def _template_source(self) -> str | None:
+        template = self._config.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+        return template
+
+    def _special(self, key: str) -> int | None:
+        token = _token_text(self._config.get(key))
+        return self.token_to_id(token) if token else None
+
+
+class TextStream:
+    """Turns ids that arrive a few at a time into text, whole characters only.
+
+    The pushes and the finish together are what `Tokenizer.decode` gives for all ids at once. Only a short
+    window of ids is decoded at each push; it keeps the tokens before, because what a token reads as (a
+    leading space, say) can depend on them.
+    """
+
+    # A character is at most four bytes, so at most three are waiting for the next.
+    _MAX_HELD = 3
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._ids: list[int] = []  # the window
+        self._known = 0  # ids at its head whose text is out
+        self._out = 0  # characters of the window's text that are out
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Take new ids; return the text that is now certain, often empty."""
+        self._ids.extend(ids)
+        text = self._text()
+        tail = len(text) - len(text.rstrip("\ufffd"))
+        sure = len(text) - min(tail, self._MAX_HELD)
+        new = text[self._out : sure]
+        self._out = max(self._out, sure)
+        if sure == len(text) and new:
+            self._ids = self._ids[self._known :]
+            self._known = len(self._ids)
+            self._out = len(self._text())
+        return new
+
+    def finish(self) -> str:
+        """The end of the stream: whatever was held back, broken characters as U+FFFD."""
+        new = self._text()[self._out :]
+        self._out += len(new)
+        return new
+
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special=self._skip_special)
+
+
+def _backend(raw: bytes) -> Any:
+    try:
+        backend = Backend.from_buffer(raw)
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(
+            f"not a tokenizer: {error}", hint="Take the file again from where the model comes from."
+        ) from None
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+def _token_text(entry: Any) -> str | None:
+    """A special token in `tokenizer_config.json` is a string or an object with its `content`."""
+    return entry.get("content") if isinstance(entry, Mapping) else entry
+
+
+def _compile_template(source: str) -> Any:
+    """A chat template as transformers runs it, but it can neither change nor reach anything outside."""
+    import jinja2
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ChatTemplateError(
+            f"the chat template is not valid Jinja: line {error.lineno}: {error.message}",
+            hint="Correct the template file.",
+        ) from None
