@@ -1,0 +1,222 @@
+"""The registry's rules, checked through its own answers and through MLflow's."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from platen.errors import RegistryError
+from platen.evaluate.gate import GateOutcome
+from platen.registry import reading
+from platen.registry.backend import database, tracking_uri
+from platen.registry.registry import Registry, production_metrics
+from platen.registry.tracking import MlflowTracker
+
+PASSED = GateOutcome(True, ("✓ bits_per_byte 2.1, at most 2.2 wanted: met with 0.1",))
+FAILED = GateOutcome(False, ("✗ loss 3, at most 2 wanted: missed by 1",), ("loss 3: missed by 1",))
+
+
+@pytest.fixture
+def registry(project):
+    return Registry(project)
+
+
+def add(registry, model, fingerprint, **metrics):
+    return registry.register(
+        model, fingerprint=fingerprint, source=f"file:///store/train/{fingerprint}", metrics=metrics
+    )
+
+
+def mlflow_client(project):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri(project), tracking_uri(project))
+
+
+def test_reading_an_empty_project_makes_nothing(tmp_path):
+    assert Registry(tmp_path).versions() == []
+    assert production_metrics(tmp_path, "poet") is None
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RegistryError, match="No model called 'poet'"):
+        Registry(tmp_path).get("poet", "production")
+
+
+def test_a_registered_version_reads_back_as_mlflow_has_it(registry, project):
+    made = registry.register(
+        "poet",
+        fingerprint="aa11",
+        source="file:///store/train/aa11",
+        artifact="train/aa11",
+        metrics={"bits_per_byte": 2.1, "parameters": 12.0},
+        evaluated_text="cafe",
+        tags={"origin": "trained here"},
+    )
+    registry.promote(made, "production", PASSED)
+    theirs = mlflow_client(project).get_model_version_by_alias("poet", "production")
+    ours = registry.get("poet", "production")
+    assert (ours.number, ours.source, ours.name) == (int(theirs.version), theirs.source, "poet@1")
+    assert int(ours.created_at.timestamp() * 1000) == pytest.approx(theirs.creation_timestamp, abs=1)
+    assert ours.artifact == "train/aa11"
+    assert ours.fingerprint == theirs.tags["platen.fingerprint"] == "aa11"
+    assert ours.metrics == {"bits_per_byte": 2.1, "parameters": 12.0}
+    assert ours.evaluated_text == "cafe"
+    assert ours.tags == {"origin": "trained here"}
+    assert production_metrics(project, "poet") == ours.metrics
+
+
+def test_registering_the_same_bundle_again_gives_the_same_version(registry):
+    first = add(registry, "twice", "b1", loss=2.0)
+    other = add(registry, "twice", "b2", loss=1.9)
+    again = add(registry, "twice", "b1", loss=1.8)
+    assert (first.number, other.number, again.number) == (1, 2, 1)
+    assert [v.metrics["loss"] for v in registry.versions("twice")] == [1.8, 1.9]
+
+
+def test_promotion_needs_a_passed_gate_or_a_reason(registry):
+    version = add(registry, "gated", "c1", loss=3.0)
+    for reason in (None, "  "):
+        with pytest.raises(RegistryError, match="missed by 1"):
+            registry.promote(version, "production", FAILED, override_reason=reason)
+    assert registry.production("gated") is None
+
+    promoted = registry.promote(version, "production", FAILED, override_reason="only a rehearsal")
+    (record,) = promoted.promotions
+    assert promoted.aliases == ("production",)
+    assert record.override_reason == "only a rehearsal"
+    assert record.gate == FAILED.lines
+    assert record.by
+    assert record.replaced is None
+
+
+def test_an_alias_moves_and_the_move_is_recorded(registry):
+    first, second = add(registry, "moving", "d1"), add(registry, "moving", "d2")
+    registry.promote(first, "production", PASSED)
+    registry.promote(second, "candidate", PASSED)
+    assert registry.get("moving", "candidate").number == 2
+    promoted = registry.promote(second, "production", PASSED)
+    assert promoted.aliases == ("production",)  # no candidate any more
+    assert [(p.alias, p.replaced) for p in promoted.promotions] == [("candidate", None), ("production", 1)]
+    assert registry.get("moving", 1).aliases == ()
+    # Saying it twice changes nothing; going back is one more promotion.
+    assert len(registry.promote(second, "production", PASSED).promotions) == 2
+    back = registry.promote(registry.get("moving", 1), "production", PASSED)
+    assert back.promotions[-1].replaced == 2
+
+
+def test_an_unknown_alias_or_version_names_what_there_is(registry):
+    version = add(registry, "naming", "e1")
+    with pytest.raises(RegistryError, match=r"candidate, production"):
+        registry.promote(version, "live", PASSED)
+    with pytest.raises(RegistryError, match=r"no version or alias 'production'(.|\n)*versions: 1"):
+        registry.get("naming", "production")
+    with pytest.raises(RegistryError, match="'7'"):
+        registry.get("naming", 7)
+
+
+def test_a_live_version_cannot_be_deleted_and_numbers_are_not_reused(registry, project):
+    first, second = add(registry, "deleting", "f1"), add(registry, "deleting", "f2")
+    registry.promote(first, "candidate", PASSED)
+    with pytest.raises(RegistryError, match=r"deleting@1 is live \(candidate\)"):
+        registry.delete(first)
+    registry.delete(second)
+    assert [v.number for v in registry.versions("deleting")] == [1]
+    assert add(registry, "deleting", "f2").number == 3
+    assert {int(v.version) for v in mlflow_client(project).search_model_versions("name = 'deleting'")} == {
+        1,
+        3,
+    }
+
+
+def test_lineage_walks_from_child_to_base(registry, project):
+    with MlflowTracker(project, experiment="x", run_name="pretrain", fingerprint="base1"):
+        pass
+    with MlflowTracker(
+        project, experiment="x", run_name="finetune", fingerprint="child1", parent_fingerprint="base1"
+    ):
+        pass
+    with MlflowTracker(
+        project, experiment="x", run_name="adapt", fingerprint="grandchild1", parent_fingerprint="child1"
+    ):
+        pass
+    chain = registry.lineage(add(registry, "family", "grandchild1"))
+    assert [(a.run_name, a.fingerprint) for a in chain] == [
+        ("adapt", "grandchild1"),
+        ("finetune", "child1"),
+        ("pretrain", "base1"),
+    ]
+    bought = add(registry, "family", "bought1")
+    assert [(a.run_id, a.fingerprint) for a in registry.lineage(bought)] == [(None, "bought1")]
+
+
+def test_reading_is_quick_and_loads_no_mlflow(registry, project):
+    registry.promote(add(registry, "quick", "g1", loss=1.0), "production", PASSED)
+    code = (
+        "import sys, pathlib; from platen.registry.registry import Registry; "
+        f"print(Registry(pathlib.Path({str(project)!r})).production('quick').number, "
+        "'mlflow' in sys.modules, 'sqlalchemy' in sys.modules)"
+    )
+    started = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.split() == ["1", "False", "False"]
+    assert time.monotonic() - started < 5
+
+
+def test_writing_is_silent_and_sends_nothing(tmp_path):
+    code = (
+        "import sys, pathlib, socket\n"
+        "def refuse(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
+        "from platen.registry.registry import Registry\n"
+        f"r = Registry(pathlib.Path({str(tmp_path)!r}))\n"
+        "r.register('m', fingerprint='a', source='s', metrics={})\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
+        "assert is_telemetry_disabled()\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if "MLFLOW" not in k and k != "DO_NOT_TRACK"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
+
+
+def _register_many(project, worker, count):
+    registry = Registry(project)
+    for index in range(count):
+        registry.register("shared", fingerprint=f"same{index}", source="s", metrics={"worker": worker})
+        registry.register("shared", fingerprint=f"own{worker}-{index}", source="s", metrics={})
+
+
+def test_two_processes_at_once_make_each_version_once(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_register_many, args=(tmp_path, worker, 4)) for worker in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    found = Registry(tmp_path).versions("shared")
+    assert [v.number for v in found] == list(range(1, 13))
+    assert len({v.fingerprint for v in found}) == 12
+
+
+def test_a_database_that_is_none_is_a_clear_error(tmp_path):
+    database(tmp_path).parent.mkdir()
+    database(tmp_path).write_bytes(b"not a database" * 100)
+    with pytest.raises(RegistryError, match="can't be read"):
+        Registry(tmp_path).versions()
+    with pytest.raises(RegistryError, match=r"mlflow\.db"):
+        add(Registry(tmp_path), "m", "a")
+    assert database(tmp_path).read_bytes() == b"not a database" * 100
+
+
+def test_find_run_takes_the_latest_active_run(project):
+    with MlflowTracker(project, experiment="x", run_name="train", fingerprint="h1") as first:
+        pass
+    mlflow_client(project).delete_run(first.run_id)
+    assert reading.find_run(project, "h1") is None
+    with MlflowTracker(project, experiment="x", run_name="train", fingerprint="h1") as second:
+        pass
+    assert reading.find_run(project, "h1") == second.run_id != first.run_id
