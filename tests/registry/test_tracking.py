@@ -91,11 +91,11 @@ def test_a_busy_database_does_not_stop_the_stage(project, client, monkeypatch):
 
 
 def test_a_finetuned_models_run_names_its_parent(project, client):
-    with tracker(project, "parent1") as parent:
+    with tracker(project, "parent9") as parent:
         pass
-    with tracker(project, "child1", parent_fingerprint="parent1") as child:
+    with tracker(project, "child9", parent_fingerprint="parent9") as child:
         pass
     tags = client.get_run(child.run_id).data.tags
-    assert tags["platen.parent_checkpoint"] == "parent1"
+    assert tags["platen.parent_checkpoint"] == "parent9"
     assert tags["mlflow.parentRunId"] == parent.run_id
-    assert tags["platen.fingerprint"] == "child1"
+    assert tags["platen.fingerprint"] == "child9"
