@@ -1,0 +1,150 @@
+"""The stage `data`: sources in, three clean and disjoint splits out, with an account of everything dropped.
+
+Documents stream through a spool file, so memory holds one text and a few hundred bytes for each other one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from platen.data.clean import CleaningCounts, clean_text
+from platen.data.sources import Document, SourceFile, find_files, read_documents
+from platen.data.split import Item, assign
+from platen.errors import DataError
+from platen.project import CleanConfig, DataConfig
+from platen.stages import StageContext, StageResult
+
+SPLITS = ("train", "validation", "test")
+_LISTED = 100  # names in the report; a web-sized corpus has too many to list
+
+
+@dataclass
+class Dropped:
+    """Documents left out for one reason; the first hundred by name."""
+
+    documents: int = 0
+    characters: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, characters: int) -> None:
+        self.documents += 1
+        self.characters += characters
+        if len(self.names) < _LISTED:
+            self.names.append(name)
+
+
+@dataclass
+class SplitReport:
+    """One split: `bytes` are UTF-8; the first hundred documents by name."""
+
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, text: str) -> None:
+        self.documents += 1
+        self.characters += len(text)
+        self.bytes += len(text.encode())
+        if len(self.names) < _LISTED:
+            self.names.append(name)
+
+
+@dataclass
+class Report:
+    """`report.json`: what was read, changed, dropped and kept."""
+
+    files: int = 0
+    documents_read: int = 0
+    characters_read: int = 0
+    cleaning: CleaningCounts = field(default_factory=CleaningCounts)
+    dropped: dict[str, Dropped] = field(
+        default_factory=lambda: {"too_short": Dropped(), "duplicate": Dropped()}
+    )
+    splits: dict[str, SplitReport] = field(default_factory=lambda: {name: SplitReport() for name in SPLITS})
+
+
+def prepare(ctx: StageContext) -> StageResult:
+    """Write `train.jsonl`, `validation.jsonl`, `test.jsonl` and `report.json`.
+
+    Raises DataError for sources that can't be read as text and for a corpus that can't be split.
+    """
+    config: DataConfig = ctx.config
+    report = Report()
+    spool = ctx.out / "documents.tmp"
+    items = _read(ctx, find_files(ctx.project_dir, config), config.clean, report, spool)
+    if not items:
+        raise DataError(
+            f"the corpus is empty: of {report.documents_read} documents none is left after cleaning",
+            hint="Look at data.sources and data.clean.min_characters.",
+        )
+    _write_splits(ctx, spool, items, config, report)
+    spool.unlink()
+    (ctx.out / "report.json").write_text(
+        json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    metrics = {f"{name}_documents": float(split.documents) for name, split in report.splits.items()}
+    metrics |= {f"{name}_characters": float(split.characters) for name, split in report.splits.items()}
+    for reason, dropped in report.dropped.items():
+        metrics[f"dropped_{reason}"] = float(dropped.documents)
+        if dropped.documents:
+            ctx.progress.say(f"Dropped {dropped.documents} documents: {reason.replace('_', ' ')}.")
+    return StageResult(metrics=metrics)
+
+
+def _read(
+    ctx: StageContext, files: tuple[SourceFile, ...], config: CleanConfig, report: Report, spool: Path
+) -> list[Item]:
+    """Read and clean every document into the spool file; return those kept, in its order."""
+    items: list[Item] = []
+    first_with: dict[str, str] = {}
+    done = 0
+    total = sum(file.size() for file in files)
+    with (
+        ctx.progress.task("reading documents", total=total, unit="B") as task,
+        spool.open("w", encoding="utf-8") as out,
+    ):
+        for file in files:
+            report.files += 1
+            for document in read_documents(file):
+                report.documents_read += 1
+                report.characters_read += len(document.text)
+                text = clean_text(document.text, config, report.cleaning)
+                digest = hashlib.sha256(text.encode()).hexdigest()
+                if len(text) < max(config.min_characters, 1):
+                    report.dropped["too_short"].add(document.id, len(text))
+                elif config.deduplicate and digest in first_with:
+                    report.dropped["duplicate"].add(f"{document.id} = {first_with[digest]}", len(text))
+                else:
+                    first_with[digest] = document.id
+                    items.append(Item(document.id, len(text), digest))
+                    out.write(_line(Document(document.id, text, document.source)))
+            done += file.size()
+            task.update(done, note=f"{len(items)} documents")
+    return items
+
+
+def _write_splits(
+    ctx: StageContext, spool: Path, items: list[Item], config: DataConfig, report: Report
+) -> None:
+    place = assign(items, config.split)
+    outputs = {name: (ctx.out / f"{name}.jsonl").open("w", encoding="utf-8") for name in SPLITS}
+    try:
+        with (
+            ctx.progress.task("writing splits", total=len(items), unit="documents") as task,
+            spool.open(encoding="utf-8") as lines,
+        ):
+            for done, (item, line) in enumerate(zip(items, lines, strict=True), start=1):
+                outputs[place[item.id]].write(line)
+                report.splits[place[item.id]].add(item.id, json.loads(line)["text"])
+                task.update(done)
+    finally:
+        for output in outputs.values():
+            output.close()
+
+
+def _line(document: Document) -> str:
+    return json.dumps(asdict(document), ensure_ascii=False) + "\n"

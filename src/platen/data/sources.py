@@ -1,0 +1,206 @@
+"""Where documents come from: files, folders, globs and fsspec URLs, decoded strictly.
+
+A text file is one document; a `.jsonl` file is one document a line, under the key `text`. Bytes that are no
+text in the stated encoding are an error with their offset: a guess would poison a corpus silently.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from platen.errors import ConfigError, DataError
+from platen.project import DataConfig, Source
+
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
+"""What is taken from a folder; a glob takes any name."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text as it was read. `id` is unique in a corpus; `source` is the file it came from."""
+
+    id: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read: a local path, or an fsspec URL as text. `name` is how documents and errors call it."""
+
+    location: Path | str
+    name: str
+    encoding: str
+
+    def open(self) -> IO[bytes]:
+        """Open for reading; DataError when that fails."""
+        try:
+            if isinstance(self.location, Path):
+                return self.location.open("rb")
+            import fsspec
+
+            opened: IO[bytes] = fsspec.open(self.location, "rb").open()
+            return opened
+        except (OSError, ValueError, ImportError) as error:
+            raise DataError(
+                f"{self.name} can't be read: {error}", hint="Check that it exists and is yours to read."
+            ) from None
+
+    def size(self) -> int:
+        """Bytes, for progress."""
+        if isinstance(self.location, Path):
+            return self.location.stat().st_size
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(self.location)
+        return int(filesystem.size(path) or 0)
+
+
+def source_files(project_dir: Path, config: DataConfig) -> tuple[Path | str, ...]:
+    """Every file that the data stage will read: local ones as Path, others as URL; sorted within a source."""
+    return tuple(file.location for file in find_files(project_dir, config))
+
+
+def find_files(project_dir: Path, config: DataConfig) -> tuple[SourceFile, ...]:
+    """Expand `data.sources`, each file once. Raises DataError for a source that matches nothing."""
+    found: dict[Path | str, SourceFile] = {}
+    for source in config.sources:
+        _check_encoding(source)
+        files = _remote_files(source) if "://" in source.path else _local_files(project_dir, source)
+        if not files:
+            raise DataError(
+                f"data.sources: {source.path} matches no file",
+                hint=f"A folder gives its {', '.join(TEXT_SUFFIXES)} files; for other names give a glob "
+                "such as corpus/*.log.",
+            )
+        for file in files:
+            found.setdefault(file.location, file)
+    return tuple(found.values())
+
+
+def read_documents(file: SourceFile) -> Iterator[Document]:
+    """The documents of a file, in order.
+
+    Raises DataError with the file's name and byte offset for an empty or binary file, bytes that the encoding
+    doesn't have, and JSON lines without a text.
+    """
+    if file.name.endswith(".jsonl"):
+        yield from _read_json_lines(file)
+        return
+    with file.open() as stream:
+        raw = stream.read()
+    if not raw:
+        raise DataError(f"{file.name} is empty", hint="Fill the file or take it out of data.sources.")
+    yield Document(id=file.name, text=_decode(raw, file, at=0), source=file.name)
+
+
+def _read_json_lines(file: SourceFile) -> Iterator[Document]:
+    at = number = 0
+    with file.open() as stream:
+        for number, raw in enumerate(stream, start=1):
+            line = _decode(raw, file, at)
+            if line.strip():
+                yield _json_document(line, file, number, at)
+            at += len(raw)
+    if at == 0:
+        raise DataError(f"{file.name} is empty", hint="Fill the file or take it out of data.sources.")
+
+
+def _json_document(line: str, file: SourceFile, number: int, at: int) -> Document:
+    where = f"{file.name}, line {number} (byte {at})"
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error}", hint="Write one JSON object a line.") from None
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where}: no text under the key 'text'", hint='Write lines such as {"text": "One document."}.'
+        )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(
+            f"{where}: half of a surrogate pair, which is no character",
+            hint="Write the JSON again with ensure_ascii=False, or repair the text.",
+        )
+    return Document(id=f"{file.name}:{number}", text=text, source=file.name)
+
+
+def _decode(raw: bytes, file: SourceFile, at: int) -> str:
+    wide = codecs.lookup(file.encoding).name.startswith(("utf-16", "utf-32"))
+    if not wide and (zero := raw.find(b"\0")) >= 0:
+        raise DataError(
+            f"{file.name} is binary: a zero byte at offset {at + zero}",
+            hint="Take the file out of data.sources; if it is UTF-16, say encoding: utf-16.",
+        )
+    try:
+        return raw.decode(file.encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file.name} is not {file.encoding}: byte 0x{raw[error.start]:02x} at offset {at + error.start} "
+            f"({error.reason})",
+            hint="Give the source its true encoding (for example encoding: cp1252), or repair the file.",
+        ) from None
+
+
+def _check_encoding(source: Source) -> None:
+    try:
+        codecs.lookup(source.encoding)
+        "".encode(source.encoding)
+    except LookupError:
+        raise ConfigError(
+            f"data.sources: {source.path}: Python knows no text encoding {source.encoding!r}",
+            hint="Use a name such as utf-8, cp1252, latin-1 or utf-16.",
+        ) from None
+
+
+def _local_files(project_dir: Path, source: Source) -> list[SourceFile]:
+    path = Path(source.path)
+    absolute = path if path.is_absolute() else project_dir / path
+    if absolute.is_dir():
+        paths = [found for found in absolute.rglob("*") if found.suffix.lower() in TEXT_SUFFIXES]
+    elif _is_glob(source.path):
+        anchor = Path(path.anchor) if path.is_absolute() else project_dir
+        paths = list(anchor.glob(str(path.relative_to(path.anchor))))
+    elif absolute.exists():
+        paths = [absolute]
+    else:
+        raise DataError(
+            f"data.sources: {absolute} does not exist",
+            hint="Paths are relative to the project file; correct data.sources.",
+        )
+    files = [found for found in sorted(paths) if found.is_file() and not found.name.startswith(".")]
+    return [SourceFile(found, _name(found, project_dir), source.encoding) for found in files]
+
+
+def _name(path: Path, project_dir: Path) -> str:
+    try:
+        return path.relative_to(project_dir).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _remote_files(source: Source) -> list[SourceFile]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(source.path)
+        if filesystem.isdir(path):
+            paths = [name for name in filesystem.find(path) if name.lower().endswith(TEXT_SUFFIXES)]
+        else:
+            paths = filesystem.glob(path) if filesystem.exists(path) or _is_glob(path) else []
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(
+            f"data.sources: {source.path} can't be listed: {error}",
+            hint="Check the address and your access; some protocols need a package (s3fs, gcsfs, adlfs).",
+        ) from None
+    urls: list[Any] = [filesystem.unstrip_protocol(name) for name in sorted(paths)]
+    return [SourceFile(url, url, source.encoding) for url in urls]
+
+
+def _is_glob(path: str) -> bool:
+    return any(character in path for character in "*?[")
