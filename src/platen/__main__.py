@@ -1,0 +1,5 @@
+"""`python -m platen` is `platen`."""
+
+from platen.cli.main import main
+
+main()

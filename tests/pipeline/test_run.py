@@ -1,0 +1,229 @@
+"""A project run end to end: what is made, what is skipped, what stops it, what survives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from platen.artifacts import Store
+from platen.errors import ConfigError, GateFailed
+from platen.pipeline.housekeeping import collect, find_garbage
+from platen.pipeline.runner import Pipeline, RunReport
+from platen.projectfile import load_project
+
+from .conftest import PLATEN_YAML, write_project
+
+STAGES = ["data", "tokenizer", "tokens", "train", "evaluate", "register"]
+
+
+def pipeline_of(directory: Path, overrides: Sequence[str] = ()) -> Pipeline:
+    loaded = load_project(directory, overrides)
+    return Pipeline(loaded.project, loaded.directory)
+
+
+def run(directory: Path, *targets: str, overrides: Sequence[str] = ()) -> RunReport:
+    return pipeline_of(directory, overrides).run(targets)
+
+
+def platen(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "platen", *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project run once from the command line; tests copy it or leave it as it is."""
+    directory = write_project(tmp_path_factory.mktemp("finished") / "tiny")
+    result = platen(directory, "run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return directory
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "tiny"))
+
+
+def test_one_command_makes_every_stage_and_a_second_makes_none(finished: Path) -> None:
+    started = time.monotonic()
+    result = platen(finished, "run")
+    assert time.monotonic() - started < 20  # generous on a loaded machine; the benchmark has the figure
+    assert result.returncode == 0
+    assert "nothing to do" in result.stdout
+    assert all(entry.fresh for entry in pipeline_of(finished).plan())
+
+
+def test_the_released_bundle_opens_in_transformers(finished: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    pipeline = pipeline_of(finished)
+    train = next(entry for entry in pipeline.plan() if entry.stage.name == "train")
+    path = pipeline.artifact(train).path
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    logits = model(torch.tensor([tokenizer.encode("the king")])).logits
+    assert logits.shape[-1] == 300
+    assert torch.isfinite(logits).all()
+
+
+def test_the_manifest_leads_back_to_every_source_file(finished: Path) -> None:
+    manifests = {m.ref: m for m in pipeline_of(finished).store.manifests()}
+    release = next(m for m in manifests.values() if m.kind == "release")
+    refs, sources = list(release.inputs.values()), set()
+    while refs:
+        manifest = manifests[refs.pop()]
+        sources |= {source.path for source in manifest.sources}
+        refs += manifest.inputs.values()
+    assert sources == {f"corpus/{name}.txt" for name in "abcd"}
+    shown = platen(finished, "show", "register").stdout
+    assert all(source in shown for source in sources)
+    assert "train/" in shown
+
+
+def test_a_change_makes_stale_what_depends_on_it_and_says_why(finished: Path) -> None:
+    planned = {e.stage.name: e for e in pipeline_of(finished, ["train.steps=13"]).plan()}
+    assert [name for name in STAGES if not planned[name].fresh] == ["train", "evaluate", "register"]
+    assert "train.steps: 12 → 13" in planned["train"].why
+    assert planned["evaluate"].why == "train is stale"
+    assert [e.stage.name for e in pipeline_of(finished, ["seed=8"]).plan() if e.fresh] == STAGES[:3]
+
+
+def test_a_changed_source_file_is_named(again: Path) -> None:
+    (again / "corpus" / "b.txt").write_text("Another text altogether, and long enough.\n")
+    planned = pipeline_of(again).plan()
+    assert not any(entry.fresh for entry in planned)
+    assert planned[0].why == "changed: corpus/b.txt"
+
+
+def test_status_tells_the_same_as_json(again: Path) -> None:
+    result = platen(again, "status", "--json", "--set", "train.steps=13")
+    rows = {row["stage"]: row for row in json.loads(result.stdout)}
+    assert rows["tokens"]["fresh"] is True
+    assert rows["train"]["fresh"] is False
+
+
+def test_only_the_named_stage_and_what_it_needs_are_made(tiny_project: Path) -> None:
+    report = run(tiny_project, "tokens")
+    assert report.made == ["data", "tokenizer", "tokens"]
+    with pytest.raises(ConfigError, match="no stage is called 'trian'"):
+        run(tiny_project, "trian")
+
+
+def test_a_failed_gate_releases_nothing_says_by_how_much_and_needs_no_retraining(again: Path) -> None:
+    result = platen(again, "run", "--set", "gate.0.max=0.5")
+    assert result.returncode == GateFailed.exit_code
+    assert "bits_per_byte" in result.stderr
+    assert "missed by" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sum(m.kind == "release" for m in pipeline_of(again).store.manifests()) == 1  # the first run's
+    report = run(again, overrides=["gate.0.max=19"])
+    assert report.errors == {}
+    assert report.made == ["register"]
+
+
+def test_no_worse_than_production_compares_with_the_registered_model(again: Path) -> None:
+    gate = ["gate.0={metric: bits_per_byte, no_worse_than: production}", "train.learning_rate=1e-9"]
+    report = run(again, overrides=gate)
+    assert isinstance(report.errors["gate"], GateFailed)
+    assert "production" in str(report.errors["gate"])
+    assert run(again, overrides=[*gate, "gate.0.by=15"]).errors == {}
+
+
+def test_a_stage_that_asks_for_it_is_tried_again(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from platen.data import prepare
+
+    real, tries = prepare.prepare, []
+
+    def flaky(ctx: object) -> object:
+        tries.append(ctx)
+        if len(tries) < 3:
+            raise ConnectionResetError("the store hiccuped")
+        return real(ctx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepare, "prepare", flaky)
+    retries = ["retries.data={max_retries: 2, delay_seconds: 0}"]
+    report = run(tiny_project, "data", overrides=retries)
+    assert (len(tries), report.made, report.errors) == (3, ["data"], {})
+
+
+def test_without_retries_a_failure_is_final_and_keeps_what_was_done(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from platen.tokens import train
+
+    def broken(_: object) -> object:
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(train, "train_tokenizer", broken)
+    report = run(tiny_project)
+    assert report.made == ["data"]
+    assert isinstance(report.errors["tokenizer"], ConnectionResetError)
+    assert [e.stage.name for e in pipeline_of(tiny_project).plan() if e.fresh] == ["data"]
+
+
+def test_a_second_run_waits_for_the_first_or_gives_up(tiny_project: Path) -> None:
+    with pipeline_of(tiny_project).lock():
+        result = platen(tiny_project, "run", "data", "--wait", "0.5")
+    assert result.returncode == 4
+    assert "another run" in result.stderr
+    two = [
+        subprocess.Popen([sys.executable, "-m", "platen", "run", "tokenizer"], cwd=tiny_project)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in two] == [0, 0]
+    names = [m.name for m in pipeline_of(tiny_project).store.manifests()]
+    assert sorted(names) == ["data", "tokenizer"]
+
+
+def test_the_whole_pipeline_on_an_object_store(tiny_project: Path) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    (tiny_project / "platen.yaml").write_text(f"store: {url}\n{PLATEN_YAML}")
+    assert run(tiny_project).made == STAGES
+    elsewhere = Store(url, base=tiny_project, scratch=tiny_project / "other")
+    assert [m.name for m in elsewhere.manifests()] == STAGES
+    assert run(tiny_project).fresh == STAGES
+
+
+def test_gc_frees_what_neither_a_release_nor_the_latest_run_needs(again: Path) -> None:
+    run(again, "train", overrides=["train.steps=3"])  # an experiment, not released
+    pipeline = pipeline_of(again)
+    pipeline.run()
+    (pipeline.store.work_dir("evaluate", "0" * 16, keep=False) / "half").write_text("x" * 1000)
+    garbage = find_garbage(pipeline)
+    assert [m.name for m in garbage.artifacts] == ["train"]
+    assert [path.name for path in garbage.leftovers] == ["evaluate-" + "0" * 16]
+    assert garbage.size == garbage.artifacts[0].size + 1000
+    collect(pipeline, garbage)
+    assert find_garbage(pipeline).size == 0
+    assert all(entry.fresh for entry in pipeline.plan())
+
+
+def test_a_damaged_artifact_is_reported_not_used(again: Path) -> None:
+    pipeline = pipeline_of(again)
+    tokens = next(entry for entry in pipeline.plan() if entry.stage.name == "tokens")
+    (pipeline.artifact(tokens).path / "train.bin").write_bytes(b"")
+    result = platen(again, "run", "--set", "train.steps=14")
+    assert result.returncode == 4
+    assert "train.bin is missing or has changed" in result.stderr
+
+
+def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
+    from platen.pipeline.orchestration import pipeline_definitions
+
+    definitions = pipeline_definitions(pipeline_of(tiny_project, ["schedule='0 3 * * 1'"]))
+    graph = definitions.resolve_asset_graph()
+    assert sorted(key.to_user_string() for key in graph.get_all_asset_keys()) == sorted(STAGES)
+    assert [check.name for check in graph.asset_check_keys] == ["gate"]
+    assert definitions.resolve_schedule_def("all_schedule").cron_schedule == "0 3 * * 1"
+    result = definitions.resolve_job_def("all").execute_in_process()
+    assert result.success
+    assert all(entry.fresh for entry in pipeline_of(tiny_project).plan())
