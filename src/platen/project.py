@@ -5,28 +5,45 @@ Loading, line numbers, `--set` and environment interpolation are in `projectfile
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
+from platen.cron import check_cron
+
+PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+StageName = Literal["data", "tokenizer", "tokens", "train", "evaluate", "register", "compare"]
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("Python knows no text encoding of this name; try utf-8 or latin-1") from None
+    return name
 
 
 class Section(BaseModel):
     """A part of the project file. Unknown keys are refused; types are not coerced from text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Source(Section):
-    path: str
+    """Where text comes from."""
+
+    path: Text
     """A file, a folder or a glob, relative to the project file, or an fsspec URL."""
-    encoding: str = "utf-8"
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
     """Text encoding of the files; bytes that do not decode are an error, never guessed."""
 
 
 class CleanConfig(Section):
+    """What is done to each document before the split."""
+
     unicode: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normalisation form."""
     min_characters: Annotated[int, Field(ge=0)] = 3
@@ -43,11 +60,31 @@ class SplitConfig(Section):
     test: Fraction | tuple[str, ...] = 0.0
     """Held out for the last word; same forms as `validation`."""
 
+    @model_validator(mode="after")
+    def _leaves_training_text(self) -> SplitConfig:
+        if not self.validation:
+            raise ValueError("validation is empty; training needs it to choose its best checkpoint")
+        if isinstance(self.validation, float) and isinstance(self.test, float):
+            if self.validation + self.test >= 1:
+                raise ValueError(
+                    f"validation ({self.validation:g}) and test ({self.test:g}) leave nothing to train on"
+                )
+        elif isinstance(self.validation, tuple) and isinstance(self.test, tuple):
+            both = len(set(self.validation) & set(self.test))
+            if both:
+                raise ValueError(f"test and validation share documents ({both}); one split each")
+        return self
+
 
 class DataConfig(Section):
+    """The text: from where, how it is cleaned, how it is split."""
+
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    """Read in this order."""
     clean: CleanConfig = CleanConfig()
+    """Cleaning."""
     split: SplitConfig = SplitConfig()
+    """Which documents training never sees."""
 
 
 class TokenizerConfig(Section):
@@ -57,7 +94,7 @@ class TokenizerConfig(Section):
     """Entries in all: 256 bytes, merges and special tokens."""
     min_frequency: PositiveInt = 2
     """A pair seen fewer times is never merged."""
-    chat_template: str | None = None
+    chat_template: Text | None = None
     """A Jinja chat template file, relative to the project file; a plain one when absent."""
 
 
@@ -65,9 +102,22 @@ class RopeScalingConfig(Section):
     """Llama 3.1's frequency scaling for contexts longer than the training length."""
 
     factor: Annotated[float, Field(ge=1)] = 8.0
+    """How many times longer the slow frequencies' wavelengths become."""
     low_freq_factor: Annotated[float, Field(gt=0)] = 1.0
+    """Wavelengths over original_max_position_embeddings / this are scaled in full."""
     high_freq_factor: Annotated[float, Field(gt=0)] = 4.0
+    """Wavelengths under original_max_position_embeddings / this are left alone."""
     original_max_position_embeddings: PositiveInt = 8192
+    """The context window, in tokens, that the frequencies were made for."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RopeScalingConfig:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor ({self.low_freq_factor:g}) must be less than "
+                f"high_freq_factor ({self.high_freq_factor:g})"
+            )
+        return self
 
 
 class ModelConfig(Section):
@@ -76,17 +126,25 @@ class ModelConfig(Section):
     architecture: Literal["llama", "feedforward", "rmsnorm", "rope_attention", "swiglu"] = "llama"
     """`llama`, or a rung of the ablation ladder below it."""
     hidden_size: PositiveInt = 192
+    """Width: numbers per token between layers. A multiple of `num_attention_heads`."""
     intermediate_size: PositiveInt = 512
+    """Width inside the feed-forward block."""
     num_hidden_layers: PositiveInt = 6
+    """Depth: transformer blocks."""
     num_attention_heads: PositiveInt = 6
+    """Query heads."""
     num_key_value_heads: PositiveInt | None = None
     """Key/value heads; fewer than `num_attention_heads` is grouped-query attention. Default: as many."""
     max_position_embeddings: PositiveInt = 256
     """Context window in tokens."""
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    """Base of the rotary embedding's wavelengths."""
     rope_scaling: RopeScalingConfig | None = None
-    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Stretch the rotary wavelengths; none when absent."""
+    rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Added to the mean square before its root is taken."""
     tie_word_embeddings: bool = True
+    """Use one matrix to read tokens and to predict them."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
@@ -111,19 +169,29 @@ class TrainConfig(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock budget of training itself, in minutes, summed over resumed runs."""
     steps: PositiveInt | None = None
+    """Optimizer steps."""
     tokens: PositiveInt | None = None
+    """Tokens trained on, repeats counted."""
     patience: PositiveInt | None = None
     """Stop after this many evaluations without a better validation loss."""
     batch_size: PositiveInt = 16
     """Sequences in one optimizer step (on all processes together)."""
     sequence_length: PositiveInt = 128
+    """Tokens in one sequence; at most `model.max_position_embeddings`."""
     accumulation: PositiveInt = 1
     """Micro-batches that one step's batch is cut into."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` makes the steps of the layers' matrices orthogonal; AdamW still trains the rest."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """AdamW's peak rate, reached after the warm-up."""
+    muon_learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    """Muon's peak rate; it follows the same schedule. Only with `optimizer: muon`."""
+    muon_momentum: Fraction = 0.95
+    """Muon's decay of the mean gradient."""
     min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The schedule's floor, as a share of `learning_rate`."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """Warm-up then cosine; warm-up, stable, decay; or warm-up then constant."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Warm-up, then down a cosine or a line; warm-up, stable, decay; or warm-up then constant."""
     warmup: Fraction = 0.02
     """Share of the run spent warming up."""
     decay: Fraction = 0.2
@@ -131,15 +199,21 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only."""
     beta1: Fraction = 0.9
+    """AdamW's decay of the mean gradient."""
     beta2: Fraction = 0.95
+    """AdamW's decay of the mean squared gradient."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the whole gradient; null does not clip."""
     dropout: Fraction = 0.0
+    """Share of activations dropped in training."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 where the processor multiplies it in hardware."""
     compile: bool = False
     """Use torch.compile; pays after its compile time (about a minute)."""
     evaluate_every: PositiveInt = 100
     """Steps between evaluations on the validation split."""
+    evaluate_tokens: PositiveInt = 16_384
+    """Tokens of the validation split, always the same, that such an evaluation scores at most."""
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints."""
     threads: PositiveInt | None = None
@@ -153,26 +227,50 @@ class TrainConfig(Section):
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of accumulation ({self.accumulation})"
             )
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup ({self.warmup:g}) and decay ({self.decay:g}) are shares of one run and exceed it"
+            )
+        unbounded = self.minutes is None and self.steps is None and self.tokens is None
+        if unbounded and (self.schedule != "constant" or self.warmup):
+            raise ValueError(
+                "patience alone does not say how long the run will be, so nothing can be a share of it: "
+                "set minutes, steps or tokens too, or schedule: constant and warmup: 0"
+            )
         return self
 
 
+class PretrainConfig(Section):
+    """What a pretrained model depends on beside its tokens: its shape and its training."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
 class EvaluateConfig(Section):
+    """What is measured on the trained model."""
+
     split: Literal["validation", "test"] = "validation"
+    """The split that is scored."""
     stride: PositiveInt | None = None
     """Tokens the sliding window moves each step; default: half the context window."""
     prompts: tuple[str, ...] = ("\n",)
     """Prompts that the samples in the report continue."""
-    sample_tokens: Annotated[int, Field(ge=0)] = 120
-    temperature: Annotated[float, Field(ge=0)] = 0.8
+    sample_tokens: Annotated[int, Field(ge=0, le=100_000)] = 120
+    """Tokens in each sample."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
+    """Of the samples; 0 takes the likeliest token each time."""
 
 
 class GateRule(Section):
     """One condition on one metric of the evaluation report."""
 
-    metric: str
+    metric: Text
     """A metric's name in the report, such as `bits_per_byte`."""
     max: float | None = None
+    """Fails above this."""
     min: float | None = None
+    """Fails below this."""
     no_worse_than: Literal["production"] | None = None
     """Compare with the model now in production; passes when there is none."""
     by: Annotated[float, Field(ge=0)] = 0.0
@@ -182,20 +280,35 @@ class GateRule(Section):
     def _one_condition(self) -> GateRule:
         if self.max is None and self.min is None and self.no_worse_than is None:
             raise ValueError("give max, min or no_worse_than")
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g}); nothing can pass")
         return self
 
 
 class RegisterConfig(Section):
-    model: str | None = None
+    """Under what name a model that passed the gate is released."""
+
+    model: Text | None = None
     """Name in the registry; default: the project's name."""
     promote: Literal["candidate", "production"] = "production"
     """Alias that a version which passed the gate gets."""
 
 
+class ReleaseConfig(Section):
+    """What the release of a model depends on: its name, the alias it gets and the gate before it."""
+
+    model: str
+    promote: Literal["candidate", "production"]
+    gate: tuple[GateRule, ...]
+
+
 class ServeConfig(Section):
-    host: str = "127.0.0.1"
+    """The HTTP service."""
+
+    host: Text = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the service to the network."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """0 picks a free one."""
+    """TCP port; 0 picks a free one."""
     max_concurrent: PositiveInt = 16
     """Requests decoded together; more wait in the queue."""
     max_queue: Annotated[int, Field(ge=0)] = 64
@@ -205,49 +318,106 @@ class ServeConfig(Section):
 
 
 class RetryConfig(Section):
+    """Trying a failed stage again."""
+
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    delay_seconds: Annotated[float, Field(ge=0)] = 1.0
-    """Doubles with each retry, with jitter."""
+    """Attempts after the first."""
+    delay_seconds: Annotated[float, Field(ge=0, le=86_400)] = 1.0
+    """Wait before the first retry. Doubles with each retry, with jitter."""
 
 
 class Variant(Section):
     """A named change to model and training; each is trained and evaluated alike and compared."""
 
     model: dict[str, object] = Field(default_factory=dict)
+    """Keys of `model` that this variant changes."""
     train: dict[str, object] = Field(default_factory=dict)
+    """Keys of `train` that this variant changes."""
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def merged(base: SectionT, changes: dict[str, Any]) -> SectionT:
+    """`base` with `changes` laid over it, section within section, validated anew.
+
+    Raises pydantic's `ValidationError`.
+    """
+
+    def over(below: Any, above: Any) -> Any:
+        if isinstance(below, dict) and isinstance(above, dict):
+            return below | {key: over(below.get(key), value) for key, value in above.items()}
+        return above
+
+    data = over(base.model_dump(mode="json", by_alias=True, exclude_unset=True), changes)
+    return type(base).model_validate_json(json.dumps(data), strict=True)
 
 
 class Project(Section):
     """A whole project."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    """Lower-case letters, digits, - and _."""
+    """Lower-case letters, digits, - and _; at most 63, the first a letter or digit."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
-    store: str = ".platen/store"
+    """Start of every random choice; the same seed gives the same run."""
+    store: Text = ".platen/store"
     """Where artifacts live: a folder relative to the project file or an fsspec URL."""
     data: DataConfig
+    """The text."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    """How text becomes tokens."""
     model: ModelConfig = ModelConfig()
+    """The network."""
     train: TrainConfig
+    """Pretraining."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """Measuring the trained model."""
     gate: tuple[GateRule, ...] = ()
     """All rules must pass before a model is registered."""
     register_as: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    """Releasing a model that passed."""
     serve: ServeConfig = ServeConfig()
-    retries: dict[str, RetryConfig] = Field(default_factory=dict)
+    """Serving it."""
+    retries: dict[StageName, RetryConfig] = Field(default_factory=dict)
     """Stage name → how often a failure is tried again."""
-    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None = None
-    """Cron expression (UTC) on which `platen ui` runs the pipeline."""
+    schedule: Annotated[str, AfterValidator(check_cron)] | None = None
+    """Cron expression of five fields (UTC) on which `platen ui` runs the pipeline."""
     variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")], Variant] = Field(default_factory=dict)
     """When given, the pipeline ends in a comparison of the variants instead of a release."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Project:
+        self._check_context()
+        if self.model.architecture != "llama" and not self.variants:
+            raise ValueError(
+                f"model.architecture {self.model.architecture} can't be released, only llama can; "
+                "put others under variants"
+            )
+        if self.evaluate.split == "test" and not self.data.split.test:
+            raise ValueError("evaluate.split is test, but data.split.test leaves that split empty")
+        return self
+
+    def _check_context(self) -> None:
         if self.train.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"train.sequence_length ({self.train.sequence_length}) is longer than "
                 f"model.max_position_embeddings ({self.model.max_position_embeddings})"
             )
-        if self.model.architecture != "llama" and not self.variants:
-            raise ValueError("only the llama architecture can be released; put others under variants")
-        return self
+        if (self.evaluate.stride or 0) > self.model.max_position_embeddings:
+            raise ValueError(
+                f"evaluate.stride ({self.evaluate.stride}) is longer than "
+                f"model.max_position_embeddings ({self.model.max_position_embeddings})"
+            )
+
+    def variant(self, name: str) -> Project:
+        """This project with the changes of one of its variants made to `model` and `train`.
+
+        Raises `KeyError` for an unknown name, and `ValueError` (or pydantic's `ValidationError`, which is
+        one) when the result is not a valid project; `load_project` has checked every variant for that.
+        """
+        change = self.variants[name]
+        result = self.model_copy(
+            update={"model": merged(self.model, change.model), "train": merged(self.train, change.train)}
+        )
+        result._check_context()
+        return result

@@ -1,0 +1,35 @@
+"""Checks a cron expression of five fields, as crontab(5) describes them."""
+
+from __future__ import annotations
+
+import re
+
+_CRON_FIELDS = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day of the month", 1, 31, ""),
+    ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    ("day of the week", 0, 7, "sun mon tue wed thu fri sat"),
+)
+
+
+def check_cron(expression: str) -> str:
+    """The expression itself, if each of its five fields is right: `*`, numbers, names, ranges, lists, steps.
+
+    Raises `ValueError` that says which field is not.
+    """
+    fields = expression.split(" ")
+    if len(fields) != 5:
+        raise ValueError(
+            f"a cron expression has five fields (minute hour day month weekday), not {len(fields)}; "
+            "nightly at three is `0 3 * * *`"
+        )
+    for text, (what, low, high, names) in zip(fields, _CRON_FIELDS, strict=True):
+        numbers = {name: str(low + i) for i, name in enumerate(names.split())}
+        for part in text.lower().split(","):
+            match = re.fullmatch(r"(\*|([0-9]{1,2}|[a-z]{3})(-([0-9]{1,2}|[a-z]{3}))?)(/([0-9]{1,2}))?", part)
+            ends = [numbers.get(end, end) for end in match.group(2, 4) if end] if match else ["?"]
+            inside = all(end.isdigit() and low <= int(end) <= high for end in ends)
+            if not inside or ends != sorted(ends, key=int) or (match and match.group(6) in ("0", "00")):
+                raise ValueError(f"the {what} field `{text}` is not *, or numbers from {low} to {high}")
+    return expression
