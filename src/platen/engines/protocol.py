@@ -35,6 +35,8 @@ class GenerationRequest:
     request_id: str
     prompt_ids: Sequence[int]
     sampling: SamplingParams = SamplingParams()
+    prompt_logprobs: int | None = None
+    """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class TokenEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    """One for each prompt token; the first has none. Only when the request asked, and only once."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,10 @@ class EngineOverloaded(Exception):
     def __init__(self, retry_after: float) -> None:
         super().__init__("the queue is full")
         self.retry_after = retry_after
+
+
+class EngineFailed(Exception):
+    """The engine broke while working on a request; raised out of the request's stream."""
 
 
 class Engine(Protocol):

@@ -1,0 +1,84 @@
+"""What several test folders share: a tiny Llama with random weights and its own small tokenizer."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from platen.models.llama import Llama
+    from platen.tokens.tokenizer import Tokenizer
+
+TEXT = (
+    "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the slings and "
+    "arrows of outrageous fortune, or to take arms against a sea of troubles, and by opposing end them.\n"
+    "Über allen Gipfeln ist Ruh, in allen Wipfeln spürest du kaum einen Hauch. 日本語も少し。 🙂🙃\n"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A byte-level BPE of 320 entries; its end-of-text token has id 0."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    from platen.tokens.tokenizer import Tokenizer
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([TEXT] * 3, trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    backend.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return Tokenizer.from_dir(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_tokenizer: Tokenizer) -> Llama:
+    """Two layers of width 32 with grouped-query attention and a window of 128; weights far from tied."""
+    import torch
+
+    from platen.models.config import LlamaConfig
+    from platen.models.llama import Llama
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=tiny_tokenizer.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        initializer_range=0.25,
+        eos_token_id=0,
+    )
+    return Llama(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The two saved as a bundle."""
+    from platen.models.bundle import save_bundle
+
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    save_bundle(folder, tiny_llama, tiny_tokenizer)
+    return folder
