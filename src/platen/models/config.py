@@ -88,10 +88,11 @@ class LlamaConfig:
         Raises BundleError when a key is missing or the model is one that Platen can't compute.
         """
         _refuse_unsupported(raw)
-        missing = [key for key in _REQUIRED if not isinstance(raw.get(key), int)]
-        if missing:
+        wrong = [key for key in _REQUIRED if not _is_count(raw.get(key))]
+        wrong += [key for key in _OPTIONAL if raw.get(key) is not None and not _is_count(raw[key])]
+        if wrong:
             raise BundleError(
-                f"config.json has no whole number under {', '.join(missing)}",
+                f"config.json has no positive whole number under {', '.join(wrong)}",
                 hint="Take config.json again from where the model comes from.",
             )
         heads = raw["num_attention_heads"]
@@ -158,6 +159,8 @@ _REQUIRED = (
     "num_attention_heads",
 )
 
+_OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", None),
     "attention_bias": (False, None),
@@ -166,6 +169,10 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1.0, None),
     "quantization_config": (None,),
 }
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:

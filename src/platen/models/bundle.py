@@ -1,0 +1,203 @@
+"""A model as a folder in Hugging Face's format: `config.json`, safetensors, tokenizer, model card.
+
+Opens what Platen wrote and any Llama or window-less Mistral folder or Hub name; what it writes, transformers
+opens. `platen.json` beside them records which tokenizer the weights were trained with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from platen.errors import BundleError
+from platen.models.config import LlamaConfig
+from platen.models.llama import Llama
+from platen.models.weights import read_tensors, write_tensors
+from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer
+
+PLATEN_FILE = "platen.json"
+MAX_SHARD_BYTES = 5_000_000_000
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", TEMPLATE_FILE]
+# In old checkpoints; computed from the config here. A tied output layer is the embedding.
+_COMPUTED = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened model. `config.eos_token_ids` and the tokenizer's `eos_id` end a text."""
+
+    model: Llama
+    tokenizer: Tokenizer
+    config: LlamaConfig
+    path: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of config, tokenizer and weights (16 hex digits), read at the first use."""
+        return bundle_fingerprint(self.path)
+
+
+def open_bundle(
+    path_or_name: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> Bundle:
+    """Open a model folder, or a Hugging Face Hub name such as `HuggingFaceTB/SmolLM2-135M`.
+
+    `dtype` None keeps that of the files. Weights are mapped, not read, so a large model opens at once. The
+    model comes in eval mode. Raises BundleError: not there, unsupported, damaged, or parts that disagree.
+    """
+    path = find_bundle(path_or_name)
+    config = LlamaConfig.from_hf(read_json(path / "config.json"))
+    tokenizer = Tokenizer.from_dir(path)
+    _check_tokenizer(path, tokenizer, config)
+    with torch.device("meta"):
+        model = Llama(config)
+    ignored = (*_COMPUTED, "lm_head.weight") if config.tie_word_embeddings else _COMPUTED
+    tensors = read_tensors(path, model.state_dict(), ignored=ignored, dtype=dtype, device=device)
+    model.load_state_dict(tensors, assign=True)
+    model.model.rotary.reset(torch.device(device))
+    return Bundle(model=model.eval(), tokenizer=tokenizer, config=config, path=path)
+
+
+def save_bundle(
+    out: Path,
+    model: Llama,
+    tokenizer: Tokenizer,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    card: str | None = None,
+) -> None:
+    """Write the model and its tokenizer into the folder `out`, which must be a stage's own or empty.
+
+    `card` is the text of the model card (`README.md`); a plain one when None. Raises BundleError when the
+    tokenizer has more entries than the embedding, or the disk refuses.
+    """
+    config = replace(
+        model.config,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=model.config.eos_token_id if tokenizer.eos_id is None else tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    _check_vocabulary(tokenizer, config)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = model.state_dict()
+    dtype = str(model.output_weight.dtype).removeprefix("torch.")
+    write_tensors(out, weights, max_shard_bytes)
+    tokenizer.save(out)
+    _write_json(out / "config.json", config.to_hf() | {"dtype": dtype})
+    _write_json(out / PLATEN_FILE, {"tokenizer_sha256": tokenizer.sha256})
+    ids = {"bos": config.bos_token_id, "eos": config.to_hf()["eos_token_id"], "pad": config.pad_token_id}
+    _write_json(
+        out / "generation_config.json",
+        {f"{name}_token_id": found for name, found in ids.items() if found is not None} | {"do_sample": True},
+    )
+    (out / "README.md").write_text(card or model_card(config), encoding="utf-8")
+
+
+def model_card(config: LlamaConfig, *, name: str = "A language model", body: str = "") -> str:
+    """A model card in the Hub's format: shape and how to open it, then `body` (Markdown)."""
+    grouped = f"{config.num_attention_heads} query and {config.num_key_value_heads} key/value heads"
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
+        f"# {name}\n\n"
+        f"A Llama-architecture model with {config.num_parameters():,} parameters, trained with Platen: "
+        f"{config.num_hidden_layers} layers, width {config.hidden_size}, {grouped}, "
+        f"{config.vocab_size:,} tokens, context window {config.max_position_embeddings:,}.\n\n"
+        "Serve this folder with `platen serve`, or open it with\n"
+        "`transformers.AutoModelForCausalLM.from_pretrained`.\n" + (f"\n{body.strip()}\n" if body else "")
+    )
+
+
+def find_bundle(path_or_name: str | Path) -> Path:
+    """The local folder of a bundle: the path itself, or the Hub's snapshot, downloaded if need be."""
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        return path
+    name = str(path_or_name)
+    if isinstance(path_or_name, Path) or not _HUB_NAME.fullmatch(name):
+        raise BundleError(
+            f"there is no model folder {path}",
+            hint="Give a folder, or a name on the Hugging Face Hub such as HuggingFaceTB/SmolLM2-135M.",
+        )
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise BundleError(
+            f"there is no folder {name}, and opening it by its Hub name needs huggingface_hub",
+            hint="pip install huggingface_hub, or give a local folder.",
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except LocalEntryNotFoundError:
+        raise BundleError(
+            f"{name} is neither a folder here nor in the Hub cache, and the Hub can't be reached",
+            hint="Connect (and unset HF_HUB_OFFLINE) to download it once, or give a local folder.",
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise BundleError(
+            f"the Hugging Face Hub didn't give {name}: {str(error).strip().splitlines()[0]}",
+            hint="Check the name; for a gated model accept its licence and set HF_TOKEN.",
+        ) from None
+
+
+def bundle_fingerprint(path: Path) -> str:
+    """Hash of a bundle's config, tokenizer and weights: 16 hex digits that change when the model does."""
+    total = hashlib.sha256()
+    names = {"config.json", TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE}
+    files = [file for file in path.iterdir() if file.name in names or file.suffix == ".safetensors"]
+    for file in sorted(files):
+        with file.open("rb") as stream:
+            total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a bundle's file; BundleError when it is missing or damaged."""
+    try:
+        raw = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{file.parent} has no {file.name}", hint="Is this a model folder? Copy it again."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} is damaged: {error}", hint="Copy or download the bundle again.") from None
+    if not isinstance(raw, dict):
+        raise BundleError(f"{file} is damaged: not a JSON object", hint="Copy or download the bundle again.")
+    return raw
+
+
+def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
+    _check_vocabulary(tokenizer, config)
+    if not (path / PLATEN_FILE).is_file():
+        return
+    recorded = read_json(path / PLATEN_FILE).get("tokenizer_sha256")
+    if recorded != tokenizer.sha256:
+        raise BundleError(
+            f"{path / TOKENIZER_FILE} is not the tokenizer that this model was trained with "
+            f"(sha256 {tokenizer.sha256[:12]}…, recorded {str(recorded)[:12]}…)",
+            hint="Put back the model's own tokenizer.json; another would give it wrong ids.",
+        )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise BundleError(
+            f"the tokenizer has {tokenizer.vocab_size:,} entries, the model's embedding only "
+            f"{config.vocab_size:,}",
+            hint="Model and tokenizer are of different models; use the tokenizer it was trained with.",
+        )
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
