@@ -23,13 +23,13 @@ def curve(client, run_id, key):
 
 def test_curves_and_params_arrive(project, client):
     with tracker(project, "a1") as run:
-        run.params({"train.steps": 3, "model.hidden_size": 64})
+        run.params({"train": {"steps": 3}, "model": {"hidden_size": 64, "rope": None}})
         for step in range(1500):  # more than one call to MLflow takes
             run.log({"loss": 5 - step / 500, "learning_rate": 1e-3}, step)
     stored = client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
     assert stored.info.run_name == "train"
-    assert stored.data.params == {"train.steps": "3", "model.hidden_size": "64"}
+    assert stored.data.params == {"train.steps": "3", "model.hidden_size": "64", "model.rope": "None"}
     points = client.get_metric_history(run.run_id, "loss")
     assert sorted((p.step, p.value) for p in points) == [(s, 5 - s / 500) for s in range(1500)]
     experiment = client.get_experiment(stored.info.experiment_id)

@@ -12,8 +12,18 @@ from dataclasses import dataclass
 from platen.errors import ConfigError
 from platen.project import GateRule
 
-LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity", "loss", "loss_p50", "loss_p90", "loss_p99"})
-HIGHER_IS_BETTER = frozenset({"tokens_per_second", "generated_tokens_per_second"})
+LOWER_IS_BETTER = frozenset(
+    {
+        "bits_per_byte",
+        "perplexity",
+        "loss",
+        "loss_p50",
+        "loss_p90",
+        "loss_p99",
+        "document_bits_per_byte_p90",
+    }
+)
+HIGHER_IS_BETTER = frozenset({"tokens_per_second"})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -93,11 +93,11 @@ class MlflowTracker:
         return self._client
 
     def params(self, params: Mapping[str, object]) -> None:
-        """Record settings. A resumed run keeps the ones it has: MLflow's never change."""
+        """Record settings, nested ones as `train.steps`. A resumed run keeps those that it has."""
         from mlflow.entities import Param
 
         known = self.client.get_run(self.run_id).data.params if self._resumed else {}
-        new = [Param(k, str(v)[:PARAM_CHARACTERS]) for k, v in params.items() if k not in known]
+        new = [Param(k, str(v)[:PARAM_CHARACTERS]) for k, v in _flat(params) if k not in known]
         for start in range(0, len(new), 100):
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
@@ -154,3 +154,11 @@ class MlflowTracker:
         from sqlalchemy.exc import SQLAlchemyError
 
         return (MlflowException, SQLAlchemyError, OSError)
+
+
+def _flat(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

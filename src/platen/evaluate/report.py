@@ -1,0 +1,201 @@
+"""The evaluation report: what was measured as typed data, as JSON for machines and as Markdown for people.
+
+A mean hides the distribution, so every mean loss comes with percentiles over tokens, windows and documents.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platen.evaluate.perplexity import TextLoss, bits_per_byte
+from platen.evaluate.samples import Sample
+from platen.evaluate.subject import DocumentSpan
+
+_LISTED = 5
+_RISE = 1.02
+_SMOOTH = 16
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles of a quantity; `count` values were measured."""
+
+    count: int
+    p05: float
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Spread:
+        p05, p50, p90, p99 = (float(p) for p in np.percentile(values.astype(np.float64), (5, 50, 90, 99)))
+        return cls(len(values), p05, p50, p90, p99)
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    id: str
+    tokens: int
+    bytes: int
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """One model on one split. Losses are in nats per token."""
+
+    model: str
+    split: str
+    evaluated_text: str
+    """SHA-256 of the split's file."""
+    parameters: int
+    vocab_size: int
+    context: int
+    stride: int
+    tokens: int
+    bytes: int
+    documents: int
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens_per_second: float
+    token_loss: Spread
+    window_loss: Spread
+    """Mean losses of successive pieces as long as the context window."""
+    document_bits_per_byte: Spread
+    hardest: tuple[DocumentScore, ...]
+    easiest: tuple[DocumentScore, ...]
+    loss_by_position: tuple[float, ...]
+    """Entry i: mean loss with i + 1 tokens to the left."""
+    samples: tuple[Sample, ...]
+    temperature: float
+    seed: int
+    schema_version: int = 1
+
+    def metrics(self) -> dict[str, float]:
+        """What gates and comparisons use."""
+        return {
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+            "loss": self.loss,
+            "loss_p50": self.token_loss.p50,
+            "loss_p90": self.token_loss.p90,
+            "loss_p99": self.token_loss.p99,
+            "document_bits_per_byte_p90": self.document_bits_per_byte.p90,
+            "tokens_per_second": self.tokens_per_second,
+            "parameters": float(self.parameters),
+        }
+
+    def best_context(self) -> int | None:
+        """The context beyond which the model gets worse by 2% and more, or None when it does not.
+
+        That happens to a model trained on sequences shorter than its context window.
+        """
+        if len(self.loss_by_position) < 4 * _SMOOTH:
+            return None
+        smooth = np.convolve(self.loss_by_position, np.full(_SMOOTH, 1 / _SMOOTH), mode="valid")
+        best = int(smooth.argmin())
+        return best + _SMOOTH if smooth[-1] > _RISE * smooth[best] else None
+
+    def write(self, out: Path) -> None:
+        """Write `report.json` and `report.md`."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        (out / "report.json").write_text(text, encoding="utf-8")
+        (out / "report.md").write_text(_markdown(self), encoding="utf-8")
+
+
+def window_losses(score: TextLoss, width: int) -> NDArray[np.float32]:
+    """Mean loss of each successive piece of `width` tokens; a shorter last one counts when it is all."""
+    whole = score.tokens // width
+    pieces = score.nll[: whole * width].reshape(whole, width) if whole else score.nll[None]
+    means: NDArray[np.float32] = pieces.mean(axis=1)
+    return means
+
+
+def score_documents(score: TextLoss, documents: Sequence[DocumentSpan]) -> list[DocumentScore]:
+    """Bits per byte of each document, its end mark included. Documents without bytes have none."""
+    # Token t's loss is nll[t - 1]; a cumulative sum with a leading zero makes spans differences.
+    sums = np.concatenate(([0.0, 0.0], np.cumsum(score.nll, dtype=np.float64)))
+    return [
+        DocumentScore(d.id, d.stop - d.start, d.bytes, bits_per_byte(sums[d.stop] - sums[d.start], d.bytes))
+        for d in documents
+        if d.bytes
+    ]
+
+
+def extremes(scores: Sequence[DocumentScore]) -> tuple[tuple[DocumentScore, ...], tuple[DocumentScore, ...]]:
+    """The hardest and the easiest documents, five of each at most, none in both."""
+    ordered = sorted(scores, key=lambda score: (-score.bits_per_byte, score.id))
+    listed = min(_LISTED, len(ordered) // 2)
+    return tuple(ordered[:listed]), tuple(reversed(ordered[len(ordered) - listed :]))
+
+
+def _markdown(r: Report) -> str:
+    spreads = [
+        ("loss of a token", r.token_loss),
+        (f"mean loss of {r.context} tokens", r.window_loss),
+        ("bits per byte of a document", r.document_bits_per_byte),
+    ]
+    lines = [
+        f"# Evaluation of {r.model}",
+        "",
+        f"On the whole {r.split} split: {r.documents:,} documents, {r.bytes:,} bytes, {r.tokens:,} tokens. "
+        f"Every token is scored once, in a window of {r.context} tokens that moves by {r.stride}, so with at "
+        f"least {r.context - r.stride} tokens to its left where the text has them.",
+        "",
+        "| measure | value |",
+        "| --- | ---: |",
+        f"| bits per byte | {r.bits_per_byte:.4f} |",
+        f"| perplexity per token | {r.perplexity:.2f} (a blind guess: {r.vocab_size:,}) |",
+        f"| loss, nats per token | {r.loss:.4f} (a blind guess: {math.log(r.vocab_size):.4f}) |",
+        f"| parameters | {r.parameters:,} |",
+        f"| tokens scored per second | {r.tokens_per_second:,.0f} |",
+        "",
+        "| spread | 5% | median | 90% | 99% | of |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {s.p05:.3f} | {s.p50:.3f} | {s.p90:.3f} | {s.p99:.3f} | {s.count:,} |"
+            for name, s in spreads
+        ),
+        "",
+        "![Distribution of losses](window_losses.png)",
+        "",
+        "![Loss by position](loss_by_position.png)",
+        "",
+    ]
+    best = r.best_context()
+    if best is not None:
+        lines += [
+            f"The model predicts worse beyond about {best} tokens of context: it was trained on shorter "
+            "sequences than its context window. Raise `train.sequence_length`, or lower "
+            "`model.max_position_embeddings`.",
+            "",
+        ]
+    if r.hardest:
+        lines += ["| document | bits per byte | bytes |", "| --- | ---: | ---: |"]
+        for kind, scores in (("hardest", r.hardest), ("easiest", r.easiest)):
+            lines += [f"| {kind}: {_cell(s.id)} | {s.bits_per_byte:.3f} | {s.bytes:,} |" for s in scores]
+        lines.append("")
+    if r.samples:
+        lines += [f"## Samples (temperature {r.temperature:g}, seed {r.seed})", ""]
+    for sample in r.samples:
+        ending = "" if sample.finish_reason == "length" else " The model ended the text itself."
+        lines += [
+            f"Prompt {json.dumps(sample.prompt, ensure_ascii=False)}, {sample.tokens} tokens.{ending}",
+            "",
+        ]
+        lines += [f"    {line}" for line in sample.text.splitlines()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

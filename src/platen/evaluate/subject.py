@@ -1,0 +1,106 @@
+"""What is being evaluated: a model, its tokenizer, and the text of a split with its token ids.
+
+Bundles and ladder baselines are opened alike, so that they are also measured alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from platen.errors import DataError
+from platen.tokens.tokenizer import Tokenizer
+from platen.tokens.train import TokensMeta
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An opened model. `model` takes (B, T) ids and `logits_to_keep`; `context` is in tokens."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    context: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class DocumentSpan:
+    """One document of a split: tokens `start` to `stop` (its marks included), UTF-8 bytes of its text."""
+
+    id: str
+    start: int
+    stop: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SplitText:
+    """A split as token ids (n,), memory-mapped, with its documents in order."""
+
+    ids: NDArray[Any]
+    documents: tuple[DocumentSpan, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(document.bytes for document in self.documents)
+
+
+def open_subject(path: Path) -> Subject:
+    """Open a bundle or a ladder baseline in evaluation mode. Raises BundleError."""
+    from platen.baselines import ladder
+
+    if ladder.is_ladder(path):
+        baseline = ladder.open(path)
+        return _subject(baseline.model, baseline.tokenizer, baseline.config.max_position_embeddings)
+    from platen.models.bundle import open_bundle
+
+    bundle = open_bundle(path)
+    return _subject(bundle.model, bundle.tokenizer, bundle.config.max_position_embeddings)
+
+
+def _subject(model: nn.Module, tokenizer: Tokenizer, context: int) -> Subject:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Subject(model.eval(), tokenizer, context, parameters)
+
+
+def read_split(tokens: Path, data: Path, split: str, tokenizer: Tokenizer) -> SplitText:
+    """The split's ids from the `tokens` artifact and its documents from the `data` artifact.
+
+    Raises DataError when the split is empty, or the two artifacts or the tokenizer do not belong together.
+    """
+    meta = TokensMeta.read(tokens)
+    if meta.tokenizer_sha256 != tokenizer.sha256:
+        raise DataError(
+            "The token files were made with another tokenizer than the model's.",
+            hint="run the stage `tokens` again",
+        )
+    if meta.splits[split].tokens < 2:
+        raise DataError(
+            f"The {split} split is empty, so there is nothing to evaluate on.",
+            hint=f"give data.split.{split} a share of the text, or set evaluate.split",
+        )
+    ids = np.memmap(tokens / f"{split}.bin", dtype=np.dtype(meta.dtype).newbyteorder("<"), mode="r")
+    ends = np.flatnonzero(ids == meta.eos_id) + 1
+    texts = list(_documents(data / f"{split}.jsonl"))
+    if len(ends) != len(texts) or ends[-1] != len(ids):
+        raise DataError(
+            f"The {split} split has {len(texts)} documents, but {len(ends)} in its token file.",
+            hint="run the stages `data` and `tokens` again",
+        )
+    starts = [0, *ends[:-1].tolist()]
+    spans = zip(texts, starts, ends.tolist(), strict=True)
+    return SplitText(ids, tuple(DocumentSpan(name, start, stop, size) for (name, size), start, stop in spans))
+
+
+def _documents(path: Path) -> Iterator[tuple[str, int]]:
+    with path.open("rb") as lines:
+        for line in lines:
+            document = json.loads(line)
+            yield document["id"], len(document["text"].encode())
