@@ -78,7 +78,7 @@ def read_tensors(
                     elif not name.endswith(ignored or ("\0",)):
                         raise BundleError(
                             f"{file} has a tensor {name} that a network of its config.json doesn't have",
-                            hint="config.json and weights are of different models, or the kind is unsupported.",
+                            hint="config.json and weights are of different models or an unsupported kind.",
                         )
         except (SafetensorError, OSError) as error:
             raise BundleError(f"{file} is damaged: {error}", hint=_AGAIN) from None
