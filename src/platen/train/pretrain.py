@@ -1,0 +1,223 @@
+"""The stage `train`: from packed tokens to a model that has read them.
+
+Builds the network of the project file, trains it and leaves a bundle with the best weights, beside a folder
+`training` with the record, its curves, a summary and the last weights. A killed run continues from its
+newest checkpoint. Under `torchrun` every process calls `pretrain` with the same context.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from platen.baselines import ladder
+from platen.errors import BundleError, TrainingError
+from platen.models.bundle import save_bundle
+from platen.models.config import LlamaConfig, RopeScaling
+from platen.models.llama import Llama
+from platen.project import ModelConfig, PretrainConfig, TrainConfig
+from platen.stages import StageContext, StageResult
+from platen.tokens.tokenizer import Tokenizer
+from platen.tokens.train import TokensMeta
+from platen.train.checkpoint import CheckpointStore, to_bytes, write_synced
+from platen.train.curves import draw
+from platen.train.data import PackedLoader, evaluation_batches, open_tokens
+from platen.train.distributed import joined
+from platen.train.history import read_curves
+from platen.train.loop import Outcome, Trainer
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to; losses in nats per token, `passes` over the training split."""
+
+    parameters: int
+    steps: int
+    tokens: int
+    tokens_per_parameter: float
+    passes: float
+    train_loss: float
+    validation_loss: float
+    best_step: int
+    stopped_by: str
+    seconds: float
+    tokens_per_second: float
+
+    def metrics(self) -> dict[str, float]:
+        return {key: float(value) for key, value in vars(self).items() if not isinstance(value, str)}
+
+
+def pretrain(ctx: StageContext) -> StageResult:
+    """Train the model of `ctx.config` (PretrainConfig) on `tokens` and for `tokenizer` in `ctx.inputs`.
+
+    Raises TrainingError when the corpus is too small or training diverges, BundleError when the tokens were
+    made by another tokenizer.
+    """
+    config: PretrainConfig = ctx.config
+    tokens, tokenizer, meta = _inputs(ctx)
+    _check_compiler(config.train)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    ignore = tokenizer.pad_id if tokenizer.pad_id != tokenizer.eos_id else None
+    with joined(config.train.batch_size, config.train.accumulation) as world:
+        torch.manual_seed(ctx.seed)
+        model = build_model(config, tokenizer)
+        loader = PackedLoader(
+            open_tokens(tokens / "train.bin", meta.dtype),
+            sequence_length=config.train.sequence_length,
+            batch_size=config.train.batch_size,
+            seed=ctx.seed,
+            ignore_id=ignore,
+        )
+        trainer = Trainer(
+            model,
+            loader,
+            evaluation_batches(
+                open_tokens(tokens / "validation.bin", meta.dtype),
+                sequence_length=config.train.sequence_length,
+                batch_size=max(1, config.train.batch_size // config.train.accumulation),
+                max_tokens=config.train.evaluate_tokens,
+                ignore_id=ignore,
+            ),
+            config.train,
+            seed=ctx.seed,
+            world=world,
+            checkpoints=CheckpointStore(ctx.out / "checkpoint"),
+            history=ctx.out / "training" / "history.jsonl",
+            progress=ctx.progress,
+            tracker=ctx.tracker,
+        )
+        if world.first:
+            ctx.tracker.params(config.model_dump(mode="json"))
+        outcome = trainer.run()
+        summary = _finish(ctx, trainer, outcome, tokenizer) if world.first else None
+        world.wait()
+    return StageResult(summary.metrics(), {"stopped_by": summary.stopped_by}) if summary else StageResult()
+
+
+def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> nn.Module:
+    """The untrained network of a project file, for this tokenizer; weights from torch's random state."""
+    if config.model.architecture != "llama":
+        return ladder.build(config.model, tokenizer.vocab_size, dropout=config.train.dropout)
+    return Llama(llama_config(config.model, tokenizer), dropout=config.train.dropout)
+
+
+def llama_config(model: ModelConfig, tokenizer: Tokenizer) -> LlamaConfig:
+    """The network's config: the project file's shape and the tokenizer's vocabulary and special tokens."""
+    scaling = model.rope_scaling
+    return LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_key_value_heads or model.num_attention_heads,
+        head_dim=model.hidden_size // model.num_attention_heads,
+        max_position_embeddings=model.max_position_embeddings,
+        rope_theta=model.rope_theta,
+        rope_scaling=RopeScaling(**scaling.model_dump()) if scaling else None,
+        rms_norm_eps=model.rms_norm_eps,
+        tie_word_embeddings=model.tie_word_embeddings,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def _inputs(ctx: StageContext) -> tuple[Path, Tokenizer, TokensMeta]:
+    tokens = ctx.inputs["tokens"].path
+    tokenizer = Tokenizer.from_dir(ctx.inputs["tokenizer"].path)
+    meta = TokensMeta.read(tokens)
+    if meta.tokenizer_sha256 != tokenizer.sha256 or meta.vocab_size != tokenizer.vocab_size:
+        raise BundleError(
+            f"the tokens in {tokens} were made by another tokenizer "
+            f"({meta.vocab_size:,} entries, {meta.tokenizer_sha256[:12]}) than the one given "
+            f"({tokenizer.vocab_size:,} entries, {tokenizer.sha256[:12]})",
+            hint="encode the corpus again with this tokenizer: platen run tokens",
+        )
+    return tokens, tokenizer, meta
+
+
+def _check_compiler(config: TrainConfig) -> None:
+    if (
+        config.compile
+        and not torch.cuda.is_available()
+        and not (shutil.which("g++") or shutil.which("clang++"))
+    ):
+        raise TrainingError(
+            "train.compile needs a C++ compiler on this machine; neither g++ nor clang++ is found.",
+            hint="install one, or set train.compile: false",
+        )
+
+
+def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: Tokenizer) -> Summary:
+    """Write the artifact from a finished run and remove what only a resumption needs."""
+    training = ctx.out / "training"
+    summary = _summarize(trainer, outcome)
+    write_synced(training / "last.safetensors", to_bytes(trainer.model.state_dict()))
+    write_synced(training / "summary.json", (json.dumps(vars(summary), indent=2) + "\n").encode())
+    title = (
+        f"{ctx.name}: {summary.parameters:,} parameters, {summary.tokens:,} tokens seen\n"
+        f"{summary.tokens_per_parameter:.2f} tokens per parameter, {summary.passes:.2f} passes over the data"
+    )
+    draw(read_curves(training / "history.jsonl"), training / "curves.png", title=title)
+    trainer.model.load_state_dict(trainer.best_weights())
+    trainer.model.eval()
+    if isinstance(trainer.model, Llama):
+        save_bundle(ctx.out, trainer.model, tokenizer, card=_card(ctx, summary))
+    elif isinstance(trainer.model, ladder.LadderModel):
+        ladder.save(ctx.out, trainer.model, tokenizer)
+    ctx.progress.say(
+        f"Trained {summary.parameters:,} parameters for {summary.steps:,} steps ({summary.stopped_by}): "
+        f"{summary.tokens:,} tokens, {summary.passes:.1f} passes, "
+        f"validation loss {summary.validation_loss:.3f} at step {summary.best_step}."
+    )
+    trainer.checkpoints.clear()
+    return summary
+
+
+def _summarize(trainer: Trainer, outcome: Outcome) -> Summary:
+    state = outcome.state
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    return Summary(
+        parameters=parameters,
+        steps=state.step,
+        tokens=state.tokens,
+        tokens_per_parameter=state.tokens / parameters,
+        passes=trainer.loader.passes(state.step),
+        train_loss=state.smooth_loss if state.smooth_loss is not None else float("nan"),
+        validation_loss=state.best_loss if state.best_loss is not None else float("nan"),
+        best_step=state.best_step,
+        stopped_by=outcome.reason,
+        seconds=state.seconds,
+        tokens_per_second=state.tokens / max(state.seconds, 1e-9),
+    )
+
+
+def _card(ctx: StageContext, summary: Summary) -> str:
+    """The model card: what a reader needs to judge the model. The same for the same training."""
+    config: PretrainConfig = ctx.config
+    model = config.model
+    return f"""\
+# {ctx.project_dir.name}
+
+A Llama-architecture language model pretrained from random weights with Platen.
+
+| | |
+| --- | --- |
+| parameters | {summary.parameters:,} |
+| layers, width, heads | {model.num_hidden_layers}, {model.hidden_size}, {model.num_attention_heads} |
+| context window | {model.max_position_embeddings} tokens |
+| steps, tokens seen | {summary.steps:,}, {summary.tokens:,} |
+| tokens per parameter | {summary.tokens_per_parameter:.2f} |
+| passes over the training text | {summary.passes:.2f} |
+| validation loss | {summary.validation_loss:.4f} nats per token, at step {summary.best_step} |
+
+The weights are those of the best evaluation on the validation split. The model has only read its training
+text: it has not been taught to follow instructions or to refuse, and what it says may be false.
+"""
