@@ -116,8 +116,8 @@ def _markdown(rows: Sequence[Row], curves: bool) -> str:
     lines = [
         "# Comparison",
         "",
-        "Each variant was trained and evaluated alike. Change: bits per byte against the row above; less is "
-        "better.",
+        "All variants read the same training tokens and were scored on the same held-out text. Change: bits "
+        "per byte against the row above; less is better.",
         "",
         "| variant | architecture | parameters | training loss | held-out loss | bits per byte | change | "
         "training tokens/s | scoring tokens/s | tokens seen | minutes |",

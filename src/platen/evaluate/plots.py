@@ -49,9 +49,10 @@ def bars(path: Path, title: str, names: Sequence[str], panels: Sequence[tuple[st
         axes.bar_label(drawn, [_short(value) for value in values], padding=3, fontsize=8)
         axes.set_yticks(rows, names if index == 0 else [""] * len(names))
         axes.invert_yaxis()
-        axes.set_xlabel(label)
-        axes.margins(x=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(label, fontsize=10)
+        axes.set_xticks([])
+        axes.margins(x=0.28)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
     figure.savefig(path)
 
 
@@ -77,13 +78,13 @@ def points(
 ) -> None:
     """Named points (name, x, y); x is drawn on a logarithmic scale."""
     figure, axes = _figure(title)
-    axes.scatter([x for _, x, _ in named], [y for _, _, y in named], color=BLUE, zorder=2)
     for name, x, y in named:
-        axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.scatter([x], [y], label=f"{name} ({_short(x)})")
     axes.set_xscale("log")
-    axes.margins(x=0.2, y=0.15)
+    axes.margins(x=0.1, y=0.1)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
 
 
@@ -104,4 +105,4 @@ def _short(value: float) -> str:
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
+    return f"{value:.4g}"

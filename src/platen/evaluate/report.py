@@ -142,12 +142,13 @@ def _markdown(r: Report) -> str:
     spreads = [
         ("loss of a token", r.token_loss),
         (f"mean loss of {r.context} tokens", r.window_loss),
-        ("bits per byte of a document", r.document_bits_per_byte),
     ]
+    if r.documents > 1:
+        spreads.append(("bits per byte of a document", r.document_bits_per_byte))
     lines = [
         f"# Evaluation of {r.model}",
         "",
-        f"On the whole {r.split} split: {r.documents:,} documents, {r.bytes:,} bytes, {r.tokens:,} tokens. "
+        f"On the whole {r.split} split: {r.documents:,} document{'s' * (r.documents > 1)}, {r.bytes:,} bytes, {r.tokens:,} tokens. "
         f"Every token is scored once, in a window of {r.context} tokens that moves by {r.stride}, so with at "
         f"least {r.context - r.stride} tokens to its left where the text has them.",
         "",
