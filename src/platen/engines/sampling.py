@@ -22,7 +22,7 @@ class RandomStream:
     """One request's random numbers: a fixed sequence for a seed, a fresh one without."""
 
     def __init__(self, seed: int | None) -> None:
-        self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._generator = np.random.Generator(np.random.PCG64(None if seed is None else seed % 2**64))
 
     def uniform(self) -> float:
         """The next number in [0, 1)."""

@@ -1,0 +1,187 @@
+"""Between the HTTP routes and the engine: submits a request's choices and gives their events as one stream.
+
+Whatever ends a request early (the client hangs up, another choice fails, the server stops) cancels its work
+in the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from platen.engines.protocol import (
+    Engine,
+    EngineFailed,
+    EngineOverloaded,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+)
+from platen.engines.protocol import Usage as EngineUsage
+from platen.serve.errors import ApiError, draining, failed, overloaded
+from platen.serve.openai_types import GenerationParams, Usage
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ChoiceEvent:
+    """An event of the choice with this index in the answer."""
+
+    index: int
+    event: TokenEvent
+
+
+class Generation:
+    """Several prompts with `n` choices each, on their way in the engine.
+
+    Choice `k` of prompt `p` has index `p * n + k`; its seed, if there is one, is the request's plus `k`, so
+    the choices differ and each can be had again.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        *,
+        n: int = 1,
+        prompt_logprobs: int | None = None,
+        prompt_param: str = "prompt",
+    ) -> None:
+        """Submit everything, or nothing: raises ApiError when the engine does not take it."""
+        self._engine = engine
+        self._ids: list[str] = []
+        self._streams: list[AsyncIterator[TokenEvent]] = []
+        self._usage: dict[int, EngineUsage] = {}
+        capacity = engine.capacity()
+        most = capacity.max_concurrent + capacity.max_queue
+        if len(prompts) * n > most:
+            raise ApiError(
+                400,
+                f"This request asks for {len(prompts) * n} texts at once; the server takes {most}.",
+                param=prompt_param if n == 1 else "n",
+                code="too_many_choices",
+            )
+        self._n = n
+        try:
+            for prompt in prompts:
+                for choice in range(n):
+                    self._submit(prompt, _reseeded(sampling, choice), prompt_logprobs)
+        except EngineOverloaded as error:
+            self.cancel()
+            raise overloaded(error.retry_after) from None
+        except ValueError as error:
+            self.cancel()
+            code = "context_length_exceeded" if "context window" in str(error) else "invalid_value"
+            raise ApiError(400, f"{str(error).capitalize()}.", param=prompt_param, code=code) from None
+        except EngineFailed:
+            self.cancel()
+            raise draining(5) from None
+
+    def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
+        request_id = uuid.uuid4().hex
+        self._streams.append(
+            self._engine.submit(GenerationRequest(request_id, prompt, sampling, prompt_logprobs))
+        )
+        self._ids.append(request_id)
+
+    async def events(self) -> AsyncIterator[ChoiceEvent]:
+        """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
+        queue: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue()
+        readers = [
+            asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(self._streams)
+        ]
+        open_choices = len(readers)
+        try:
+            while open_choices:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    log.error("a generation failed: %s", item)
+                    raise failed() from item
+                if item.event.finish_reason == "cancelled":
+                    raise draining(5)
+                if item.event.finish_reason is not None:
+                    open_choices -= 1
+                    if item.event.usage is not None:
+                        self._usage[item.index] = item.event.usage
+                yield item
+        finally:
+            self.cancel()
+            for reader in readers:
+                reader.cancel()
+
+    def cancel(self) -> None:
+        """Stop whatever has not ended."""
+        for request_id in self._ids:
+            self._engine.cancel(request_id)
+
+    def usage(self) -> Usage:
+        """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""
+        prompt = sum(used.prompt_tokens for index, used in self._usage.items() if index % self._n == 0)
+        completion = sum(used.completion_tokens for used in self._usage.values())
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+async def _read(
+    index: int, stream: AsyncIterator[TokenEvent], queue: asyncio.Queue[ChoiceEvent | Exception]
+) -> None:
+    try:
+        async for event in stream:
+            queue.put_nowait(ChoiceEvent(index, event))
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+def _reseeded(sampling: SamplingParams, choice: int) -> SamplingParams:
+    if sampling.seed is None or choice == 0:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + choice) % 2**64)
+
+
+def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    """The engine's parameters for an OpenAI request, with OpenAI's defaults."""
+    return SamplingParams(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_k=body.top_k or 0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=body.stops,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+    )
+
+
+def floored(logprob: float) -> float:
+    """A log-probability that JSON can say: minus infinity becomes OpenAI's -9999."""
+    return max(logprob, -9999.0)
+
+
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T | None:
+    """Await `work`, but give it up when the client hangs up; then the result is None."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        gone.cancel()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,55 @@
+"""Answers on the wire: one JSON object, or server-sent events as OpenAI streams them.
+
+A stream has one `data:` line of JSON for each piece, then `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from pydantic import BaseModel
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from platen.serve.errors import ApiError, failed
+
+log = logging.getLogger(__name__)
+
+
+class EventStreamResponse(StreamingResponse):
+    """Streams `pieces`. However it ends, `on_close` is called: the client may be gone at any moment."""
+
+    def __init__(self, pieces: AsyncIterator[BaseModel], on_close: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(_encode(pieces), headers=headers, media_type="text/event-stream")
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_close()
+
+
+async def _encode(pieces: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+    """The bytes of a stream. A failure after the start can only be told inside it: as an error object."""
+    try:
+        async for piece in pieces:
+            yield b"data: " + piece.model_dump_json().encode() + b"\n\n"
+    except ApiError as error:
+        yield b"data: " + json.dumps(error.body()).encode() + b"\n\n"
+        return
+    except Exception:
+        log.exception("a stream failed")
+        yield b"data: " + json.dumps(failed().body()).encode() + b"\n\n"
+        return
+    yield b"data: [DONE]\n\n"
+
+
+def model_response(answer: BaseModel | None) -> Response:
+    """An answer in one. None means that the client has hung up, so that it does not matter."""
+    if answer is None:
+        return Response(status_code=499)
+    return Response(answer.model_dump_json(), media_type="application/json")
