@@ -15,7 +15,11 @@ BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#6b7280"
 def loss_by_position(path: Path, losses: Sequence[float], mean: float) -> None:
     """Loss against the number of tokens to the left."""
     figure, axes = _figure("Does the model use its context?")
-    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, linewidth=1)
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, linewidth=0.8, alpha=0.35)
+    width = max(1, len(losses) // 16)
+    middle = np.arange(len(losses) - width + 1) + (width + 1) / 2
+    smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    axes.plot(middle, smooth, color=BLUE, linewidth=1.6, label=f"mean of {width} positions")
     axes.axhline(mean, color=GREY, linestyle="--", linewidth=1, label=f"mean of the whole text, {mean:.3f}")
     axes.set_xlabel("tokens to the left")
     axes.set_ylabel("loss (nats per token)")

@@ -20,8 +20,7 @@ from platen.evaluate.samples import Sample
 from platen.evaluate.subject import DocumentSpan
 
 _LISTED = 5
-_RISE = 1.02
-_SMOOTH = 16
+_RISE = 1.05
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,17 @@ class Report:
         }
 
     def best_context(self) -> int | None:
-        """The context beyond which the model gets worse by 2% and more, or None when it does not.
+        """The context beyond which the model gets worse by 5% and more, or None when it does not.
 
-        That happens to a model trained on sequences shorter than its context window.
+        That happens to a model trained on sequences shorter than its context window. Quarters of the
+        window are compared, because single positions are too noisy on a small text.
         """
-        if len(self.loss_by_position) < 4 * _SMOOTH:
+        quarter = len(self.loss_by_position) // 4
+        if quarter < 8:
             return None
-        smooth = np.convolve(self.loss_by_position, np.full(_SMOOTH, 1 / _SMOOTH), mode="valid")
-        best = int(smooth.argmin())
-        return best + _SMOOTH if smooth[-1] > _RISE * smooth[best] else None
+        means = [float(np.mean(self.loss_by_position[i * quarter : (i + 1) * quarter])) for i in range(4)]
+        best = int(np.argmin(means))
+        return (best + 1) * quarter if means[-1] > _RISE * means[best] else None
 
     def write(self, out: Path) -> None:
         """Write `report.json` and `report.md`."""
@@ -148,9 +149,10 @@ def _markdown(r: Report) -> str:
     lines = [
         f"# Evaluation of {r.model}",
         "",
-        f"On the whole {r.split} split: {r.documents:,} document{'s' * (r.documents > 1)}, {r.bytes:,} bytes, {r.tokens:,} tokens. "
-        f"Every token is scored once, in a window of {r.context} tokens that moves by {r.stride}, so with at "
-        f"least {r.context - r.stride} tokens to its left where the text has them.",
+        f"Text: the whole {r.split} split (documents: {r.documents:,}, bytes: {r.bytes:,}, tokens: "
+        f"{r.tokens:,}). Every token is scored once, in a window of {r.context} tokens that "
+        f"moves by {r.stride}, so with at least {r.context - r.stride} tokens to its left where the text has "
+        "them.",
         "",
         "| measure | value |",
         "| --- | ---: |",
