@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from platen.errors import ArtifactError
 
@@ -116,6 +117,24 @@ def _best_name(step: int) -> str:
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file of `tensors`, wherever they live."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model with tied tensors once, under their first names."""
+    seen: set[int] = set()
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            weights[name] = tensor.detach()
+    return weights
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy what `weights_of` gave back into the model."""
+    for name, tensor in weights_of(model).items():
+        tensor.copy_(weights[name])
 
 
 def write_synced(path: Path, data: bytes) -> None:

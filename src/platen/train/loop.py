@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from platen.errors import TrainingError
 from platen.project import TrainConfig
 from platen.stages import Progress, Task, Tracker
-from platen.train.checkpoint import Checkpoint, CheckpointStore, TrainState
+from platen.train.checkpoint import Checkpoint, CheckpointStore, TrainState, load_weights, weights_of
 from platen.train.data import IGNORE, Batch, PackedLoader
 from platen.train.distributed import World
 from platen.train.history import History
@@ -252,13 +252,13 @@ class Trainer:
             return
         self.state = replace(state, best_loss=loss, best_step=state.step, evaluations_without_gain=0)
         if self.world.first:
-            self.checkpoints.save_best(state.step, self.model.state_dict())
+            self.checkpoints.save_best(state.step, weights_of(self.model))
 
     def _save(self) -> None:
         if self.world.first:
             self.state = replace(self.state, history_bytes=self.history.sync())
             self.checkpoints.save(
-                Checkpoint(self.state, dict(self.model.state_dict()), self.optimizers.state_tensors())
+                Checkpoint(self.state, weights_of(self.model), self.optimizers.state_tensors())
             )
         self.world.wait()
 
@@ -267,7 +267,7 @@ class Trainer:
         if checkpoint is None:
             self.history.cut(0)
             return
-        self.model.load_state_dict(checkpoint.weights)
+        load_weights(self.model, checkpoint.weights)
         self.optimizers.load_state_tensors(checkpoint.optimizer)
         self.state = checkpoint.state
         self.history.cut(self.state.history_bytes)

@@ -24,7 +24,7 @@ from platen.project import ModelConfig, PretrainConfig, TrainConfig
 from platen.stages import StageContext, StageResult
 from platen.tokens.tokenizer import Tokenizer
 from platen.tokens.train import TokensMeta
-from platen.train.checkpoint import CheckpointStore, to_bytes, write_synced
+from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of, write_synced
 from platen.train.curves import draw
 from platen.train.data import PackedLoader, evaluation_batches, open_tokens
 from platen.train.distributed import joined
@@ -159,14 +159,14 @@ def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: To
     """Write the artifact from a finished run and remove what only a resumption needs."""
     training = ctx.out / "training"
     summary = _summarize(trainer, outcome)
-    write_synced(training / "last.safetensors", to_bytes(trainer.model.state_dict()))
+    write_synced(training / "last.safetensors", to_bytes(weights_of(trainer.model)))
     write_synced(training / "summary.json", (json.dumps(vars(summary), indent=2) + "\n").encode())
     title = (
         f"{ctx.name}: {summary.parameters:,} parameters, {summary.tokens:,} tokens seen\n"
         f"{summary.tokens_per_parameter:.2f} tokens per parameter, {summary.passes:.2f} passes over the data"
     )
     draw(read_curves(training / "history.jsonl"), training / "curves.png", title=title)
-    trainer.model.load_state_dict(trainer.best_weights())
+    load_weights(trainer.model, trainer.best_weights())
     trainer.model.eval()
     if isinstance(trainer.model, Llama):
         save_bundle(ctx.out, trainer.model, tokenizer, card=_card(ctx, summary))
