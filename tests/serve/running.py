@@ -1,0 +1,129 @@
+"""Servers for tests: the real application under the real uvicorn on a free loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from platen.engines.protocol import (
+    Capacity,
+    Engine,
+    EngineFailed,
+    EngineOverloaded,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    TokenEvent,
+    Usage,
+)
+from platen.project import ServeConfig
+from platen.serve.app import create_app
+from platen.serve.context import ModelInfo, ServerState
+from platen.serve.server import Server, listen
+from platen.tokens.tokenizer import Tokenizer
+
+
+class ScriptedEngine:
+    """Says `pieces` one after another. It can be full, break after some pieces, or be slow."""
+
+    name = "scripted"
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.pieces = pieces
+        self.seconds_per_piece = 0.0
+        self.full_for: float | None = None
+        self.break_after: int | None = None
+        self.requests: list[GenerationRequest] = []
+        self.cancelled: set[str] = set()
+        self.running: set[str] = set()
+        self.closed = False
+
+    async def submit_events(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        limit = request.sampling.max_tokens
+        self.running.add(request.request_id)
+        said = 0
+        try:
+            for number, piece in enumerate(self.pieces):
+                await asyncio.sleep(self.seconds_per_piece)
+                if number == self.break_after:
+                    raise EngineFailed("it broke")
+                if self.closed or request.request_id in self.cancelled:
+                    yield self.last(request, said, "cancelled")
+                    return
+                if said == limit:
+                    yield self.last(request, said, "length")
+                    return
+                said += 1
+                yield TokenEvent((number,), piece)
+            yield self.last(request, said, "stop")
+        finally:
+            self.running.discard(request.request_id)
+
+    @staticmethod
+    def last(request: GenerationRequest, said: int, reason: FinishReason) -> TokenEvent:
+        return TokenEvent(finish_reason=reason, usage=Usage(len(request.prompt_ids), said))
+
+    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        if self.full_for is not None:
+            raise EngineOverloaded(self.full_for)
+        self.requests.append(request)
+        return self.submit_events(request)
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.add(request_id)
+
+    def capacity(self) -> Capacity:
+        return Capacity(128, 4, 4)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(len(self.running), 0, 0)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class RunningServer:
+    """A server in a thread of this process."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: ServeConfig) -> None:
+        info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
+        self.state = ServerState()
+        self.engine = engine
+        app = create_app(engine, tokenizer, info, config, state=self.state, max_body_bytes=100_000)
+        ready = threading.Event()
+
+        def on_ready(url: str) -> None:
+            self.url = url
+            ready.set()
+
+        self._listener = listen(config.host, 0)
+        self._server = Server(app, engine, self.state, config, on_ready)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def serving(
+    engine: Engine, tokenizer: Tokenizer, config: ServeConfig | None = None
+) -> Iterator[RunningServer]:
+    server = RunningServer(engine, tokenizer, config or ServeConfig(drain_seconds=1))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
