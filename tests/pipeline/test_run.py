@@ -25,8 +25,7 @@ STAGES = ["data", "tokenizer", "tokens", "train", "evaluate", "register"]
 
 
 def pipeline_of(directory: Path, overrides: Sequence[str] = ()) -> Pipeline:
-    loaded = load_project(directory, overrides)
-    return Pipeline(loaded.project, loaded.directory)
+    return Pipeline(load_project(directory, overrides))
 
 
 def run(directory: Path, *targets: str, overrides: Sequence[str] = ()) -> RunReport:

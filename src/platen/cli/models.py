@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from platen.registry.registry import Registry
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
-VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="MODEL@NUMBER, MODEL@ALIAS or a number.")]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="MODEL@NUMBER, MODEL@ALIAS or a number.")
+]
 
 
 @app.callback()
@@ -42,7 +44,9 @@ def list_versions(ctx: typer.Context, project: ProjectOption = HERE) -> None:
     if not versions:
         typer.echo("nothing is registered yet; `platen run` registers a model that passed its gate")
         return
-    table = Table("version", "aliases", "registered (UTC)", "bits per byte", "bundle", box=None, pad_edge=False)
+    table = Table(
+        "version", "aliases", "registered (UTC)", "bits per byte", "bundle", box=None, pad_edge=False
+    )
     for version in versions:
         quality = version.metrics.get("bits_per_byte")
         table.add_row(
@@ -103,4 +107,8 @@ def _open(ctx: typer.Context, wanted: str) -> tuple[Pipeline, Registry, Version]
     pipeline = open_pipeline(ctx.obj)
     model, _, which = wanted.rpartition("@")
     registry = Registry(pipeline.directory)
-    return pipeline, registry, registry.get(model or pipeline.project.register_as.model or pipeline.project.name, which)
+    return (
+        pipeline,
+        registry,
+        registry.get(model or pipeline.project.register_as.model or pipeline.project.name, which),
+    )

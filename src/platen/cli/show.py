@@ -77,8 +77,8 @@ def _draw(pipeline: Pipeline, manifest: Manifest, by_ref: dict[str, Manifest]) -
     table.add_row("with", ", ".join(f"{k} {v}" for k, v in manifest.made_with.items()))
     for key, value in manifest.metrics.items():
         table.add_row(key, f"{value:,.6g}")
-    for key, value in manifest.notes.items():
-        table.add_row(key, value)
+    for key, note in manifest.notes.items():
+        table.add_row(key, note)
     console.print(table)
     files = Table("file", "size", "sha256", box=None, pad_edge=False)
     for entry in manifest.files:

@@ -32,7 +32,7 @@ class LocalModel:
 
 
 def open_model(
-    path: Path,
+    path: Path | str,
     *,
     max_concurrent: int = 16,
     max_queue: int = 64,

@@ -12,5 +12,4 @@ from platen.pipeline.orchestration import pipeline_definitions
 from platen.pipeline.runner import Pipeline
 from platen.projectfile import load_project
 
-_loaded = load_project(Path(os.environ["PLATEN_PROJECT"]))
-definitions = pipeline_definitions(Pipeline(_loaded.project, _loaded.directory))
+definitions = pipeline_definitions(Pipeline(load_project(Path(os.environ["PLATEN_PROJECT"]))))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from platen.artifacts import Manifest
 from platen.errors import MissingExtraError, PlatenError
 from platen.pipeline.planner import PlannedStage
+from platen.project import StageName
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -72,9 +73,9 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
     pipeline, stage = execution.pipeline, entry.stage
     key = dagster.AssetKey(asset_key(stage.name))
     gated = stage.name == "evaluate" and bool(pipeline.project.gate)
-    retry = pipeline.project.retries.get(stage.name.partition("@")[0])
+    retry = pipeline.project.retries.get(cast(StageName, stage.name.partition("@")[0]))
 
-    @dagster.asset(
+    @dagster.asset(  # type: ignore[untyped-decorator]
         key=key,
         deps=[dagster.AssetKey(asset_key(upstream)) for upstream in stage.inputs.values()],
         kinds={stage.kind},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,29 @@ class PlannedStage:
 
 
 def plan(
-    stages: tuple[Stage, ...], store: Store, *, seed: int, directory: Path, index: SourceIndex
+    stages: tuple[Stage, ...],
+    store: Store,
+    *,
+    seed: int,
+    directory: Path,
+    index: SourceIndex,
+    redact: Callable[[str], str] = str,
 ) -> tuple[PlannedStage, ...]:
-    """Fingerprint every stage and look each up in the store."""
+    """Fingerprint every stage and look each up in the store.
+
+    `redact` takes values that came from the environment out of what is recorded and hashed, so that a
+    new password is neither written down nor a reason to train again.
+    """
     earlier: dict[str, Manifest] = {}
     for manifest in store.manifests():
         earlier[manifest.name] = manifest  # the newest of a name wins
     planned: dict[str, PlannedStage] = {}
     for stage in stages:
-        config = stage.config.model_dump(mode="json") | ({"seed": seed} if stage.seeded else {})
+        config = json.loads(redact(stage.config.model_dump_json())) | ({"seed": seed} if stage.seeded else {})
         inputs = {
             role: f"{upstream}/{planned[upstream].fingerprint}" for role, upstream in stage.inputs.items()
         }
-        sources = tuple(_describe(source, directory, index) for source in stage.sources)
+        sources = tuple(_describe(source, directory, index, redact) for source in stage.sources)
         hashed = inputs | {f"source:{s.path}": s.sha256 for s in sources}
         print_ = fingerprint(stage.name, stage.version, config, hashed)
         made = store.read_manifest(stage.name, print_)
@@ -57,7 +68,9 @@ def plan(
     return tuple(planned.values())
 
 
-def _describe(source: Path | str, directory: Path, index: SourceIndex) -> FileEntry:
+def _describe(
+    source: Path | str, directory: Path, index: SourceIndex, redact: Callable[[str], str]
+) -> FileEntry:
     if isinstance(source, Path):
         label = source.relative_to(directory) if source.is_relative_to(directory) else source
         return index.describe(source, label.as_posix())
@@ -65,7 +78,9 @@ def _describe(source: Path | str, directory: Path, index: SourceIndex) -> FileEn
 
     filesystem, path = fsspec.core.url_to_fs(source)
     info = filesystem.info(path)
-    return FileEntry(path=source, size=int(info.get("size") or 0), sha256=str(filesystem.checksum(path)))
+    return FileEntry(
+        path=redact(source), size=int(info.get("size") or 0), sha256=str(filesystem.checksum(path))
+    )
 
 
 def _why(entry: PlannedStage, earlier: Manifest | None, planned: Mapping[str, PlannedStage]) -> str:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from platen.artifacts import (
@@ -27,7 +26,7 @@ from platen.artifacts import (
 from platen.errors import GateFailed, MissingExtraError, PlatenError
 from platen.pipeline.graph import build_stages, select
 from platen.pipeline.planner import PlannedStage, plan
-from platen.project import Project
+from platen.projectfile import LoadedProject
 from platen.stages import NullTracker, Progress, SilentProgress, StageContext, Tracker
 
 STATE = ".platen"
@@ -68,11 +67,12 @@ class SilentObserver(SilentProgress):
 class Pipeline:
     """One project's stages, store and state directory."""
 
-    def __init__(self, project: Project, directory: Path) -> None:
-        self.project = project
-        self.directory = directory
-        self.state = directory / STATE
-        self.store = Store(project.store, base=directory, scratch=self.state)
+    def __init__(self, loaded: LoadedProject) -> None:
+        self.project = loaded.project
+        self.directory = loaded.directory
+        self.state = loaded.directory / STATE
+        self.store = Store(loaded.project.store, base=loaded.directory, scratch=self.state)
+        self._redact = loaded.redact
 
     def plan(self, targets: tuple[str, ...] = ()) -> tuple[PlannedStage, ...]:
         """The stages that `targets` need, each fresh or stale. Raises ConfigError, DataError."""
@@ -81,6 +81,7 @@ class Pipeline:
             self.store,
             seed=self.project.seed,
             directory=self.directory,
+            redact=self._redact,
             index=SourceIndex(self.state / "sources.json"),
         )
 

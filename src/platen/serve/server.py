@@ -27,7 +27,7 @@ class ServeError(PlatenError):
 
 
 def serve_bundle(
-    bundle_path: Path, *, name: str, config: ServeConfig, on_ready: Callable[[str], None]
+    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str], None]
 ) -> None:
     """Serve a bundle under `name` until SIGTERM or SIGINT; `on_ready` gets the URL.
 

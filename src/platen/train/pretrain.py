@@ -104,14 +104,14 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> nn.Module:
     """The untrained network of a project file, for this tokenizer; weights from torch's random state."""
     if config.model.architecture != "llama":
         return ladder.build(config.model, tokenizer.vocab_size, dropout=config.train.dropout)
-    return Llama(llama_config(config.model, tokenizer), dropout=config.train.dropout)
+    return Llama(llama_config(config.model, tokenizer.vocab_size, tokenizer), dropout=config.train.dropout)
 
 
-def llama_config(model: ModelConfig, tokenizer: Tokenizer) -> LlamaConfig:
-    """The network's config: the project file's shape and the tokenizer's vocabulary and special tokens."""
+def llama_config(model: ModelConfig, vocab_size: int, tokenizer: Tokenizer | None = None) -> LlamaConfig:
+    """The network's config: the project file's shape and, once there is a tokenizer, its special tokens."""
     scaling = model.rope_scaling
     return LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         hidden_size=model.hidden_size,
         intermediate_size=model.intermediate_size,
         num_hidden_layers=model.num_hidden_layers,
@@ -123,9 +123,9 @@ def llama_config(model: ModelConfig, tokenizer: Tokenizer) -> LlamaConfig:
         rope_scaling=RopeScaling(**scaling.model_dump()) if scaling else None,
         rms_norm_eps=model.rms_norm_eps,
         tie_word_embeddings=model.tie_word_embeddings,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
+        bos_token_id=tokenizer.bos_id if tokenizer else None,
+        eos_token_id=tokenizer.eos_id if tokenizer else None,
+        pad_token_id=tokenizer.pad_id if tokenizer else None,
     )
 
 
