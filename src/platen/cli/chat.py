@@ -1,0 +1,140 @@
+"""`platen chat`: talk to a model in the terminal, the answer appearing as it is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platen.cli.options import (
+    HERE,
+    MaxTokensOption,
+    ProjectOption,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+)
+from platen.errors import PlatenError
+
+if TYPE_CHECKING:
+    from platen.engines.protocol import SamplingParams
+
+Turn = dict[str, str]
+
+
+def command(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION.")
+    ] = None,
+    project: ProjectOption = HERE,
+    url: Annotated[str | None, typer.Option(help="Talk to a running server instead.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    max_tokens: MaxTokensOption = 200,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+) -> None:
+    """Talk to a model in the terminal.
+
+    Ctrl-C stops an answer; /new begins again; Ctrl-D or /quit leaves.
+
+    Examples:
+
+      platen chat -p examples/shakespeare
+
+      platen chat --url http://127.0.0.1:8000
+    """
+    from platen.cli.generate import bundle_path
+    from platen.engines.protocol import SamplingParams
+
+    sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    opening = [{"role": "system", "content": system}] if system else []
+    speaker = _Remote(url, sampling) if url else _Local(bundle_path(project, model), sampling)
+    try:
+        _converse(speaker, opening)
+    finally:
+        speaker.close()
+
+
+def _converse(speaker: _Local | _Remote, opening: list[Turn]) -> None:
+    turns = list(opening)
+    typer.echo("Ctrl-C stops an answer, /new begins again, Ctrl-D or /quit leaves.")
+    while True:
+        try:
+            said = input("\n› ").strip()
+        except (EOFError, KeyboardInterrupt):
+            typer.echo("")
+            return
+        if said == "/quit":
+            return
+        if said == "/new":
+            turns = list(opening)
+        elif said:
+            turns.append({"role": "user", "content": said})
+            answer = _stream(speaker, turns)
+            turns = [*turns, {"role": "assistant", "content": answer}] if answer else turns[:-1]
+
+
+def _stream(speaker: _Local | _Remote, turns: list[Turn]) -> str:
+    """Print the answer as it comes; what there is of it when stopped. An error is told, and the turn void."""
+    pieces: list[str] = []
+
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+        pieces.append(text)
+
+    try:
+        speaker.answer(turns, show)
+    except KeyboardInterrupt:
+        print(" …", end="")
+    except (PlatenError, ValueError) as error:
+        typer.echo(f"platen: {error}", err=True)
+        return ""
+    print()
+    return "".join(pieces)
+
+
+class _Local:
+    """A bundle opened in this process."""
+
+    def __init__(self, bundle: Path | str, sampling: SamplingParams) -> None:
+        from platen.engines.local import open_model
+
+        self._runner = asyncio.Runner()
+        self._model = open_model(bundle, max_concurrent=1)
+        self._sampling = sampling
+
+    def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:
+        self._runner.run(self._answer(turns, show))
+
+    async def _answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:
+        from platen.engines.local import stream_text
+
+        model = self._model
+        prompt = model.tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+        async for event in stream_text(model.engine, model.tokenizer, prompt, self._sampling):
+            show(event.text)
+
+    def close(self) -> None:
+        self._runner.run(self._model.engine.close())
+        self._runner.close()
+
+
+class _Remote:
+    """A server that speaks OpenAI's API."""
+
+    def __init__(self, url: str, sampling: SamplingParams) -> None:
+        from platen.serve.client import ChatClient
+
+        self._client = ChatClient(url)
+        self._sampling = sampling
+
+    def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:
+        for text in self._client.stream(turns, self._sampling):
+            show(text)
+
+    def close(self) -> None:
+        self._client.close()

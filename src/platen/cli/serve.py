@@ -1,0 +1,84 @@
+"""`platen serve`: put a model behind an OpenAI-compatible API and a web page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_bundle
+
+if TYPE_CHECKING:
+    from platen.pipeline.runner import Pipeline
+    from platen.project import ServeConfig
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A bundle's folder, Hub name or MODEL@VERSION; default: production."),
+    ] = None,
+    project: ProjectOption = HERE,
+    overrides: SetOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
+) -> None:
+    """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
+
+    Examples:
+
+      platen serve -p examples/shakespeare
+
+      platen serve ./my-bundle --port 9000
+
+      platen serve shakespeare@1 -p examples/shakespeare
+    """
+    from platen.project import ServeConfig
+
+    if model is not None and Path(model).is_dir():
+        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port)
+        return
+    if model is not None and "/" in model:
+        serve(model, name or model, ServeConfig(), host, port)
+        return
+    pipeline = open_pipeline(project, overrides)
+    path, registered = released_bundle(pipeline, model)
+    serve(path, name or registered, pipeline.project.serve, host, port)
+
+
+def serve_project(pipeline: Pipeline) -> None:
+    """Serve what a project has in production."""
+    path, name = released_bundle(pipeline)
+    serve(path, name, pipeline.project.serve)
+
+
+def serve(
+    path: Path | str, name: str, config: ServeConfig, host: str | None = None, port: int | None = None
+) -> None:
+    """Serve until stopped, having told where."""
+    from platen.serve.server import serve_bundle
+
+    changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    serve_bundle(
+        path, name=name, config=config.model_copy(update=changes), on_ready=lambda url: _announce(url, name)
+    )
+
+
+def _announce(url: str, name: str) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+
+    lines = [
+        f"[bold]{name}[/] answers at [bold cyan]{url}[/]",
+        "",
+        f"page        {url}",
+        f"API         {url}/v1  (OpenAI: /models, /completions, /chat/completions)",
+        f"terminal    platen chat --url {url}",
+        f"try         curl {url}/v1/completions -H 'content-type: application/json' \\",
+        f'              -d \'{{"model": "{name}", "prompt": "PROSPERO:", "max_tokens": 60}}\'',
+        "",
+        "Ctrl-C ends it.",
+    ]
+    Console(highlight=False, soft_wrap=True).print(Panel("\n".join(lines), expand=False))
