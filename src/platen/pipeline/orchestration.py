@@ -75,7 +75,7 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
     gated = stage.name == "evaluate" and bool(pipeline.project.gate)
     retry = pipeline.project.retries.get(cast(StageName, stage.name.partition("@")[0]))
 
-    @dagster.asset(  # type: ignore[untyped-decorator]
+    @dagster.asset(
         key=key,
         deps=[dagster.AssetKey(asset_key(upstream)) for upstream in stage.inputs.values()],
         kinds={stage.kind},
@@ -89,7 +89,7 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
             jitter=dagster.Jitter.PLUS_MINUS,
         ),
     )
-    def asset(context: Any) -> Any:
+    def asset():  # type: ignore[no-untyped-def]  # Dagster reads annotations; this has none to read
         try:
             with pipeline.lock() if lock_each else nullcontext():
                 artifact, made = execution.make(entry)
@@ -99,7 +99,7 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
             raise dagster.Failure(description=str(error), allow_retries=False) from error
         except Exception as error:
             execution.report.errors[stage.name] = error
-            if retry is not None and context.retry_number < retry.max_retries:
+            if retry is not None and dagster.AssetExecutionContext.get().retry_number < retry.max_retries:
                 execution.observer.stage_retried(entry, error)
             raise
         execution.report.errors.pop(stage.name, None)  # an earlier try's
