@@ -182,7 +182,7 @@ def activation_bytes(config: LlamaConfig, sequence_length: int, sequences: int) 
 def training_flops(
     parameters: int, tokens: int, *, config: LlamaConfig | None = None, sequence_length: int = 0
 ) -> TrainingFlops:
-    """6 · parameters · tokens (Kaplan et al., 2020); with a shape also attention's 12 · L · H · D · T a token.
+    """6 · parameters · tokens (Kaplan et al., 2020); with a shape also attention's 12 · L · H · D · T each.
 
     That term is from the appendix of PaLM (Chowdhery et al., 2022) and counts the whole T × T square, as
     published utilisation figures do.

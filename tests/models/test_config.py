@@ -1,0 +1,152 @@
+"""config.json of real models is read; what would be computed wrongly is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from platen.errors import BundleError
+from platen.models.config import LlamaConfig, RopeScaling
+
+TINYLLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 5632,
+    "max_position_embeddings": 2048,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 22,
+    "num_key_value_heads": 4,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.35.0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+SMOLLM2_135M = TINYLLAMA | {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "is_llama_config": True,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "rope_interleaved": False,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+    "vocab_size": 49152,
+}
+LLAMA_32_1B = TINYLLAMA | {
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009],
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "vocab_size": 128256,
+}
+MISTRAL_7B_V03 = {
+    "architectures": ["MistralForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 32768,
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "parameters"),
+    [  # as counted on the models' own pages
+        (TINYLLAMA, 1_100_048_384),
+        (SMOLLM2_135M, 134_515_008),
+        (LLAMA_32_1B, 1_235_814_400),
+        (MISTRAL_7B_V03, 7_248_023_552),
+    ],
+    ids=["tinyllama", "smollm2-135m", "llama-3.2-1b", "mistral-7b-v0.3"],
+)
+def test_real_models(raw: dict[str, Any], parameters: int) -> None:
+    config = LlamaConfig.from_hf(raw)
+    assert config.num_parameters() == parameters
+    assert LlamaConfig.from_hf(config.to_hf()) == config
+
+
+def test_llama_32_details() -> None:
+    config = LlamaConfig.from_hf(LLAMA_32_1B)
+    assert config.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)
+    assert config.eos_token_ids == (128001, 128008, 128009)
+    assert config.head_dim == 64
+
+
+def test_transformers_5_rope_parameters() -> None:
+    raw = {key: value for key, value in LLAMA_32_1B.items() if key not in ("rope_theta", "rope_scaling")}
+    raw["rope_parameters"] = dict(LLAMA_32_1B["rope_scaling"], rope_theta=500000.0)
+    assert LlamaConfig.from_hf(raw) == LlamaConfig.from_hf(LLAMA_32_1B)
+
+
+def test_transformers_reads_what_we_write() -> None:
+    from transformers import LlamaConfig as TheirConfig
+
+    theirs = TheirConfig(**LlamaConfig.from_hf(LLAMA_32_1B).to_hf())
+    assert theirs.rope_parameters["rope_theta"] == 500000.0
+    assert theirs.rope_parameters["rope_type"] == "llama3"
+    assert LlamaConfig.from_hf(theirs.to_dict() | {"architectures": ["LlamaForCausalLM"]}) == (
+        LlamaConfig.from_hf(LLAMA_32_1B)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM"),
+        ({"architectures": None, "model_type": "mamba"}, "mamba"),
+        ({"sliding_window": 4096}, "sliding_window: 4096"),
+        ({"attention_bias": True}, "attention_bias: True"),
+        ({"mlp_bias": True}, "mlp_bias: True"),
+        ({"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        ({"vocab_size": "many"}, "vocab_size"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"num_key_value_heads": 5}, "not a multiple"),
+    ],
+)
+def test_refused_by_name(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(BundleError, match=says):
+        LlamaConfig.from_hf(TINYLLAMA | change)
