@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -36,15 +37,25 @@ def _one_complaint(what: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
+def _encodable(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("not_text", "has half of a surrogate pair, which is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Prompt = Annotated[
-    str
-    | Annotated[list[str], Field(min_length=1)]
+    Text
+    | Annotated[list[Text], Field(min_length=1)]
     | Annotated[list[TokenId], Field(min_length=1)]
     | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)],
     _one_complaint("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
-StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+StopString = Annotated[Text, Field(min_length=1, max_length=1024)]
 Stop = Annotated[
     StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None,
     _one_complaint(f"a string or a list of at most {MAX_STOPS} strings, none of them empty"),
@@ -129,7 +140,7 @@ class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(BaseModel):
@@ -142,7 +153,7 @@ class ChatMessage(BaseModel):
         _one_complaint("system, developer, user or assistant: tools and functions are not supported"),
     ]
     content: Annotated[
-        str | list[TextPart] | None, _one_complaint("a string or a list of parts of type text")
+        Text | list[TextPart] | None, _one_complaint("a string or a list of parts of type text")
     ] = None
     name: str | None = None
     refusal: None = None

@@ -1,0 +1,261 @@
+"""Errors, limits and headers on the wire, and arbitrary JSON bodies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from platen.serve.openai_types import ChatRequest, CompletionRequest
+from tests.serve.running import RunningServer, ScriptedEngine
+
+COMPLETION = {"model": "tiny", "prompt": "To be", "max_tokens": 2}
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "To be"}], "max_tokens": 2}
+
+
+@pytest.fixture
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        yield client
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The error object; asserts that it is one."""
+    body = response.json()
+    assert list(body) == ["error"]
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    return dict(body["error"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing/here", 404, "not_found"),
+        ("GET", "/v1/models/other", 404, "model_not_found"),
+        ("GET", "/static/../app.py", 404, "not_found"),
+        ("GET", "/static/%2e%2e/app.py", 404, "not_found"),
+        ("GET", "/v1/completions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/models", 405, "method_not_allowed"),
+    ],
+)
+def test_wrong_addresses(http: httpx.Client, method: str, path: str, status: int, code: str) -> None:
+    response = http.request(method, path)
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "code"),
+    [
+        (b'{"model": "tiny", ', "application/json", "invalid_json"),
+        (b"\xff\xfe", "application/json", "invalid_json"),
+        (b'"text"', "application/json", "invalid_body"),
+        (b"[1]", "application/json", "invalid_body"),
+        (b"", "application/json", "invalid_body"),
+        (json.dumps(COMPLETION).encode(), "text/plain", "invalid_body"),
+        (b"[" * 50_000, "application/json", None),
+        (b'{"seed": ' + b"9" * 5_000 + b"}", "application/json", None),
+    ],
+)
+def test_bodies_that_are_no_request(
+    http: httpx.Client, body: bytes, content_type: str, code: str | None
+) -> None:
+    response = http.post("/v1/completions", content=body, headers={"content-type": content_type})
+    assert response.status_code == 400
+    assert error_of(response)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        ("completions", {"prompt": None}, "prompt"),
+        ("completions", {"prompt": []}, "prompt"),
+        ("completions", {"prompt": [1, "a"]}, "prompt"),
+        ("completions", {"prompt": [[]]}, "prompt"),
+        ("completions", {"prompt": [999_999]}, "prompt"),
+        ("completions", {"prompt": "\ud800"}, "prompt"),
+        ("completions", {"max_tokens": -1}, "max_tokens"),
+        ("completions", {"max_tokens": "2"}, "max_tokens"),
+        ("completions", {"max_tokens": True}, "max_tokens"),
+        ("completions", {"temperature": float("nan")}, "temperature"),
+        ("completions", {"top_p": 0}, "top_p"),
+        ("completions", {"n": 0}, "n"),
+        ("completions", {"n": 100}, "n"),
+        ("completions", {"prompt": ["a"] * 100}, "prompt"),
+        ("completions", {"seed": 2**63}, "seed"),
+        ("completions", {"stop": ["a"] * 17}, "stop"),
+        ("completions", {"stop": [""]}, "stop"),
+        ("completions", {"stream_options": {"more": 1}}, "stream_options.more"),
+        ("completions", {"presence_penalty": 0.5}, "presence_penalty"),
+        ("completions", {"logit_bias": {"5": 1}}, "logit_bias"),
+        ("completions", {"suffix": "end"}, "suffix"),
+        ("completions", {"best_of": 3}, "best_of"),
+        ("completions", {"model": "other"}, "model"),
+        ("chat/completions", {"messages": []}, "messages"),
+        ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ("chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content",
+        ),
+        ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("chat/completions", {"functions": [{}]}, "functions"),
+        ("chat/completions", {"tool_choice": "required"}, "tool_choice"),
+        ("chat/completions", {"modalities": ["audio"]}, "modalities"),
+        ("chat/completions", {"top_logprobs": 2}, "top_logprobs"),
+        ("chat/completions", {"max_completion_tokens": 0}, "max_completion_tokens"),
+    ],
+)
+def test_a_wrong_field_is_named(http: httpx.Client, path: str, change: dict[str, Any], param: str) -> None:
+    body = {**(COMPLETION if path == "completions" else CHAT), **change}
+    response = http.post(
+        f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert response.status_code == (404 if param == "model" else 400)
+    assert error_of(response)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}},
+        {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
+        {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
+        {"stop": None, "seed": None, "n": None, "temperature": None, "stream": None, "top_p": None},
+        {"seed": -5, "top_k": 3, "stop": []},
+    ],
+)
+def test_what_changes_nothing_is_accepted(http: httpx.Client, neutral: dict[str, Any]) -> None:
+    assert http.post("/v1/chat/completions", json={**CHAT, **neutral}).status_code == 200
+
+
+def test_large_bodies_are_refused_announced_or_not(http: httpx.Client) -> None:
+    announced = http.post("/v1/completions", json={**COMPLETION, "prompt": "x" * 100_000})
+    assert (announced.status_code, error_of(announced)["code"]) == (413, "body_too_large")
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 5_000
+
+    chunked = http.post("/v1/completions", content=chunks(), headers={"content-type": "application/json"})
+    assert (chunked.status_code, error_of(chunked)["code"]) == (413, "body_too_large")
+
+
+def test_only_its_own_page_and_names_are_served(http: httpx.Client, server: RunningServer) -> None:
+    port = httpx.URL(server.url).port
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[", ""):
+        response = http.get("/v1/models", headers={"host": host})
+        assert (response.status_code, error_of(response)["code"]) == (403, "host_not_allowed")
+    for origin in ("http://evil.example", "null", "http://[", f"http://localhost:{port}"):
+        response = http.post("/v1/completions", json=COMPLETION, headers={"origin": origin})
+        assert (response.status_code, error_of(response)["code"]) == (403, "origin_not_allowed")
+    assert http.post("/v1/completions", json=COMPLETION, headers={"origin": server.url}).status_code == 200
+    assert http.get("/v1/models", headers={"host": f"localhost:{port}"}).status_code == 200
+    assert "access-control-allow-origin" not in http.get("/v1/models").headers
+
+
+def test_health(http: httpx.Client) -> None:
+    health = http.get("/health").json()
+    assert (health["status"], health["model"], health["running"]) == ("ok", "tiny", 0)
+
+
+def test_health_while_draining(scripted: ScriptedEngine, scripted_server: RunningServer) -> None:
+    scripted.seconds_per_piece = 0.02
+    with (
+        httpx.Client(base_url=scripted_server.url) as http,
+        http.stream(
+            "POST", "/v1/completions", json={**COMPLETION, "stream": True, "max_tokens": 99}
+        ) as stream,
+    ):
+        next(stream.iter_lines())
+        scripted_server.state.start_draining(5)
+        health = httpx.get(f"{scripted_server.url}/health")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+
+
+def test_the_schema_lists_the_api(http: httpx.Client) -> None:
+    schema = http.get("/openapi.json").json()
+    assert {"/v1/models", "/v1/completions", "/v1/chat/completions", "/health"} <= set(schema["paths"])
+    assert "messages" in schema["components"]["schemas"]["ChatRequest"]["properties"]
+
+
+def test_the_page_brings_everything_itself(http: httpx.Client) -> None:
+    page = http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "https://" not in page.text
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_wire_form_of_a_stream(http: httpx.Client) -> None:
+    response = http.post("/v1/completions", json={**COMPLETION, "temperature": 0, "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    assert json.loads(lines[0].removeprefix("data: "))["object"] == "text_completion"
+
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=20)  # half surrogate pairs too
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+fields = st.sampled_from(sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields}))
+likely = st.one_of(
+    json_values,
+    st.integers(-2, 40),
+    st.floats(-1, 3),
+    st.lists(st.integers(-1, 400), max_size=5),
+    st.lists(any_text, max_size=3),
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "system", "assistant", "x"]), "content": json_values}
+        ),
+        max_size=3,
+    ),
+)
+
+
+@given(
+    path=st.sampled_from(["completions", "chat/completions"]),
+    changes=st.dictionaries(fields, likely, max_size=4),
+    more=st.dictionaries(st.text(max_size=8), json_values, max_size=1),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_body_breaks_the_server(
+    http: httpx.Client, path: str, changes: dict[str, Any], more: dict[str, Any]
+) -> None:
+    body = {**(COMPLETION if path == "completions" else CHAT), **changes, **more}
+    response = http.post(
+        f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert response.status_code in (200, 400, 404)
+    if response.status_code != 200:
+        error_of(response)
+    elif changes.get("stream") is True:
+        assert response.text.endswith("data: [DONE]\n\n")
+        assert '"error"' not in response.text
+    else:
+        assert response.json()["choices"]
+
+
+@given(body=json_values)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_breaks_the_server(http: httpx.Client, body: Any) -> None:
+    for path in ("completions", "chat/completions"):
+        response = http.post(
+            f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
+        )
+        assert response.status_code == 400
+        error_of(response)
