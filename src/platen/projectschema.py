@@ -43,6 +43,7 @@ def json_schema() -> dict[str, Any]:
     for key, section in (("model", "ModelConfig"), ("train", "TrainConfig")):
         # A variant gives some of a section's keys; none of the two sections' keys is required by itself.
         variant[key] = {"$ref": f"#/$defs/{section}", "description": variant[key]["description"]}
+    schema["properties"]["variants"]["additionalProperties"] = False
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "platen.yaml",
@@ -62,9 +63,8 @@ def find(schema: SchemaNode, path: KeyPath) -> SchemaNode | None:
     """The schema of the value at `path`, or None where no such key exists."""
     node: SchemaNode | None = schema
     for step in path:
-        node = next((n for n in map(_child(step), _options(schema, node)) if n is not None), None)
-        if node is None:
-            return None
+        below = (_below(option, step) for option in _options(schema, node))
+        node = next((found for found in below if found is not None), None)
     return node and resolve(schema, node)
 
 
@@ -75,17 +75,17 @@ def _options(schema: SchemaNode, node: SchemaNode | None) -> Iterator[SchemaNode
             yield resolve(schema, option)
 
 
-class _child:  # noqa: N801 - a step down the schema, used as a function
-    def __init__(self, step: str | int) -> None:
-        self._step = step
+def _below(node: SchemaNode, step: str | int) -> SchemaNode | None:
+    """The schema one step down, or None."""
+    if isinstance(step, int):
+        return node.get("items")
+    return node.get("properties", {}).get(step) or _any_name(node)
 
-    def __call__(self, node: SchemaNode) -> SchemaNode | None:
-        if isinstance(self._step, int):
-            items = node.get("items")
-            return items if isinstance(items, Mapping) else None
-        properties = node.get("properties", {})
-        below = properties.get(self._step, node.get("additionalProperties"))
-        return below if isinstance(below, Mapping) else None
+
+def _any_name(node: SchemaNode) -> SchemaNode | None:
+    """The schema of a section's values where the file's author chooses the names."""
+    choices = (*node.get("patternProperties", {}).values(), node.get("additionalProperties"))
+    return next((choice for choice in choices if isinstance(choice, Mapping)), None)
 
 
 def keys_at(schema: SchemaNode, path: KeyPath) -> tuple[str, ...]:
@@ -115,17 +115,17 @@ def in_words(schema: SchemaNode, node: SchemaNode) -> str:
         case "string":
             return f"text matching `{node['pattern']}`" if "pattern" in node else "text"
         case "array":
-            return f"list of {in_words(schema, node['items'])}"
+            return f"list of {in_words(schema, node['items'])}s"
         case "object" if "properties" in node:
             return "section"
-        case "object" if isinstance(node.get("additionalProperties"), Mapping):
-            return "section of names, each with a " + in_words(schema, node["additionalProperties"])
+        case "object" if _any_name(node) is not None:
+            return "names, each with a section"
     return "section"
 
 
 def _limits(node: SchemaNode) -> str:
     low = next((f" {sign} {_number(node[key])}" for key, sign in _LOW if key in node), "")
-    high = next((f" {sign} {_number(node[key])}" for key, sign in _HIGH if key in node), "")
+    high = next((f" {sign} {_number(node[key])}" for key, sign in _HIGH if node.get(key, 1e15) < 1e15), "")
     return f"{low} and{high}" if low and high else low or high
 
 
@@ -159,8 +159,8 @@ def _sections(schema: SchemaNode) -> Iterator[tuple[str, str]]:
             for option in below.get("anyOf", (below,)):
                 if option.get("type") == "array":
                     option, place = option["items"], f"{where}[]"
-                elif isinstance(option.get("additionalProperties"), Mapping):
-                    option, place = option["additionalProperties"], f"{where}.NAME"
+                elif (named := _any_name(option)) is not None:
+                    option, place = named, f"{where}.NAME"
                 else:
                     place = where
                 name = str(option.get("$ref", "")).rpartition("/")[2]
@@ -186,9 +186,9 @@ def _table(schema: SchemaNode, section: SchemaNode) -> str:
 def _default(node: SchemaNode) -> str:
     value = node.get("default")
     if isinstance(value, Mapping):
-        return "as below" if value else ""
+        return "as below" if value else "none"
     if value is None:
-        return ""
+        return "none"
     return f"`{json.dumps(value)}`" if value != [] else "none"
 
 
