@@ -1,0 +1,88 @@
+"""Every command in the README and the pages of docs/ works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import PLATEN_YAML, write_project
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LASTING = {"serve", "ui", "chat"}
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("platen ")]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose examples/ are as in the repository, but small and already run."""
+    directory = tmp_path_factory.mktemp("desk")
+    text = PLATEN_YAML.replace("name: tiny", "name: shakespeare").replace("[d]", '["d"]')
+    write_project(directory / "examples" / "shakespeare", text)
+    run(directory, "platen run examples/shakespeare")
+    return directory
+
+
+def run(desk: Path, line: str) -> None:
+    arguments = shlex.split(line, comments=True)[1:]
+    command = [sys.executable, "-m", "platen", *arguments]
+    environment = os.environ | {"COLUMNS": "200"}
+    if arguments[0] in LASTING or "--serve" in arguments:
+        lasts_until_interrupted(command, desk, environment)
+        return
+    done = subprocess.run(
+        command, cwd=desk, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def lasts_until_interrupted(command: list[str], desk: Path, environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command,
+        cwd=desk,
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        said = ""
+        deadline = time.monotonic() + 120
+        while "Ctrl-C" not in said and time.monotonic() < deadline:
+            line = process.stdout.readline()
+            assert line, f"ended early: {said}"
+            said += line
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said + rest
+        assert "Traceback" not in said + rest
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_the_page_works(page: Path, desk: Path) -> None:
+    for line in commands(page):
+        run(desk, line)
+
+
+def test_the_pages_have_commands_and_their_links_lead_somewhere() -> None:
+    assert sum(len(commands(page)) for page in PAGES) >= 12
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
