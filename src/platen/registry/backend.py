@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from platen.errors import MissingExtraError, RegistryError
 
@@ -73,15 +73,39 @@ def writing(project_dir: Path, doing: str) -> Iterator[MlflowClient]:
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError as error:
         raise MissingExtraError("train", "The registry") from error
 
+    uri = tracking_uri(project_dir)
     try:
         with exclusive(project_dir):
-            yield MlflowClient(tracking_uri(project_dir), tracking_uri(project_dir))
-    except (MlflowException, OSError) as error:
+            _create(project_dir)
+            yield MlflowClient(uri, uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegistryError(
             f"{doing}: {database(project_dir)}: {reason}",
-            hint="check that the disk has room and the file is a readable MLflow database",
+            hint=f"keep a copy of the file, then: mlflow db upgrade {uri}"
+            if "out-of-date" in reason
+            else "check that the disk has room and the file is a readable MLflow database",
         ) from error
+
+
+def _create(project_dir: Path) -> None:
+    """Make an empty database if there is none: under another name first, because making its tables takes
+    seconds, and MLflow can't repair a database whose making was cut short.
+    """
+    path = database(project_dir)
+    if path.is_file():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    files(project_dir).mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    for left in (unfinished, path.with_name(f"{unfinished.name}-journal")):
+        left.unlink(missing_ok=True)
+    open_store: Any = SqlAlchemyStore  # untyped
+    store = open_store(f"sqlite:///{unfinished.resolve()}", files(project_dir).resolve().as_uri())
+    store._dispose_engine()
+    unfinished.replace(path)

@@ -1,8 +1,8 @@
 """Answers what the registry holds in milliseconds, without importing MLflow.
 
-It reads MLflow's own SQLite file, read-only, through the standard library, so there is no second record
-that could disagree with it: serving starts by asking which version is in production. The few columns it
-relies on are checked against MLflow's answers in the tests.
+It only selects from MLflow's own SQLite file, through the standard library, so there is no second record
+that could disagree with it: serving starts by asking which version is in production. The few columns that
+it relies on are checked against MLflow's answers in the tests.
 """
 
 from __future__ import annotations
@@ -201,9 +201,9 @@ def _query(project_dir: Path, sql: str, values: Mapping[str, Any]) -> list[tuple
     if not path.is_file():
         return []
     try:
-        with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)
-        ) as connection:
+        # Not mode=ro: after a kill in the middle of a commit the next to open the file has to roll it back.
+        location = f"{path.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(location, uri=True, timeout=20)) as connection:
             return connection.execute(sql, values).fetchall()
     except sqlite3.Error as error:
         if "no such table" in str(error):

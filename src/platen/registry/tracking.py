@@ -135,9 +135,8 @@ class MlflowTracker:
         known = client.get_experiment_by_name(self.experiment)
         if known is not None:
             return str(known.experiment_id)
-        folder = files(self.project_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(client.create_experiment(self.experiment, artifact_location=folder.resolve().as_uri()))
+        location = files(self.project_dir).resolve().as_uri()
+        return str(client.create_experiment(self.experiment, artifact_location=location))
 
     def _tags(self) -> dict[str, Any]:
         tags = {reading.FINGERPRINT: self.fingerprint}
