@@ -150,9 +150,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_take_the_steps_of_one(context: ContextMaker, accumulation: int) -> None:
-    alone = context("alone", steps=12, optimizer="muon", accumulation=accumulation)
+    alone = context("alone", steps=12, accumulation=accumulation)
     pretrain(alone)
-    shared = context("shared", steps=12, optimizer="muon", accumulation=accumulation)
+    shared = context("shared", steps=12, accumulation=accumulation)
     common = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -168,8 +168,9 @@ def test_two_processes_take_the_steps_of_one(context: ContextMaker, accumulation
             process.kill()
     one, two = curve(alone), curve(shared)
     assert [row.get("step") for row in one] == [row.get("step") for row in two]
-    for a, b in zip(one, two, strict=True):
-        assert b == pytest.approx(a, abs=5e-5)
+    assert two[0] == pytest.approx(one[0], abs=2e-6)  # same weights, so loss and gradient of one batch
+    for a, b in zip(one[1:], two[1:], strict=True):  # rounding grows through Adam's division
+        assert b == pytest.approx(a, abs=5e-4)
 
 
 def free_port() -> int:
