@@ -1,6 +1,7 @@
 """The rungs: their sizes worked out by hand, causality, and that each is the one below and one part more."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -102,6 +103,13 @@ def test_logits_to_keep_gives_the_last_ones(name):
     torch.testing.assert_close(model(ids, logits_to_keep=2), model(ids)[:, -2:])
     with pytest.raises(ValueError, match="no cache"):
         model(ids, attention_mask=torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_untrained_it_guesses_blindly(name):
+    ids = torch.randint(0, V, (8, 16))
+    loss = torch.nn.functional.cross_entropy(rung(name)(ids).flatten(0, 1), ids.flatten())
+    assert loss.item() == pytest.approx(math.log(V), rel=0.01)
 
 
 @pytest.mark.parametrize("name", RUNGS)

@@ -1,43 +1,17 @@
 """The release stage: through the gate into the registry, once, whatever happens in between."""
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 
-from platen.artifacts import Artifact, Manifest
 from platen.errors import ArtifactError, GateFailed
 from platen.evaluate.gate import GateOutcome
 from platen.project import GateRule, ReleaseConfig
 from platen.registry.registry import Registry
 from platen.registry.release import Release, register
 from platen.registry.tracking import MlflowTracker
-from platen.stages import SilentProgress, StageContext
-
-
-class Said(SilentProgress):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, message):
-        self.lines.append(message)
-
-
-def artifact(path, name, fingerprint, metrics=None, notes=None):
-    return Artifact(
-        path,
-        Manifest(
-            name=name,
-            kind=name,
-            fingerprint=fingerprint,
-            code_version=1,
-            config={},
-            metrics=metrics or {},
-            notes=notes or {},
-            created_at=datetime.now(UTC),
-            duration_s=1.0,
-        ),
-    )
+from platen.stages import StageContext
+from tests.evaluate.conftest import Said, artifact
 
 
 @pytest.fixture
@@ -52,13 +26,13 @@ def release(project, tmp_path):
             fingerprint="r" * 16,
             config=ReleaseConfig(model=model, promote=promote, gate=gate),
             inputs={
-                "train": artifact(tmp_path, "train", fingerprint),
+                "train": artifact(tmp_path, "train", "model", fingerprint=fingerprint),
                 "evaluate": artifact(
                     tmp_path,
                     "evaluate",
-                    f"e{fingerprint}",
-                    {"bits_per_byte": bits_per_byte, "parameters": 9.0},
-                    {"evaluated_text": text},
+                    "evaluation",
+                    metrics={"bits_per_byte": bits_per_byte, "parameters": 9.0},
+                    notes={"evaluated_text": text},
                 ),
             },
             out=out,
