@@ -173,8 +173,8 @@ class TextStream:
     leading space, say) can depend on them.
     """
 
-    # A character is at most four bytes, so at most three are waiting for the next.
-    _MAX_HELD = 3
+    # A character is at most four bytes, and a token at least one.
+    _LONGEST = 4
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -185,13 +185,18 @@ class TextStream:
 
     def push(self, ids: Iterable[int]) -> str:
         """Take new ids; return the text that is now certain, often empty."""
-        self._ids.extend(ids)
+        return "".join(self._push(id) for id in ids)
+
+    def _push(self, id: int) -> str:
+        self._ids.append(id)
         text = self._text()
-        tail = len(text) - len(text.rstrip("\ufffd"))
-        sure = len(text) - min(tail, self._MAX_HELD)
+        broken = len(text) - len(text.rstrip("\ufffd"))
+        if len(self._ids) - self._known >= self._LONGEST:  # broken for good, but for the last bytes
+            broken = min(broken, self._LONGEST - 1)
+        sure = len(text) - broken
         new = text[self._out : sure]
         self._out = max(self._out, sure)
-        if sure == len(text) and new:
+        if new and not broken:
             self._ids = self._ids[self._known :]
             self._known = len(self._ids)
             self._out = len(self._text())

@@ -1,0 +1,226 @@
+"""Exact round trips, streams of whole characters, chat templates that can't escape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from platen.errors import BundleError
+from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, ChatTemplateError, TextStream, Tokenizer
+
+TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=60)
+
+
+@pytest.fixture(scope="module")
+def byte_fallback() -> Tokenizer:
+    """A tokenizer of Llama 2's kind: word marks for blanks, unknown characters as byte tokens."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    vocabulary |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    for piece in ("▁", *"abcdehlorw", "ab", "▁a"):
+        vocabulary[piece] = len(vocabulary)
+    raw = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocabulary,
+            "merges": ["a b", "▁ a"],
+        },
+    }
+    return Tokenizer(json.dumps(raw).encode(), {"eos_token": "</s>"})
+
+
+@given(text=TEXTS)
+def test_every_text_comes_back(tiny_tokenizer: Tokenizer, text: str) -> None:
+    assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
+
+
+def cut(data: st.DataObject, ids: list[int]) -> list[list[int]]:
+    sizes = data.draw(st.lists(st.integers(0, 3), max_size=len(ids)))
+    pieces = []
+    for size in sizes:
+        pieces.append(ids[:size])
+        ids = ids[size:]
+    return [*pieces, ids]
+
+
+@given(text=TEXTS, data=st.data())
+@settings(max_examples=200)
+def test_stream_shows_whole_characters_only(
+    tiny_tokenizer: Tokenizer, text: str, data: st.DataObject
+) -> None:
+    stream = TextStream(tiny_tokenizer)
+    pushed = [stream.push(piece) for piece in cut(data, tiny_tokenizer.encode(text))]
+    assert "".join(pushed) + stream.finish() == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pushed)
+
+
+@given(ids=st.lists(st.integers(0, 319), max_size=40), data=st.data())
+@settings(max_examples=200)
+def test_stream_equals_decode_whatever_the_model_says(
+    tiny_tokenizer: Tokenizer, ids: list[int], data: st.DataObject
+) -> None:
+    """Random ids are mostly broken UTF-8, with special tokens among them."""
+    stream = TextStream(tiny_tokenizer)
+    pushed = [stream.push(piece) for piece in cut(data, ids)]
+    assert "".join(pushed) + stream.finish() == tiny_tokenizer.decode(ids)
+
+
+@given(text=st.text(alphabet="abcdehlorw é🙂日", max_size=40))
+@settings(max_examples=200)
+def test_stream_with_word_marks_and_byte_fallback(byte_fallback: Tokenizer, text: str) -> None:
+    ids = byte_fallback.encode(text)
+    stream = TextStream(byte_fallback)
+    pushed = [stream.push([id]) for id in ids]
+    assert "".join(pushed) + stream.finish() == byte_fallback.decode(ids) == text
+    assert not any("\ufffd" in piece for piece in pushed)
+
+
+def test_stream_is_immediate(tiny_tokenizer: Tokenizer) -> None:
+    """Text that is certain isn't held back; half an emoji is."""
+    stream = TextStream(tiny_tokenizer)
+    assert stream.push(tiny_tokenizer.encode("To be")) == "To be"
+    first, *rest = (id for byte in "🦊".encode() for id in _byte_ids(tiny_tokenizer, byte))
+    assert stream.push([first]) == ""
+    assert stream.push(rest) == "🦊"
+    assert stream.push([first]) == ""
+    assert stream.finish() == "\ufffd"
+    assert stream.finish() == ""
+
+
+def _byte_ids(tokenizer: Tokenizer, byte: int) -> list[int]:
+    from tokenizers import pre_tokenizers
+
+    # The byte-level alphabet gives each byte a visible letter; 0xF0 and its followers are those letters.
+    visible = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    letters = visible.pre_tokenize_str("🦊")[0][0]
+    found = tokenizer.token_to_id(letters[list("🦊".encode()).index(byte)])
+    assert found is not None
+    return [found]
+
+
+def test_special_tokens(tiny_tokenizer: Tokenizer) -> None:
+    assert tiny_tokenizer.eos_id == 0
+    assert tiny_tokenizer.bos_id is None
+    assert tiny_tokenizer.encode("<|end|>") == [0]
+    plain = tiny_tokenizer.encode("<|end|>", special=False)
+    assert 0 not in plain
+    assert tiny_tokenizer.decode(plain) == "<|end|>"
+    assert tiny_tokenizer.decode([0, *tiny_tokenizer.encode("a")]) == "a"
+    assert tiny_tokenizer.decode([0], skip_special=False) == "<|end|>"
+    assert tiny_tokenizer.encode_batch(["a b", "<|end|>"]) == [tiny_tokenizer.encode("a b"), [0]]
+
+
+def test_saved_and_read_it_is_the_same(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tiny_tokenizer.save(tmp_path / "t")
+    again = Tokenizer.from_dir(tmp_path / "t")
+    assert again.sha256 == tiny_tokenizer.sha256
+    assert again.vocab_size == 320
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer.json", None, "no tokenizer.json"),
+        ("tokenizer.json", "{}", "not a tokenizer"),
+        ("tokenizer_config.json", "{,", "tokenizer_config.json is not valid"),
+    ],
+)
+def test_damaged_folders(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, name: str, content: str | None, says: str
+) -> None:
+    tiny_tokenizer.save(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(BundleError, match=says):
+        Tokenizer.from_dir(tmp_path)
+
+
+CONVERSATION = [
+    {"role": "system", "content": "A tragedy."},
+    {"role": "user", "content": "ROMEO:"},
+    {"role": "assistant", "content": "\nI am here."},
+    {"role": "user", "content": "JULIET:"},
+]
+# In the manner of Llama 3's own.
+LLAMA_3_TEMPLATE = """\
+{% set loop_messages = messages %}
+{% for message in loop_messages %}
+    {% set content = '<|start|>' + message['role'] + '<|end_header|>\\n\\n' + message['content'] | trim %}
+    {% if loop.index0 == 0 %}
+        {% set content = pad_token + content %}
+    {% endif %}
+{{ content + eos_token }}
+{%- endfor %}
+{% if add_generation_prompt %}{{ '<|start|>assistant<|end_header|>\\n\\n' }}{% endif %}
+"""
+
+
+def with_template(tokenizer: Tokenizer, folder: Path, template: str) -> Tokenizer:
+    tokenizer.save(folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return Tokenizer.from_dir(folder)
+
+
+def test_plain_template_continues_the_text(tiny_tokenizer: Tokenizer) -> None:
+    assert not tiny_tokenizer.has_chat_template
+    prompt = tiny_tokenizer.apply_chat_template(CONVERSATION)
+    assert prompt == "A tragedy.\n\nROMEO:\nI am here.\n\nJULIET:"
+
+
+@pytest.mark.parametrize("template", [LLAMA_3_TEMPLATE, PLAIN_CHAT_TEMPLATE], ids=["llama-3", "plain"])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_templates_render_as_in_transformers(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, template: str, prompt: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    ours = with_template(tiny_tokenizer, tmp_path, template)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    rendered = ours.apply_chat_template(CONVERSATION, add_generation_prompt=prompt)
+    expected = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=prompt, tokenize=False)
+    assert rendered == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate"),
+        ("{% for message in messages %}", "not valid Jinja: line 1"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "refused"),
+        ("{{ messages.append(1) }}", "refused"),
+        ("{{ messages[0].content + 1 }}", "refused"),
+    ],
+)
+def test_template_complaints(tiny_tokenizer: Tokenizer, tmp_path: Path, template: str, says: str) -> None:
+    tokenizer = with_template(tiny_tokenizer, tmp_path, template)
+    with pytest.raises(ChatTemplateError, match=says):
+        tokenizer.apply_chat_template(CONVERSATION)
