@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 5.0  # a write costs tens of milliseconds, which training waits for
 BATCH = 1000  # MLflow takes at most so many points in one call
 PARAM_CHARACTERS = 6000
 
@@ -30,7 +30,7 @@ class MlflowTracker:
     """A `stages.Tracker` on an MLflow run; use it as a context manager.
 
     `parent_fingerprint` is the checkpoint that a finetuned model starts from: the run records it, and is
-    linked to the run that made it. Points are buffered and written about once a second. A database that
+    linked to the run that made it. Points are buffered and written every few seconds. A database that
     is busy or full doesn't stop the stage; what could not be written by the end is an error then.
     """
 
@@ -102,7 +102,7 @@ class MlflowTracker:
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add a point to each curve, in memory; written about once a second."""
+        """Add a point to each curve, in memory; written every few seconds."""
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
