@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from platen.errors import ConfigError, DataError
+from platen.errors import DataError
 from platen.project import DataConfig, Source
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
@@ -70,7 +70,6 @@ def find_files(project_dir: Path, config: DataConfig) -> tuple[SourceFile, ...]:
     """Expand `data.sources`, each file once. Raises DataError for a source that matches nothing."""
     found: dict[Path | str, SourceFile] = {}
     for source in config.sources:
-        _check_encoding(source)
         files = _remote_files(source) if "://" in source.path else _local_files(project_dir, source)
         if not files:
             raise DataError(
@@ -144,17 +143,6 @@ def _decode(raw: bytes, file: SourceFile, at: int) -> str:
             f"{file.name} is not {file.encoding}: byte 0x{raw[error.start]:02x} at offset {at + error.start} "
             f"({error.reason})",
             hint="Give the source its true encoding (for example encoding: cp1252), or repair the file.",
-        ) from None
-
-
-def _check_encoding(source: Source) -> None:
-    try:
-        codecs.lookup(source.encoding)
-        "".encode(source.encoding)
-    except LookupError:
-        raise ConfigError(
-            f"data.sources: {source.path}: Python knows no text encoding {source.encoding!r}",
-            hint="Use a name such as utf-8, cp1252, latin-1 or utf-16.",
         ) from None
 
 

@@ -159,7 +159,7 @@ def _encode_split(
             encoded = tokenizer.encode_batch([piece.text for piece in batch], special=False)
             for piece, ids in zip(batch, encoded, strict=True):
                 row = (start if piece.first else []) + ids + (end if piece.last else [])
-                np.asarray(row, dtype=dtype).tofile(file)
+                file.write(np.asarray(row, dtype=dtype).tobytes())
                 tokens += len(row)
                 size += len(piece.text.encode())
                 documents += piece.last
