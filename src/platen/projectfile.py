@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from platen.errors import ConfigError
 from platen.project import ModelConfig, Project, Section, TrainConfig
-from platen.projectproblems import explain, suggestion
+from platen.projectproblems import explain, get, suggestion
 from platen.projectschema import json_schema, keys_at, reference_markdown
 from platen.templates import new_project
 from platen.yamltext import KeyPath, Position, Problem, Values, YamlTextError, parse
@@ -170,9 +170,10 @@ class _Draft:
             self._check_step(at, real, step, text)
             if depth == len(path) - 1:
                 at[step] = value
-            elif at[step] is None if isinstance(at, list) else at.get(step) is None:
+            elif get(at, (step,)) is None:
                 at[step] = {}
-            at, real = at[step], (*real, step)
+                self.overridden[*real, step] = f"--set {text}"
+            at, real = get(at, (step,)), (*real, step)
         self.overridden = {p: said for p, said in self.overridden.items() if p[: len(real)] != real}
         self.overridden[real] = f"--set {text}"
 

@@ -38,12 +38,11 @@ def explain(
 
 def _path(details: ErrorDetails, above: KeyPath, root: Any) -> KeyPath:
     """The key path in the file: pydantic's location without its names for a union's branches."""
-    path, at = above, get(root, above)
+    path = above
     for step in details["loc"]:
-        if (isinstance(at, dict) and step in at) or (
-            isinstance(at, list) and isinstance(step, int) and step < len(at)
-        ):
-            path, at = (*path, step), at[step]
+        at = get(root, path)
+        if step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int):
+            path = (*path, step)
     return path
 
 
