@@ -101,7 +101,7 @@ class Task:
 
 def prepare(task: Task) -> None:
     """Run the tokenizer and tokens stages on the cut text."""
-    project = load_project(EXAMPLE)
+    project = load_project(EXAMPLE).project
     data = task.folder / "data"
     data.mkdir()
     for split, text in (("train", task.train), ("validation", task.validation), ("test", "")):
@@ -127,7 +127,7 @@ def validation_ids(task: Task) -> NDArray[np.unsignedinteger]:
 
 
 def ours(task: Task) -> Score:
-    project = load_project(EXAMPLE)
+    project = load_project(EXAMPLE).project
     train = project.train.model_copy(update={"minutes": task.minutes, "steps": None, "tokens": None})
     ctx = task.context("train", PretrainConfig(model=project.model, train=train), "tokens", "tokenizer")
     result = pretrain(ctx)

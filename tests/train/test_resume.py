@@ -146,36 +146,3 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "step-00000005" / "tensors.safetensors").write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="step-00000005"):
         store.latest()
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_processes_take_the_steps_of_one(context: ContextMaker, accumulation: int) -> None:
-    alone = context("alone", steps=12, accumulation=accumulation)
-    pretrain(alone)
-    shared = context("shared", steps=12, accumulation=accumulation)
-    common = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    processes = [start(shared, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
-    try:
-        for process in processes:
-            finish(process)
-    finally:
-        for process in processes:
-            process.kill()
-    one, two = curve(alone), curve(shared)
-    assert [row.get("step") for row in one] == [row.get("step") for row in two]
-    assert two[0] == pytest.approx(one[0], abs=2e-6)  # same weights, so loss and gradient of one batch
-    for a, b in zip(one[1:], two[1:], strict=True):  # rounding grows through Adam's division
-        assert b == pytest.approx(a, abs=5e-4)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
