@@ -162,7 +162,7 @@ def _extras() -> Iterator[Check]:
     yield _extra("platen", needed[""], "pip install --upgrade platen", "fail")
     for extra in extras:
         if extra not in ("all", "dev"):
-            yield _extra(f"[{extra}]", needed[extra], f"pip install 'platen[{extra}]'", "warn")
+            yield _extra(f"extra {extra}", needed[extra], f"pip install 'platen[{extra}]'", "warn")
 
 
 def _extra(name: str, requirements: list[Requirement], command: str, when_missing: Status) -> Check:
@@ -179,7 +179,7 @@ def _extra(name: str, requirements: list[Requirement], command: str, when_missin
             missing.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if not missing:
         return Check(name, "ok", ", ".join(have))
-    purpose = _NEEDED_FOR.get(name.strip("[]"))
+    purpose = _NEEDED_FOR.get(name.removeprefix("extra "))
     found = ", ".join(missing) + (f"; {purpose} needs it" if purpose else "")
     return Check(name, when_missing, found, command)
 
