@@ -7,6 +7,7 @@ import pytest
 from platen.errors import ArtifactError, GateFailed
 from platen.evaluate.gate import GateOutcome
 from platen.project import GateRule, ReleaseConfig
+from platen.registry.backend import tracking_uri
 from platen.registry.registry import Registry
 from platen.registry.release import Release, register
 from platen.registry.tracking import MlflowTracker
@@ -55,6 +56,10 @@ def test_a_model_that_passes_is_registered_and_promoted(release, project, tmp_pa
     version = Registry(project).get("passing", "production")
     assert (version.number, version.artifact, version.run_id) == (1, "train/rel-a", run.run_id)
     assert version.metrics["bits_per_byte"] == 2.1
+    from mlflow.tracking import MlflowClient
+
+    in_run = MlflowClient(tracking_uri(project)).get_run(run.run_id).data.metrics
+    assert in_run == {"evaluation.bits_per_byte": 2.1, "evaluation.parameters": 9.0}
     assert version.evaluated_text == "cafe"
     written = Release.read(ctx.out)
     assert (written.model, written.version, written.alias) == ("passing", 1, "production")

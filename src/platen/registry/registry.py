@@ -55,7 +55,8 @@ class Registry:
         evaluated_text: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Version:
-        """Record a bundle as a version of `model`, linked to the run that trained it.
+        """Record a bundle as a version of `model`, linked to the run that trained it, whose page gets the
+        metrics as `evaluation.…`.
 
         The same fingerprint again gives the version there is, with its metrics brought up to date; a
         process killed half-way therefore leaves nothing that a second try would double. `source` is where
@@ -74,6 +75,8 @@ class Registry:
             recorded[reading.TEXT] = evaluated_text
         with writing(self.project_dir, f"registering {model}") as client:
             known = next((v for v in self.versions(model) if v.fingerprint == fingerprint), None)
+            if run_id is not None and (known is None or known.metrics != metrics):
+                _add_to_run(client, run_id, metrics)
             if known is None:
                 _ensure_model(client, model)
                 made = client.create_model_version(model, source, run_id=run_id, tags=recorded)
@@ -148,3 +151,11 @@ def _ensure_model(client: Any, model: str) -> None:
         client.get_registered_model(model)
     except MlflowException:
         client.create_registered_model(model)
+
+
+def _add_to_run(client: Any, run_id: str, metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    points = [Metric(f"evaluation.{key}", value, now, 0) for key, value in metrics.items()]
+    client.log_batch(run_id, metrics=points)
