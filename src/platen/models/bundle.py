@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from platen.errors import BundleError
 from platen.models.config import LlamaConfig
@@ -59,7 +60,7 @@ def open_bundle(
     config = LlamaConfig.from_hf(read_json(path / "config.json"))
     tokenizer = Tokenizer.from_dir(path)
     _check_tokenizer(path, tokenizer, config)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         model = Llama(config)
     ignored = (*_COMPUTED, "lm_head.weight") if config.tie_word_embeddings else _COMPUTED
     tensors = read_tensors(path, model.state_dict(), ignored=ignored, dtype=dtype, device=device)
@@ -175,6 +176,18 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise BundleError(f"{file} is damaged: not a JSON object", hint="Copy or download the bundle again.")
     return raw
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: on the meta device it does nothing but import PyTorch's compiler (3 s)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
 
 
 def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:

@@ -99,12 +99,16 @@ class RotaryTables(nn.Module):
     def reset(self, device: torch.device) -> None:
         """Compute the tables anew on `device` (after a build on the meta device they are empty)."""
         config = self.config
-        with torch.device("cpu" if device.type != "meta" else "meta"):
-            frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-            positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-            angles = torch.outer(positions, frequencies).repeat(1, 2)
-        self.register_buffer("cos", angles.cos().to(device), persistent=False)
-        self.register_buffer("sin", angles.sin().to(device), persistent=False)
+        if device.type == "meta":
+            cos = sin = torch.empty(config.max_position_embeddings, config.head_dim, device=device)
+        else:
+            with torch.device("cpu"):
+                frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+                positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
+                angles = torch.outer(positions, frequencies).repeat(1, 2)
+            cos, sin = angles.cos().to(device), angles.sin().to(device)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryTables:
         before = self.cos.device
