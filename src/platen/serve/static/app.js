@@ -1,0 +1,385 @@
+// The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
+
+import { Problem, healthy, served, stream } from "./api.js";
+import { instructions, limitTo, sampling, setUp } from "./settings.js";
+
+const $ = (id) => document.getElementById(id);
+const page = Object.fromEntries(
+  ["log", "welcome", "actions", "problem", "prompt", "send", "live", "status", "scroll", "latest"].map((id) => [id, $(id)]),
+);
+
+const WORDS = {
+  write: {
+    title: "Begin a text. The model goes on.",
+    base: "This is a base model: it has learned to continue text. Give it a first line, then add to what it writes or let it run.",
+    chat: "The model continues whatever you begin. To ask it something, switch to Chat.",
+    placeholder: "Begin a text…",
+    more: "Add a line, or let it go on…",
+    starters: ["My lord,", "Once upon a time", "It was late in the evening when"],
+  },
+  chat: {
+    title: "Say something.",
+    base: "This is a base model. It continues text and was not trained to answer, so expect it to wander; Write suits it better.",
+    chat: "It answers here, on this machine; nothing you write leaves it.",
+    placeholder: "Write a message…",
+    more: "Write a message…",
+    starters: ["Tell me a short story.", "Who are you?", "What should I have for dinner?"],
+  },
+};
+
+// One list of runs a mode: { author: "you" | "model", text, element }.
+const runs = { write: [], chat: [] };
+let mode = "write";
+let model = null;
+let current = null; // the AbortController of the text being written
+let countdown = null;
+let charactersPerToken = 3;
+
+/* Drawing */
+
+function draw() {
+  page.log.replaceChildren();
+  page.log.dataset.mode = mode;
+  for (const run of runs[mode]) attach(run);
+  refresh();
+}
+
+function attach(run) {
+  run.element = document.createElement("div");
+  run.element.className = `run ${run.author === "you" ? "you" : "model-run"}`;
+  run.node = document.createTextNode(run.text);
+  run.element.append(run.node);
+  page.log.append(run.element);
+}
+
+function add(author, text) {
+  const run = { author, text };
+  runs[mode].push(run);
+  attach(run);
+  return run;
+}
+
+function refresh() {
+  const words = WORDS[mode];
+  const list = runs[mode];
+  const busy = current !== null;
+  page.welcome.hidden = list.length > 0;
+  $("welcome-title").textContent = words.title;
+  $("welcome-text").textContent = words[model?.kind ?? "base"];
+  const last = list.at(-1);
+  page.actions.hidden = busy || last?.author !== "model";
+  $("continue").hidden = mode !== "write";
+  $("facts-line").textContent = last?.facts ?? "";
+  page.prompt.placeholder = list.length ? words.more : words.placeholder;
+  $("prompt-label").textContent = mode === "write" ? "Your text" : "Your message";
+  page.send.toggleAttribute("data-busy", busy);
+  page.send.ariaLabel = busy ? "Stop" : "Send";
+  page.send.title = busy ? "Stop (Esc)" : "Send (Enter)";
+  page.send.disabled = !busy && !canSend();
+  page.log.ariaBusy = String(busy);
+}
+
+function drawStarters() {
+  const buttons = WORDS[mode].starters.map((text) => starter(text, () => send(text)));
+  if (mode === "write") {
+    const surprise = starter("Surprise me", () => write(""));
+    surprise.className = "first";
+    buttons.unshift(surprise);
+  }
+  $("starters").replaceChildren(...buttons);
+}
+
+function starter(text, act) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.addEventListener("click", act);
+  return button;
+}
+
+const canSend = () => page.prompt.value !== "" || (mode === "write" && runs.write.length > 0);
+
+/* Scrolling: follow the text unless the reader has scrolled up. */
+
+let following = true;
+const atEnd = () => page.scroll.scrollHeight - page.scroll.scrollTop - page.scroll.clientHeight < 60;
+
+function follow() {
+  if (following) page.scroll.scrollTop = page.scroll.scrollHeight;
+  page.latest.hidden = following || atEnd();
+}
+
+page.scroll.addEventListener("scroll", () => {
+  following = atEnd();
+  page.latest.hidden = following;
+});
+page.latest.addEventListener("click", () => {
+  following = true;
+  follow();
+});
+
+/* Writing */
+
+function send(text) {
+  if (current) return;
+  page.prompt.value = "";
+  grow();
+  following = true;
+  if (mode === "write") write(text);
+  else chat(text);
+}
+
+function write(text) {
+  if (text) add("you", text);
+  const whole = runs.write.map((run) => run.text).join("");
+  generate("/v1/completions", (share) => ({ prompt: lastPart(whole, share) }));
+}
+
+function chat(text) {
+  if (text) add("you", text);
+  const turns = runs.chat.map((run) => ({ role: run.author === "you" ? "user" : "assistant", content: run.text }));
+  const system = instructions() ? [{ role: "system", content: instructions() }] : [];
+  generate("/v1/chat/completions", (share) => {
+    const kept = turns.slice(Math.min(turns.length - 1, Math.floor(turns.length * (1 - share))));
+    const messages = kept.map((turn) => ({ ...turn, content: lastPart(turn.content, share) }));
+    return { messages: [...system, ...messages] };
+  });
+}
+
+/** The end of a text that leaves the model room to write; with each refusal a smaller `share` of it. */
+function lastPart(text, share) {
+  const room = model.context_window - Math.min(sampling().max_tokens, Math.floor(model.context_window / 2));
+  const most = Math.max(1, Math.floor(room * charactersPerToken * share));
+  if (text.length <= most) return text;
+  return Array.from(text.slice(-most - 1)).slice(1).join(""); // never half a character
+}
+
+async function generate(path, prompt) {
+  if (!model && !(await connect())) return;
+  clearProblem();
+  const run = add("model", "");
+  const where = mode;
+  current = new AbortController();
+  run.element.classList.add("busy");
+  page.status.textContent = "The model is writing.";
+  refresh();
+  follow();
+  const progress = { run, tokens: 0, first: null, finish: null, usage: null };
+  let problem = null;
+  try {
+    await writeInto(progress, path, prompt, current.signal);
+  } catch (error) {
+    if (error.name !== "AbortError") problem = error;
+  }
+  current = null;
+  run.element.classList.remove("busy");
+  run.facts = facts(progress, problem);
+  if (!run.text) drop(where, run);
+  page.live.textContent = "";
+  page.status.textContent = problem ? "" : `${run.facts}.`;
+  refresh();
+  if (problem) {
+    show(problem, () => {
+      drop(where, run);
+      generate(path, prompt);
+    });
+  }
+  follow();
+}
+
+/** Streams into the run; a text that does not fit the window is cut further and sent again. */
+async function writeInto(progress, path, prompt, signal) {
+  for (let share = 1; ; share *= 0.7) {
+    try {
+      for await (const piece of stream(path, { model: model.id, ...prompt(share), ...sampling() }, signal)) {
+        take(progress, piece);
+      }
+      return;
+    } catch (error) {
+      if (error.code !== "context_length_exceeded" || share < 0.05) throw error;
+    }
+  }
+}
+
+function take(progress, piece) {
+  if (piece.usage) progress.usage = piece.usage;
+  if (piece.finish) progress.finish = piece.finish;
+  // A base model often opens its answer with blank lines, which a chat has no use for.
+  const text = mode === "chat" && !progress.run.text ? piece.text.trimStart() : piece.text;
+  if (!text) return;
+  progress.first ??= performance.now();
+  progress.tokens += 1;
+  progress.last = performance.now();
+  progress.run.text += text;
+  progress.run.node.appendData(text);
+  page.live.textContent = `${progress.tokens} tokens${speed(progress)}`;
+  follow();
+}
+
+function speed({ tokens, first, last }) {
+  const seconds = (last - first) / 1000;
+  return tokens > 1 && seconds > 0 ? ` · ${((tokens - 1) / seconds).toFixed(0)} tokens/s` : "";
+}
+
+function facts(progress, problem) {
+  if (progress.usage) {
+    progress.tokens = progress.usage.completion_tokens;
+    const read = progress.usage.prompt_tokens;
+    if (mode === "write" && read > 20) {
+      const sent = lastPart(runs.write.slice(0, -1).map((run) => run.text).join(""), 1).length;
+      charactersPerToken = Math.min(8, Math.max(0.5, sent / read));
+    }
+  }
+  const end = problem ? "broken off" : { stop: "ended by itself", length: ended(progress) }[progress.finish] ?? "stopped";
+  return `${progress.tokens} tokens${speed(progress)} · ${end}`;
+}
+
+function ended(progress) {
+  return progress.tokens < sampling().max_tokens ? "context window full" : "at the length you set";
+}
+
+function drop(where, run) {
+  runs[where] = runs[where].filter((other) => other !== run);
+  run.element.remove();
+}
+
+const stop = () => current?.abort();
+
+/* Problems, each with what to do about it */
+
+function show(problem, retry) {
+  const known = problem instanceof Problem ? problem : new Problem("broken", String(problem.message ?? problem));
+  const [title, text] = {
+    offline: ["The server can't be reached.", "Is “platen serve” still running? Start it again, then try once more."],
+    busy: ["The server is busy.", ""],
+    stopping: ["The server is shutting down.", "Start it again, then try once more."],
+    refused: ["The server refused this.", known.message],
+    broken: ["The text broke off.", known.message],
+  }[known.kind];
+  $("problem-title").textContent = title;
+  $("problem-text").textContent = text;
+  $("problem-retry").onclick = () => {
+    clearProblem();
+    retry();
+  };
+  page.problem.hidden = false;
+  if (known.kind === "offline") $("dot").dataset.state = "off";
+  if (known.kind === "busy") countDown(known.retryAfter ?? 3, retry);
+  page.problem.scrollIntoView({ block: "nearest" });
+}
+
+function countDown(seconds, retry) {
+  let left = seconds;
+  const tick = () => {
+    $("problem-text").textContent = `Trying again in ${left} s…`;
+    if (left-- > 0) return;
+    clearProblem();
+    retry();
+  };
+  tick();
+  countdown = setInterval(tick, 1000);
+}
+
+function clearProblem() {
+  clearInterval(countdown);
+  page.problem.hidden = true;
+}
+
+/* The server */
+
+async function connect() {
+  try {
+    model = await served();
+  } catch (error) {
+    show(error, connect);
+    return false;
+  }
+  clearProblem();
+  $("dot").dataset.state = "ok";
+  $("model-name").textContent = model.id;
+  $("model-facts").textContent = `${amount(model.parameters)} parameters · ${model.context_window.toLocaleString("en")}-token window`;
+  document.title = `${model.id} · Platen`;
+  limitTo(model.context_window);
+  return true;
+}
+
+function amount(count) {
+  for (const [size, unit] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
+    if (count >= size) return `${(count / size).toFixed(1)} ${unit}`;
+  }
+  return String(count);
+}
+
+async function watch() {
+  if (document.hidden) return;
+  const up = await healthy().catch(() => false);
+  if (up && !model) await connect();
+  $("dot").dataset.state = up ? "ok" : "off";
+}
+
+/* Wiring */
+
+function grow() {
+  page.prompt.style.height = "auto";
+  page.prompt.style.height = `${page.prompt.scrollHeight}px`;
+  refresh();
+}
+
+function switchTo(next) {
+  stop();
+  clearProblem();
+  mode = next;
+  document.querySelector(`[name=mode][value=${next}]`).checked = true;
+  drawStarters();
+  draw();
+}
+
+function again() {
+  const last = runs[mode].at(-1);
+  if (current || last?.author !== "model") return;
+  drop(mode, last);
+  if (mode === "write") write("");
+  else chat("");
+}
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (current) stop();
+  else if (canSend()) send(page.prompt.value);
+});
+page.prompt.addEventListener("input", grow);
+page.prompt.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!current && canSend()) send(page.prompt.value);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && current) stop();
+});
+for (const radio of document.querySelectorAll("[name=mode]")) {
+  radio.addEventListener("change", () => switchTo(radio.value));
+}
+$("new").addEventListener("click", () => {
+  stop();
+  runs[mode] = [];
+  clearProblem();
+  draw();
+  page.prompt.focus();
+});
+$("continue").addEventListener("click", () => send(""));
+$("again").addEventListener("click", again);
+$("copy").addEventListener("click", async () => {
+  const text = mode === "write" ? runs.write.map((run) => run.text).join("") : runs.chat.at(-1).text;
+  await navigator.clipboard.writeText(text);
+  $("copy").textContent = "Copied";
+  setTimeout(() => ($("copy").textContent = "Copy"), 1500);
+});
+$("problem-close").addEventListener("click", clearProblem);
+
+setUp();
+switchTo("write");
+if ((await connect()) && model.kind === "chat") switchTo("chat");
+refresh();
+if (matchMedia("(hover: hover)").matches) page.prompt.focus();
+setInterval(watch, 15_000);
+document.addEventListener("visibilitychange", watch);

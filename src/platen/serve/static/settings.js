@@ -1,0 +1,68 @@
+// Sampling settings: the dialog, its defaults, and keeping them in this browser.
+
+const DEFAULTS = { temperature: 0.8, top_p: 0.95, max_tokens: 200, seed: "", system: "" };
+const KEY = "platen.settings";
+const field = (name) => document.getElementById(name);
+
+let values = { ...DEFAULTS };
+let most = Infinity; // tokens that the model's window has room for
+
+function stored() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {}; // Storage is off or holds something else: the defaults do.
+  }
+}
+
+function show() {
+  for (const name of Object.keys(DEFAULTS)) field(name).value = values[name];
+  field("max_tokens").value = Math.min(values.max_tokens, most);
+  for (const name of ["temperature", "top_p"]) field(`${name}-value`).value = Number(values[name]).toFixed(2);
+}
+
+function read() {
+  for (const name of Object.keys(DEFAULTS)) {
+    const input = field(name);
+    if (input.checkValidity()) values[name] = input.value;
+  }
+  for (const name of ["temperature", "top_p"]) field(`${name}-value`).value = Number(values[name]).toFixed(2);
+  try {
+    localStorage.setItem(KEY, JSON.stringify(values));
+  } catch {
+    // They last as long as the page, then.
+  }
+}
+
+export function setUp() {
+  values = { ...DEFAULTS, ...stored() };
+  show();
+  const dialog = field("settings");
+  dialog.addEventListener("input", read);
+  dialog.addEventListener("close", show);
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  field("open-settings").addEventListener("click", () => dialog.showModal());
+  field("reset").addEventListener("click", () => {
+    values = { ...DEFAULTS };
+    show();
+    read();
+  });
+}
+
+export function limitTo(contextWindow) {
+  most = contextWindow;
+  field("max_tokens").max = most;
+  show();
+}
+
+/** Settings as the API takes them; no seed means another text each time. */
+export function sampling() {
+  return {
+    temperature: Number(values.temperature),
+    top_p: Number(values.top_p),
+    max_tokens: Math.min(values.max_tokens, most),
+    ...(values.seed === "" ? {} : { seed: Number(values.seed) }),
+  };
+}
+
+export const instructions = () => values.system.trim();

@@ -1,0 +1,288 @@
+"""The web page in a real browser against a real server."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from platen.tokens.tokenizer import Tokenizer
+from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
+
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium with a fresh profile. Closed with this module: it holds the thread's event loop."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.fail("Chromium is missing; `make setup` installs it", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """The page as a reader sees it, and every complaint of the browser about it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        self.field = page.get_by_role("textbox", name="Your")
+        self.log = page.get_by_role("log")
+        self.alert = page.get_by_role("alert")
+        self.stop = page.get_by_role("button", name="Stop")
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def open(self, server: RunningServer) -> None:
+        self.page.goto(server.url)
+        expect(self.page.locator("#model-name")).to_have_text("tiny")
+
+    def say(self, text: str) -> None:
+        self.field.fill(text)
+        self.field.press("Enter")
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Tab]:
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    context.set_default_timeout(10_000)
+    yield Tab(context.new_page())
+    context.close()
+
+
+def watch_lengths(tab: Tab, count: int) -> list[int]:
+    """The length of the shown text each time that it is longer than before, `count` times."""
+    lengths: list[int] = []
+    deadline = time.monotonic() + 10
+    while len(lengths) < count:
+        assert time.monotonic() < deadline, f"the text does not grow: {lengths}"
+        length = len(tab.log.inner_text())
+        if not lengths or length > lengths[-1]:
+            lengths.append(length)
+    return lengths
+
+
+@pytest.mark.parametrize("mode", ["Write", "Chat"])
+def test_a_message_streams_and_ends(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer, mode: str
+) -> None:
+    scripted.seconds_per_piece = 0.03
+    tab.open(scripted_server)
+    tab.page.get_by_text(mode, exact=True).click()
+    tab.say("Good morrow")
+    expect(tab.log).to_contain_text("Good morrow")
+    assert len(watch_lengths(tab, 6)) == 6
+    expect(tab.log).to_have_attribute("aria-busy", "true")
+    expect(tab.log).to_contain_text("".join(scripted.pieces).strip())
+    expect(tab.log).to_have_attribute("aria-busy", "false")
+    expect(tab.page.locator("#facts-line")).to_contain_text("40 tokens")
+    expect(tab.page.locator("#facts-line")).to_contain_text("tokens/s")
+    expect(tab.field).to_have_value("")
+    expect(tab.field).to_be_focused()
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("how", ["button", "Escape"])
+def test_stopping_keeps_the_text_and_frees_the_engine(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer, how: str
+) -> None:
+    scripted.seconds_per_piece = 0.1
+    tab.open(scripted_server)
+    tab.say("Good morrow")
+    watch_lengths(tab, 3)
+    if how == "button":
+        tab.stop.click()
+    else:
+        tab.page.keyboard.press("Escape")
+    wait_until(lambda: not scripted.running)
+    expect(tab.button("Send")).to_be_visible()
+    expect(tab.page.locator("#facts-line")).to_contain_text("stopped")
+    expect(tab.log).to_contain_text("word0 word1")
+    expect(tab.alert).to_be_hidden()
+    text = tab.log.inner_text()
+    time.sleep(0.3)
+    assert tab.log.inner_text() == text
+    assert tab.complaints == []
+
+
+def test_the_model_goes_on_with_its_own_text(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer, tiny_tokenizer: Tokenizer
+) -> None:
+    scripted.pieces = ["to be"]
+    tab.open(scripted_server)
+    tab.say("Or not ")
+    tab.button("Continue").click()
+    expect(tab.log).to_have_text("Or not to beto be")
+    tab.say(", that")
+    expect(tab.log).to_have_text("Or not to beto be, thatto be")
+    tab.button("Try again").click()
+    wait_until(lambda: len(scripted.requests) == 4)
+    prompts = [tiny_tokenizer.decode(request.prompt_ids) for request in scripted.requests]
+    assert prompts == ["Or not ", "Or not to be", "Or not to beto be, that", "Or not to beto be, that"]
+    expect(tab.log).to_have_text("Or not to beto be, thatto be")
+
+
+def test_a_chat_sends_its_turns_and_instructions(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer, tiny_tokenizer: Tokenizer
+) -> None:
+    scripted.pieces = ["\n", "Well", " met."]
+    tab.open(scripted_server)
+    tab.button("Settings").click()
+    tab.page.get_by_label("Instructions for chats").fill("Be kind.")
+    tab.button("Done").click()
+    tab.page.get_by_text("Chat", exact=True).click()
+    tab.say("Hello")
+    expect(tab.button("Copy")).to_be_visible()
+    tab.say("And you?")
+    wait_until(lambda: len(scripted.requests) == 2)
+    expected = tiny_tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Well met."},
+            {"role": "user", "content": "And you?"},
+        ]
+    )
+    assert tiny_tokenizer.decode(scripted.requests[1].prompt_ids) == expected
+
+
+def test_settings_reach_the_engine_and_last(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    tab.open(scripted_server)
+    tab.button("Settings").click()
+    tab.page.get_by_label("Temperature").fill("0.3")
+    tab.page.get_by_label("Top-p").fill("0.5")
+    tab.page.get_by_label("Most tokens to write").fill("7")
+    tab.page.get_by_label("Seed").fill("11")
+    tab.page.keyboard.press("Escape")
+    tab.page.reload()
+    tab.say("x")
+    expect(tab.page.locator("#facts-line")).to_contain_text("7 tokens")
+    expect(tab.page.locator("#facts-line")).to_contain_text("at the length you set")
+    sampling = scripted.requests[0].sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed) == (0.3, 0.5, 7, 11)
+
+
+def test_shift_enter_makes_a_new_line(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    tab.open(scripted_server)
+    tab.field.fill("ROMEO:")
+    tab.field.press("Shift+Enter")
+    tab.field.press_sequentially("My")
+    expect(tab.field).to_have_value("ROMEO:\nMy")
+    assert scripted.requests == []
+
+
+def test_the_models_text_is_never_markup(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    scripted.pieces = [
+        "<img src=x ",
+        "onerror=\"document.title='owned'\">",
+        "<script>alert(1)</script>",
+        "**b**",
+    ]
+    tab.open(scripted_server)
+    tab.say("<b>bold</b>")
+    expect(tab.log).to_have_text("<b>bold</b>" + "".join(scripted.pieces))
+    assert tab.log.locator("img, script, b").count() == 0
+    assert tab.page.title() == "tiny · Platen"
+
+
+def test_a_text_longer_than_the_window_is_cut_and_goes_on(tab: Tab, server: RunningServer) -> None:
+    tab.open(server)
+    tab.say("日本語も少し。" * 60)
+    expect(tab.button("Continue")).to_be_visible()
+    expect(tab.alert).to_be_hidden()
+    assert len(tab.log.inner_text()) > 7 * 60
+
+
+def test_a_phone_fits_it_all(
+    browser: Browser, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    tab = Tab(context.new_page())
+    tab.open(scripted_server)
+    tab.field.fill("A" * 200)
+    tab.button("Send").tap()
+    expect(tab.button("Continue")).to_be_visible()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
+    for name in ("Send", "Settings", "Start afresh"):
+        box = tab.button(name).bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) >= 40
+        assert 0 <= box["x"] <= 360 - box["width"]
+        assert 0 <= box["y"] <= 640 - box["height"]
+    context.close()
+
+
+def test_a_server_that_is_gone_is_said_with_what_to_do(tab: Tab, tiny_tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(["hello"])
+    with serving(engine, tiny_tokenizer) as server:
+        tab.open(server)
+    tab.say("Anyone?")
+    expect(tab.alert).to_contain_text("The server can't be reached.")
+    expect(tab.alert).to_contain_text("platen serve")
+    expect(tab.log).to_contain_text("Anyone?")
+    tab.button("Try again").last.click()
+    expect(tab.alert).to_contain_text("The server can't be reached.")
+
+
+def test_a_busy_server_is_tried_again_after_a_countdown(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    scripted.full_for = 2.0
+    tab.open(scripted_server)
+    tab.say("Good morrow")
+    expect(tab.alert).to_contain_text("The server is busy. Trying again in 2 s…")
+    expect(tab.alert).to_contain_text("Trying again in 1 s…")
+    scripted.full_for = None
+    expect(tab.log).to_contain_text("word39")
+    expect(tab.alert).to_be_hidden()
+    assert tab.log.inner_text().count("Good morrow") == 1
+
+
+def test_a_text_that_breaks_off_keeps_what_came_until_tried_again(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    scripted.break_after = 3
+    tab.open(scripted_server)
+    tab.say("Say: ")
+    expect(tab.alert).to_contain_text("The text broke off. The server failed")
+    expect(tab.log).to_have_text("Say: word0 word1 word2 ")
+    scripted.break_after = None
+    tab.alert.get_by_role("button", name="Try again").click()
+    expect(tab.log).to_have_text("Say: " + "".join(scripted.pieces))
+
+
+def test_everything_has_a_name(tab: Tab, scripted_server: RunningServer) -> None:
+    tab.open(scripted_server)
+    tab.button("Settings").click()
+    unnamed = tab.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea")]
+            .filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+            .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    assert tab.page.evaluate("document.documentElement.lang") == "en"
