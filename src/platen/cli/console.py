@@ -53,7 +53,7 @@ class _Bar:
             self._print_line(completed, rate, note)
 
     def _print_line(self, completed: float, rate: str, note: str | None) -> None:
-        task = self._progress.tasks[self._id]
+        task = next(task for task in self._progress.tasks if task.id == self._id)
         share = f"{completed / task.total:.0%}" if task.total else human_count(completed)
         left = f"{task.time_remaining:.0f} s left" if task.time_remaining else ""
         parts = [task.description.strip(), share, note or "", rate, left]
@@ -104,7 +104,8 @@ class ConsoleObserver:
         size = human_size(manifest.size)
         self.console.print(
             f"[bold green]✔[/] [bold]{planned.stage.name}[/]  {human_time(manifest.duration_s)}, {size}"
-            f"  [dim]{figures}[/]"
+            f"  [dim]{figures}[/]",
+            soft_wrap=True,
         )
 
     def stage_retried(self, planned: PlannedStage, error: BaseException) -> None:

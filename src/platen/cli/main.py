@@ -5,7 +5,6 @@ Command modules import nothing heavy at their top, so that `platen --help` answe
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from platen import __version__
 from platen.cli import chat, doctor, gc, generate, models, new, plan, run, schema, serve, show, status, ui
+from platen.cli.failures import describe_failure
 from platen.errors import PlatenError
 
 app = typer.Typer(
@@ -49,19 +49,10 @@ def main() -> None:
     except PlatenError as error:
         print(f"platen: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"platen: {describe_os_error(error)}", file=sys.stderr)
-        sys.exit(1)
-
-
-def describe_os_error(error: OSError) -> str:
-    """A full disk or a missing permission is the user's to solve: one line each."""
-    space = "free some space (`platen gc`) or move the store (`store:` in platen.yaml)"
-    advice = {
-        errno.ENOSPC: space,
-        errno.EDQUOT: space,
-        errno.EACCES: "check the permissions",
-        errno.EROFS: "choose a place that can be written",
-    }.get(error.errno or 0)
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}" + (f"\n  → {advice}" if advice else "")
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        message, code = describe_failure(error)
+        print(f"platen: {message}", file=sys.stderr)
+        sys.exit(code)

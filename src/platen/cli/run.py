@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from platen.cli.failures import describe_failure
 from platen.cli.options import HERE, ProjectOption, SetOption, looks_like_project, open_pipeline
 from platen.errors import PlatenError
 
@@ -75,20 +75,10 @@ def _make(pipeline: Pipeline, targets: tuple[str, ...], wait: float) -> RunRepor
     return report
 
 
-def _fail(report: RunReport) -> None:
-    """Report every failure; the first one's exit code is the command's."""
+def _fail(report: RunReport) -> NoReturn:
+    """Tell every failure; the first one decides the exit code."""
     first, *others = report.errors.items()
     for stage, error in others:
-        typer.echo(f"platen: {stage}: {error}", err=True)
-    stage, error = first
-    if isinstance(error, PlatenError | OSError):
-        raise error
-    import traceback
-
-    # Not the user's doing: the trace is what a bug report needs, so it goes to a file, not the terminal.
-    path = Path(f"platen-crash-{stage.replace('@', '-')}.log").absolute()
-    path.write_text("".join(traceback.format_exception(error)))
-    typer.echo(
-        f"platen: stage {stage} broke: {type(error).__name__}: {error}\n  → details are in {path}", err=True
-    )
-    sys.exit(70)
+        message = str(error) if isinstance(error, PlatenError) else describe_failure(error)[0]
+        typer.echo(f"platen: {stage}: {message}", err=True)
+    raise first[1]

@@ -85,19 +85,23 @@ def _draw(pipeline: Pipeline, manifest: Manifest, by_ref: dict[str, Manifest]) -
         files.add_row(entry.path, human_size(entry.size), entry.sha256[:16])
     console.print(files)
     tree = Tree("[bold]lineage[/]")
-    _grow(tree, manifest, by_ref)
+    _grow(tree, manifest, by_ref, set())
     console.print(tree)
     plots = [str(found.path / e.path) for e in manifest.files if e.path.endswith(".png")] if found else []
     for plot in plots:
-        console.print(f"plot  file://{plot}")
+        console.print(f"plot  file://{plot}", soft_wrap=True)
 
 
-def _grow(tree: Tree, manifest: Manifest, by_ref: dict[str, Manifest]) -> None:
+def _grow(tree: Tree, manifest: Manifest, by_ref: dict[str, Manifest], shown: set[str]) -> None:
+    if manifest.ref in shown:
+        tree.add(f"{manifest.ref} [dim](above)[/]")
+        return
+    shown.add(manifest.ref)
     branch = tree.add(f"{manifest.ref} [dim]{manifest.kind}[/]")
     for source in manifest.sources:
         branch.add(f"{source.path} [dim]{source.sha256[:12]}[/]")
     for role, ref in manifest.inputs.items():
         if ref in by_ref:
-            _grow(branch, by_ref[ref], by_ref)
+            _grow(branch, by_ref[ref], by_ref, shown)
         else:
             branch.add(f"{role}: {ref} [yellow]removed[/]")

@@ -161,6 +161,9 @@ def _local_files(project_dir: Path, source: Source) -> list[SourceFile]:
             f"data.sources: {absolute} does not exist",
             hint="Paths are relative to the project file; correct data.sources.",
         )
+    for found in paths:
+        if found.is_symlink() and not found.exists():
+            raise DataError(f"{found} is a link that leads nowhere", hint="Mend the link or remove it.")
     files = [found for found in sorted(paths) if found.is_file() and not found.name.startswith(".")]
     return [SourceFile(found, _name(found, project_dir), source.encoding) for found in files]
 
