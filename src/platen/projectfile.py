@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from platen.errors import ConfigError
 from platen.project import ModelConfig, Project, Section, TrainConfig
 from platen.projectproblems import explain, get, suggestion
-from platen.projectschema import json_schema, keys_at, reference_markdown
+from platen.projectschema import SchemaNode, json_schema, keys_at, reference_markdown
 from platen.templates import new_project
 from platen.yamltext import KeyPath, Position, Problem, Values, YamlTextError, parse
 
@@ -81,7 +82,7 @@ def _locate(path: Path) -> Path:
         if not path.is_dir():
             if path.exists():
                 return path
-            folder, what = path.parent, f"{path} does not exist"
+            folder, what = path.parent, f"{str(path)!r} does not exist"
         elif (path / FILE_NAME).exists():
             return path / FILE_NAME
         else:
@@ -141,7 +142,11 @@ class _Draft:
         self.problems: list[Problem] = list(values.problems)
         self.interpolated: dict[str, str] = {}
         self.overridden: dict[KeyPath, str] = {}
-        self._schema = json_schema()
+
+    @cached_property
+    def _schema(self) -> SchemaNode:
+        """Made when first needed: a file without problems does not need it."""
+        return json_schema()
 
     # -- --set ------------------------------------------------------------------------------------
 
@@ -267,7 +272,8 @@ class _Draft:
             place = "model" if error.title == "ModelConfig" else "train"
             self._add(error, ("variants", name, place))
         except ValueError as error:
-            self._report(("variants", name), str(error))
+            path = ("variants", name)
+            self.problems.append(Problem(path, str(error), self.values.position(path, of_key=True)))
 
     def _add(self, error: ValidationError, above: KeyPath, *, alone: bool = False) -> None:
         """Turn pydantic's errors below `above` into problems; `alone`: only what no other key can mend."""

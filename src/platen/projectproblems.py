@@ -71,7 +71,8 @@ def _problem(details: ErrorDetails, path: KeyPath, values: Values, schema: Schem
         case "value_error":
             message = str(details["ctx"]["error"])
             culprit = _named_in(message, path, values.root)
-            return Problem(culprit, message, values.position(culprit))
+            whole = isinstance(get(values.root, culprit), dict)
+            return Problem(culprit, message, values.position(culprit, of_key=whole))
     if details["loc"] and details["loc"][-1] == "[key]":
         return Problem(path, _bad_name(path, details, schema), values.position(path, of_key=True))
     found = get(values.root, path)

@@ -252,8 +252,8 @@ _ADVICE = (
     (r"found undefined alias", "an alias (`*name`) without its anchor (`&name`) before it"),
     (r"expected <block end>", "indentation that fits neither the line above nor an outer section"),
     (
-        r"expected ',' or '[\]}]'.*stream end|stream end.*expected ',' or '[\]}]'",
-        "a bracket that opens here is never closed",
+        r"while parsing a flow (sequence|mapping).*expected ','",
+        "the bracket that opens here is never closed, or a comma is missing after it",
     ),
 )
 
