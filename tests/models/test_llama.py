@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from platen.models.config import LlamaConfig, RopeScaling
-from platen.models.llama import KVCache, Llama, rope_frequencies
+from platen.models.llama import KVCache, Llama, composed_attention, rope_frequencies
 
 VOCAB, TOKENS = 97, 20
 SCALED = RopeScaling(
@@ -160,6 +160,26 @@ def test_casting_leaves_rotary_tables_exact() -> None:
     assert model.model.embed_tokens.weight.dtype == torch.bfloat16
     assert torch.equal(model.model.rotary.cos, cos)
     assert model(torch.tensor([[1, 2]])).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kv_heads", [6, 2, 1])
+def test_composed_attention_equals_the_fused_one(kv_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 9, 8, generator=generator) for heads in (6, kv_heads, kv_heads))
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(composed_attention(q, k, v), fused)
+
+
+def test_training_and_serving_agree_in_bfloat16() -> None:
+    """With gradients a bfloat16 network may take another way through attention, to the same place."""
+    torch.manual_seed(9)
+    model = Llama(make_config(2)).to(torch.bfloat16)
+    ids = torch.randint(0, VOCAB, (2, 16))
+    with torch.no_grad():
+        served = model(ids).float()
+    exact = model.float()(ids)
+    trained = model.to(torch.bfloat16)(ids).float()
+    assert (trained - exact).abs().mean() < 2 * (served - exact).abs().mean()
 
 
 def test_dropout_acts_in_training_only() -> None:
