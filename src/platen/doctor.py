@@ -80,7 +80,9 @@ def examine(project_dir: Path | None = None) -> list[Check]:
     checks = [_python(), _system(), _cores(), _memory(), _disk(store), *_extras(), *_torch()]
     checks += [_port(loaded), _telemetry(os.environ), *project_checks]
     if loaded is not None:
-        checks += [_project_file(loaded), _store(loaded, store), _unfinished(loaded)]
+        checks += [_project_file(loaded), usable := _store(loaded, store)]
+        if usable.status == "ok":
+            checks.append(_unfinished(loaded))
     return checks
 
 
