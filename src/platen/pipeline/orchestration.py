@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from platen.pipeline.runner import Execution, Pipeline
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
-_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+# Without the last entry Dagster would send what a stage prints through processes of its own, terminal or not.
+_SETTINGS = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+"""
 
 
 def import_dagster() -> Any:
@@ -53,15 +62,14 @@ def materialize(execution: Execution) -> None:
     dagster = import_dagster()
     assets = [build_asset(execution, entry) for entry in execution.planned]
     with dagster.DagsterInstance.from_config(str(home(execution.pipeline))) as instance:
-        try:
-            dagster.materialize(
-                assets,
-                instance=instance,
-                raise_on_error=False,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
-        except dagster.DagsterExecutionInterruptedError as error:
-            raise KeyboardInterrupt from error
+        dagster.materialize(
+            assets,
+            instance=instance,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    if execution.interrupted:
+        raise KeyboardInterrupt
 
 
 def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = False) -> dg.AssetsDefinition:
@@ -94,6 +102,9 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
             with pipeline.lock() if lock_each else nullcontext():
                 artifact, made = execution.make(entry)
             outcome = execution.check_gate(artifact) if gated else None
+        except (KeyboardInterrupt, dagster.DagsterExecutionInterruptedError):
+            execution.interrupted = True  # Dagster takes it for a failed step
+            raise
         except PlatenError as error:
             execution.report.errors[stage.name] = error
             raise dagster.Failure(description=str(error), allow_retries=False) from error

@@ -188,6 +188,7 @@ class Execution:
         self.observer = observer
         self.report = report
         self.artifacts: dict[str, Artifact] = {}
+        self.interrupted = False
 
     def make(self, entry: PlannedStage) -> tuple[Artifact, bool]:
         """A stage's artifact, and whether it had to be made."""
