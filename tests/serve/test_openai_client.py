@@ -250,10 +250,10 @@ def test_a_failure_before_and_inside_a_stream(
 def test_a_stopping_server_refuses_new_work_and_finishes_the_old(
     scripted: ScriptedEngine, scripted_server: RunningServer, scripted_client: openai.OpenAI
 ) -> None:
-    scripted.seconds_per_piece = 0.01
+    scripted.seconds_per_piece = 0.04
     stream = scripted_client.completions.create(model="tiny", prompt="x", max_tokens=500, stream=True)
     text = next(iter(stream)).choices[0].text
-    scripted_server.state.start_draining(5)
+    scripted_server.state.start_draining(20)
     with pytest.raises(openai.InternalServerError) as refused:
         scripted_client.completions.create(model="tiny", prompt="x")
     assert refused.value.status_code == 503

@@ -6,33 +6,34 @@ For the server, and for commands that generate without one.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 
+from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.torch_engine import TorchEngine
 from platen.models.bundle import Bundle, open_bundle
-from platen.tokens.tokenizer import ChatTemplateError, TextStream, Tokenizer
+from platen.tokens.tokenizer import TextStream, Tokenizer
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """An open bundle. `kind` is chat when it brings a chat template of its own, else base."""
+    """An open bundle."""
 
     engine: TorchEngine
     tokenizer: Tokenizer
     path: Path
     fingerprint: str
     parameters: int
-    kind: Literal["base", "chat"]
+    kind: ModelKind
 
 
 def open_model(
-    path: Path | str,
+    path_or_name: Path | str,
     *,
     max_concurrent: int = 16,
     max_queue: int = 64,
@@ -44,7 +45,7 @@ def open_model(
     float32 by default: in bfloat16 the rounding of a row depends on how many share its batch, and a
     seeded request would not always repeat. Raises BundleError when the bundle can't be opened.
     """
-    bundle = open_bundle(path, dtype=dtype, device=device)
+    bundle = open_bundle(path_or_name, dtype=dtype, device=device)
     tokenizer = bundle.tokenizer
     engine = TorchEngine(
         bundle.model,
@@ -64,25 +65,6 @@ def open_model(
     )
 
 
-def _end_ids(bundle: Bundle) -> tuple[int, ...]:
-    own = () if bundle.tokenizer.eos_id is None else (bundle.tokenizer.eos_id,)
-    return (*bundle.config.eos_token_ids, *own)
-
-
-def kind_of(tokenizer: Tokenizer) -> Literal["base", "chat"]:
-    """Whether a model was made for turns, told by its chat template: a plain one marks no turns."""
-    if not tokenizer.has_chat_template:
-        return "base"
-    texts = ("first", "second", "third")
-    roles = ("user", "assistant", "user")
-    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
-    try:
-        prompt = tokenizer.apply_chat_template(messages)
-    except ChatTemplateError:
-        return "chat"
-    return "base" if "".join(prompt.split()) == "".join(texts) else "chat"
-
-
 async def stream_text(
     engine: Engine, tokenizer: Tokenizer, prompt: str, sampling: SamplingParams
 ) -> AsyncIterator[TokenEvent]:
@@ -90,12 +72,36 @@ async def stream_text(
 
     An empty prompt begins a new document. Raises ValueError when the prompt does not fit.
     """
-    ids = tokenizer.encode(prompt, add_bos=True)
-    if not ids and tokenizer.eos_id is not None:
-        ids = [tokenizer.eos_id]
-    request = GenerationRequest(uuid.uuid4().hex, ids, sampling)
+    async for event in _stream(engine, text_prompt(tokenizer, prompt), sampling):
+        yield event
+
+
+async def stream_chat(
+    engine: Engine, tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], sampling: SamplingParams
+) -> AsyncIterator[TokenEvent]:
+    """Answer a conversation, event by event; `messages` have `role` and `content`.
+
+    When it has grown too long, the oldest turns are left out so that half the context window, or
+    `max_tokens` if less, is free for the answer. Raises ChatTemplateError, and ValueError when the last
+    message alone does not fit.
+    """
+    window = engine.capacity().context_window
+    wanted = window // 2 if sampling.max_tokens is None else min(sampling.max_tokens, window // 2)
+    async for event in _stream(engine, fitting_chat_prompt(tokenizer, messages, window - wanted), sampling):
+        yield event
+
+
+async def _stream(
+    engine: Engine, prompt_ids: Sequence[int], sampling: SamplingParams
+) -> AsyncIterator[TokenEvent]:
+    request = GenerationRequest(uuid.uuid4().hex, prompt_ids, sampling)
     try:
         async for event in engine.submit(request):
             yield event
     finally:
         engine.cancel(request.request_id)
+
+
+def _end_ids(bundle: Bundle) -> tuple[int, ...]:
+    own = () if bundle.tokenizer.eos_id is None else (bundle.tokenizer.eos_id,)
+    return (*bundle.config.eos_token_ids, *own)

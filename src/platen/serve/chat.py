@@ -24,7 +24,6 @@ from platen.serve.openai_types import (
     TopLogprob,
 )
 from platen.serve.sse import EventStreamResponse, model_response
-from platen.tokens.tokenizer import ChatTemplateError
 
 
 def chat_router(context: ServeContext) -> APIRouter:
@@ -57,7 +56,7 @@ class _Chat:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         generation = Generation(
             context.engine,
-            [await _prompt(context, body)],
+            [await context.chat_prompt([message.for_template() for message in body.messages])],
             sampling_of(body, body.limit, logprobs),
             n=body.n or 1,
             prompt_param="messages",
@@ -107,21 +106,6 @@ class _Chat:
 
     def _logprobs(self, scores: tuple[TokenLogprob, ...]) -> ChatLogprobs | None:
         return ChatLogprobs(content=[_scored(score) for score in scores]) if scores else None
-
-
-async def _prompt(context: ServeContext, body: ChatRequest) -> list[int]:
-    messages = [message.for_template() for message in body.messages]
-    try:
-        text = context.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    except ChatTemplateError as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_messages") from None
-    # A model's own template writes its own beginning-of-text; the plain one writes none.
-    ids = await context.encode(text, add_bos=context.info.kind == "base")
-    if ids:
-        return ids
-    if context.tokenizer.eos_id is None:
-        raise ApiError(400, "The messages are empty.", param="messages", code="invalid_messages")
-    return [context.tokenizer.eos_id]
 
 
 def _scored(score: TokenLogprob) -> ChatTokenLogprob:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenEvent, TokenLogprob
 from platen.serve.context import ServeContext, Stamp
-from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, floored, sampling_of, unless_disconnected
 from platen.serve.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from platen.serve.sse import EventStreamResponse, model_response
@@ -128,21 +127,11 @@ async def _prompts(
 ) -> list[list[int]]:
     """Token ids of each prompt in a request. An empty text starts a new document."""
     if isinstance(prompt, str):
-        return [await _text_prompt(context, prompt)]
+        return [await context.text_prompt(prompt)]
     prompts: list[list[int]] = []
     for item in prompt:
         if isinstance(item, str):
-            prompts.append(await _text_prompt(context, item))
+            prompts.append(await context.text_prompt(item))
         elif isinstance(item, list):
             prompts.append(item)
     return prompts or [[token_id for token_id in prompt if isinstance(token_id, int)]]
-
-
-async def _text_prompt(context: ServeContext, text: str) -> list[int]:
-    ids = await context.encode(text, add_bos=True)
-    if ids:
-        return ids
-    if context.tokenizer.eos_id is None:
-        raise ApiError(400, "The prompt is empty.", param="prompt", code="invalid_value")
-    # Documents are divided by end-of-text, so after it a document begins.
-    return [context.tokenizer.eos_id]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
+from platen.engines.prompts import ModelKind, chat_prompt, text_prompt
 from platen.engines.protocol import Engine
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import ModelCard
-from platen.tokens.tokenizer import Tokenizer
+from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
 
 LONG_TEXT = 20_000
 """Characters from which a text is tokenized on a thread, so that other streams go on meanwhile."""
@@ -24,7 +25,7 @@ class ModelInfo:
     name: str
     context_window: int
     parameters: int
-    kind: Literal["base", "chat"]
+    kind: ModelKind
     fingerprint: str
     created: int
 
@@ -74,10 +75,24 @@ class ServeContext:
                 code="model_not_found",
             )
 
-    async def encode(self, text: str, *, add_bos: bool) -> list[int]:
-        if len(text) < LONG_TEXT:
-            return self.tokenizer.encode(text, add_bos=add_bos)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_bos=add_bos)
+    async def text_prompt(self, text: str) -> list[int]:
+        """Ids of a text to continue. Raises ApiError when there are none."""
+        try:
+            return await _tokenize(len(text), lambda: text_prompt(self.tokenizer, text))
+        except ValueError as error:
+            raise ApiError(400, f"{error}.", param="prompt", code="invalid_value") from None
+
+    async def chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation. Raises ApiError when the model's template refuses it."""
+        size = sum(len(message["content"]) for message in messages)
+        try:
+            return await _tokenize(size, lambda: chat_prompt(self.tokenizer, messages))
+        except (ChatTemplateError, ValueError) as error:
+            raise ApiError(400, str(error), param="messages", code="invalid_messages") from None
+
+
+async def _tokenize(characters: int, work: Callable[[], list[int]]) -> list[int]:
+    return work() if characters < LONG_TEXT else await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class ServeError(PlatenError):
 def serve_bundle(
     bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str], None]
 ) -> None:
-    """Serve a bundle under `name` until SIGTERM or SIGINT; `on_ready` gets the URL.
+    """Serve a bundle, a folder or a Hub name, under `name` until SIGTERM or SIGINT; `on_ready` gets the URL.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,

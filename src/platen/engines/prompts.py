@@ -1,0 +1,62 @@
+"""From a text or a conversation to the token ids that a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
+
+ModelKind = Literal["base", "chat"]
+"""A base model continues text; a chat model was trained on turns."""
+
+
+def text_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text to continue. An empty one begins a new document.
+
+    Raises ValueError when the text is empty and the tokenizer marks no documents.
+    """
+    return tokenizer.encode(text, add_bos=True) or _new_document(tokenizer)
+
+
+def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Ids of a conversation, up to where the answer begins. Raises ChatTemplateError, ValueError."""
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    # A chat model's template writes its own beginning-of-text; a plain one writes none.
+    return tokenizer.encode(text, add_bos=kind_of(tokenizer) == "base") or _new_document(tokenizer)
+
+
+def fitting_chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], room: int) -> list[int]:
+    """Like `chat_prompt`, leaving out the oldest turns (never instructions) until `room` tokens do.
+
+    The last message always stays; if it is too long by itself, so is the result.
+    """
+    kept = list(messages)
+    while len(ids := chat_prompt(tokenizer, kept)) > room:
+        oldest = next((i for i, message in enumerate(kept[:-1]) if message["role"] != "system"), None)
+        if oldest is None:
+            break
+        del kept[oldest]
+        while oldest < len(kept) - 1 and kept[oldest]["role"] == "assistant":
+            del kept[oldest]  # an answer without its question
+    return ids
+
+
+def kind_of(tokenizer: Tokenizer) -> ModelKind:
+    """Whether a model was made for turns, told by its chat template: a plain one marks no turns."""
+    if not tokenizer.has_chat_template:
+        return "base"
+    texts = ("first", "second", "third")
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    try:
+        prompt = tokenizer.apply_chat_template(messages)
+    except ChatTemplateError:
+        return "chat"
+    return "base" if "".join(prompt.split()) == "".join(texts) else "chat"
+
+
+def _new_document(tokenizer: Tokenizer) -> list[int]:
+    if tokenizer.eos_id is None:
+        raise ValueError("the prompt has no tokens")
+    return [tokenizer.eos_id]  # documents are divided by end-of-text, so after it one begins

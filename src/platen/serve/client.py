@@ -1,0 +1,108 @@
+"""Talks to a server that speaks OpenAI's chat API: Platen's own or another. For the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from platen.engines.protocol import SamplingParams
+from platen.errors import PlatenError
+
+
+class RemoteError(PlatenError):
+    """A server can't be reached, refused a request or broke off an answer."""
+
+
+class ChatClient:
+    """One server, and the model it serves unless another is named.
+
+    `url` is the server's address, with or without `/v1`. Raises RemoteError everywhere.
+    """
+
+    def __init__(self, url: str, *, model: str | None = None, api_key: str | None = None) -> None:
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._base = url.rstrip("/").removesuffix("/v1")
+        self._model = model
+        timeout = httpx.Timeout(10, read=120)  # the first token of a long prompt takes its time
+        self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+
+    def model(self) -> str:
+        """The name of the model that answers."""
+        if self._model is None:
+            served = self._checked(self._send("GET", "/v1/models")).json()["data"]
+            if not served:
+                raise RemoteError(f"{self._base} serves no model.", hint="Start it with one: platen serve.")
+            self._model = str(served[0]["id"])
+        return self._model
+
+    def stream(self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams) -> Iterator[str]:
+        """The answer to a conversation, piece by piece. Closing the iterator stops the server's work."""
+        body: dict[str, Any] = {
+            "model": self.model(),
+            "messages": list(messages),
+            "stream": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop) or None,
+        }
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k  # only Platen and vLLM know it
+        given = {key: value for key, value in body.items() if value is not None}
+        response = self._send("POST", "/v1/chat/completions", given)
+        try:
+            self._checked(response)
+            yield from self._pieces(response)
+        finally:
+            response.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
+        try:
+            request = self._http.build_request(method, self._base + path, json=body)
+            return self._http.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RemoteError(
+                f"can't reach {self._base}: {error}", hint="Is it running? platen serve starts a server."
+            ) from None
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        """The response, if it is a success, read unless it is a stream."""
+        streaming = response.headers.get("content-type", "").startswith("text/event-stream")
+        try:
+            if response.is_success and streaming:
+                return response
+            response.read()
+        except httpx.HTTPError as error:
+            raise RemoteError(f"{self._base} broke off: {error}") from None
+        if response.is_success:
+            return response
+        try:
+            message = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            message = f"it answered {response.status_code}"
+        wait = response.headers.get("retry-after")
+        raise RemoteError(f"{self._base}: {message}", hint=f"Try again in {wait} s." if wait else None)
+
+    def _pieces(self, response: httpx.Response) -> Iterator[str]:
+        try:
+            for line in response.iter_lines():
+                if not line.startswith("data: "):
+                    continue
+                data = line.removeprefix("data: ")
+                if data == "[DONE]":
+                    return
+                piece = json.loads(data)
+                if "error" in piece:
+                    raise RemoteError(f"{self._base}: {piece['error']['message']}")
+                for choice in piece["choices"][:1]:
+                    yield choice["delta"].get("content") or ""
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise RemoteError(f"{self._base} broke off its answer: {error}") from None
+        raise RemoteError(f"{self._base} broke off its answer.", hint="Ask again.")

@@ -1,0 +1,100 @@
+"""Prompts and generation without a server."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from platen.engines.local import open_model, stream_chat, stream_text
+from platen.engines.prompts import chat_prompt, fitting_chat_prompt, kind_of, text_prompt
+from platen.engines.protocol import SamplingParams
+from platen.tokens.tokenizer import Tokenizer
+
+GREEDY = SamplingParams(temperature=0, max_tokens=10)
+TURNS = """{% for m in messages %}<|end|>{{ m.role }}: {{ m.content }}
+{% endfor %}assistant:"""
+
+
+@pytest.fixture
+def chat_tokenizer(tiny_tokenizer: Tokenizer, tmp_path: Path) -> Tokenizer:
+    """The tiny tokenizer with a template that marks turns and writes its own beginning-of-text."""
+    tiny_tokenizer.save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"chat_template": TURNS, "bos_token": "<|end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return Tokenizer.from_dir(tmp_path)
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def test_a_template_with_turns_makes_a_chat_model(
+    tiny_tokenizer: Tokenizer, chat_tokenizer: Tokenizer
+) -> None:
+    assert kind_of(tiny_tokenizer) == "base"
+    assert kind_of(chat_tokenizer) == "chat"
+
+
+def test_beginning_of_text_is_written_once(chat_tokenizer: Tokenizer) -> None:
+    assert chat_prompt(chat_tokenizer, [user("be")]).count(0) == 1
+    assert text_prompt(chat_tokenizer, "be")[0] == 0
+
+
+def test_an_empty_text_begins_a_document(tiny_tokenizer: Tokenizer) -> None:
+    assert text_prompt(tiny_tokenizer, "") == [tiny_tokenizer.eos_id]
+
+
+def test_a_long_conversation_loses_its_oldest_turns_first(chat_tokenizer: Tokenizer) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    messages = [system, user("one"), assistant("uno"), user("two"), assistant("due"), user("three")]
+    whole = chat_prompt(chat_tokenizer, messages)
+    assert fitting_chat_prompt(chat_tokenizer, messages, len(whole)) == whole
+    shorter = [system, user("two"), assistant("due"), user("three")]
+    assert fitting_chat_prompt(chat_tokenizer, messages, len(whole) - 1) == chat_prompt(
+        chat_tokenizer, shorter
+    )
+    assert fitting_chat_prompt(chat_tokenizer, messages, 1) == chat_prompt(
+        chat_tokenizer, [system, user("three")]
+    )
+
+
+async def test_a_bundle_writes_and_answers(tiny_bundle: Path) -> None:
+    model = open_model(tiny_bundle)
+    try:
+        assert model.kind == "base"
+        text = "".join([e.text async for e in stream_text(model.engine, model.tokenizer, "To be", GREEDY)])
+        answer = "".join(
+            [e.text async for e in stream_chat(model.engine, model.tokenizer, [user("To be")], GREEDY)]
+        )
+        assert text == answer != ""
+        long = [turn for i in range(60) for turn in (user(f"to be {i}"), assistant("or not"))]
+        events = [e async for e in stream_chat(model.engine, model.tokenizer, [*long, user("end")], GREEDY)]
+        usage = events[-1].usage
+        assert usage is not None
+        assert usage.prompt_tokens <= 118
+        with pytest.raises(ValueError, match="context window"):
+            async for _ in stream_chat(model.engine, model.tokenizer, [user("1 " * 200)], GREEDY):
+                pass
+    finally:
+        await model.engine.close()
+
+
+async def test_leaving_the_loop_cancels(tiny_bundle: Path) -> None:
+    model = open_model(tiny_bundle)
+    try:
+        sampling = SamplingParams(temperature=0, max_tokens=None)
+        async with aclosing(stream_text(model.engine, model.tokenizer, "To be", sampling)) as events:
+            await anext(events)
+        after = stream_text(model.engine, model.tokenizer, "To be", GREEDY)
+        assert [e async for e in after][-1].finish_reason == "length"
+        assert model.engine.stats().running == 0
+    finally:
+        await model.engine.close()

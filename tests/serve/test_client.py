@@ -1,0 +1,56 @@
+"""The terminal's client against a running server, and against what is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from platen.engines.protocol import SamplingParams
+from platen.serve.client import ChatClient, RemoteError
+from tests.serve.running import RunningServer, ScriptedEngine, wait_until
+
+HELLO = [{"role": "user", "content": "Hello"}]
+SAMPLING = SamplingParams(temperature=0.5, top_p=0.9, top_k=7, seed=3, max_tokens=4, stop=("x",))
+
+
+def test_an_answer_streams_with_its_settings(
+    scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    for url in (scripted_server.url, scripted_server.url + "/v1/"):
+        client = ChatClient(url)
+        assert client.model() == "tiny"
+        pieces = [piece for piece in client.stream(HELLO, SAMPLING) if piece]
+        assert pieces == scripted.pieces[:4]
+        client.close()
+    assert scripted.requests[0].sampling == SAMPLING
+
+
+def test_closing_the_answer_stops_the_servers_work(
+    scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    scripted.seconds_per_piece = 0.05
+    client = ChatClient(scripted_server.url)
+    answer = client.stream(HELLO, SamplingParams(max_tokens=None))
+    next(answer)
+    answer.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not scripted.running)
+    client.close()
+
+
+def test_refusals_and_failures_are_told(scripted: ScriptedEngine, scripted_server: RunningServer) -> None:
+    client = ChatClient(scripted_server.url)
+    scripted.full_for = 2
+    with pytest.raises(RemoteError, match="its queue is full") as busy:
+        list(client.stream(HELLO, SAMPLING))
+    assert busy.value.hint == "Try again in 2 s."
+    scripted.full_for, scripted.break_after = None, 2
+    with pytest.raises(RemoteError, match="failed while it worked"):
+        list(client.stream(HELLO, SAMPLING))
+    with pytest.raises(RemoteError, match="'other' does not exist here"):
+        list(ChatClient(scripted_server.url, model="other").stream(HELLO, SAMPLING))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "not an address", "http://"])
+def test_no_server(url: str) -> None:
+    with pytest.raises(RemoteError, match="can't reach") as gone:
+        ChatClient(url).model()
+    assert "platen serve" in str(gone.value)
