@@ -17,7 +17,7 @@ from torch import nn
 
 from platen.baselines import ladder
 from platen.errors import BundleError, TrainingError
-from platen.models.bundle import save_bundle
+from platen.models.bundle import model_card, save_bundle
 from platen.models.config import LlamaConfig, RopeScaling
 from platen.models.llama import Llama
 from platen.project import ModelConfig, PretrainConfig, TrainConfig
@@ -169,7 +169,7 @@ def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: To
     load_weights(trainer.model, trainer.best_weights())
     trainer.model.eval()
     if isinstance(trainer.model, Llama):
-        save_bundle(ctx.out, trainer.model, tokenizer, card=_card(ctx, summary))
+        save_bundle(ctx.out, trainer.model, tokenizer, card=_card(trainer.model.config, summary))
     elif isinstance(trainer.model, ladder.LadderModel):
         ladder.save(ctx.out, trainer.model, tokenizer)
     ctx.progress.say(
@@ -199,25 +199,21 @@ def _summarize(trainer: Trainer, outcome: Outcome) -> Summary:
     )
 
 
-def _card(ctx: StageContext, summary: Summary) -> str:
+def _card(config: LlamaConfig, summary: Summary) -> str:
     """The model card: what a reader needs to judge the model. The same for the same training."""
-    config: PretrainConfig = ctx.config
-    model = config.model
-    return f"""\
-# {ctx.project_dir.name}
-
-A Llama-architecture language model pretrained from random weights with Platen.
+    return model_card(
+        config,
+        body=f"""\
+Pretrained from random weights; these are the weights of the best evaluation on the validation split.
 
 | | |
 | --- | --- |
-| parameters | {summary.parameters:,} |
-| layers, width, heads | {model.num_hidden_layers}, {model.hidden_size}, {model.num_attention_heads} |
-| context window | {model.max_position_embeddings} tokens |
 | steps, tokens seen | {summary.steps:,}, {summary.tokens:,} |
 | tokens per parameter | {summary.tokens_per_parameter:.2f} |
 | passes over the training text | {summary.passes:.2f} |
 | validation loss | {summary.validation_loss:.4f} nats per token, at step {summary.best_step} |
 
-The weights are those of the best evaluation on the validation split. The model has only read its training
-text: it has not been taught to follow instructions or to refuse, and what it says may be false.
-"""
+The model has only read its training text: it has not been taught to follow instructions or to refuse, and
+what it says may be false.
+""",
+    )
