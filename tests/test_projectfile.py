@@ -153,6 +153,7 @@ def test_values_from_the_environment_can_be_taken_out_again(
     monkeypatch.setenv("KEY", "s3cr3t-key")
     loaded = load(tmp_path, VALID.replace("seed: 7", "store: s3://${KEY}@host"))
     assert loaded.redact("cannot open s3://s3cr3t-key@host") == "cannot open s3://${KEY}@host"
+    assert loaded.redact({"store": ["s3://s3cr3t-key"], "steps": 3}) == {"store": ["s3://${KEY}"], "steps": 3}
     assert "s3cr3t" not in repr(loaded.interpolated.values())
 
 

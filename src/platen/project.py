@@ -5,25 +5,17 @@ Loading, line numbers, `--set` and environment interpolation are in `projectfile
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from platen.cron import check_cron
+from platen.checks import check_cron, check_encoding
+from platen.overlay import overlaid
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 StageName = Literal["data", "tokenizer", "tokens", "train", "evaluate", "register", "compare"]
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        "".encode(name)
-    except (LookupError, ValueError):
-        raise ValueError("Python knows no text encoding of this name; try utf-8 or latin-1") from None
-    return name
 
 
 class Section(BaseModel):
@@ -37,7 +29,7 @@ class Source(Section):
 
     path: Text
     """A file, a folder or a glob, relative to the project file, or an fsspec URL."""
-    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    encoding: Annotated[str, AfterValidator(check_encoding)] = "utf-8"
     """Text encoding of the files; bytes that do not decode are an error, never guessed."""
 
 
@@ -335,24 +327,6 @@ class Variant(Section):
     """Keys of `train` that this variant changes."""
 
 
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-def merged(base: SectionT, changes: dict[str, Any]) -> SectionT:
-    """`base` with `changes` laid over it, section within section, validated anew.
-
-    Raises pydantic's `ValidationError`.
-    """
-
-    def over(below: Any, above: Any) -> Any:
-        if isinstance(below, dict) and isinstance(above, dict):
-            return below | {key: over(below.get(key), value) for key, value in above.items()}
-        return above
-
-    data = over(base.model_dump(mode="json", by_alias=True, exclude_unset=True), changes)
-    return type(base).model_validate_json(json.dumps(data), strict=True)
-
-
 class Project(Section):
     """A whole project."""
 
@@ -417,7 +391,7 @@ class Project(Section):
         """
         change = self.variants[name]
         result = self.model_copy(
-            update={"model": merged(self.model, change.model), "train": merged(self.train, change.train)}
+            update={"model": overlaid(self.model, change.model), "train": overlaid(self.train, change.train)}
         )
         result._check_context()
         return result

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -29,6 +29,7 @@ from platen.yamltext import KeyPath, Position, Problem, Values, YamlTextError, p
 __all__ = ["FILE_NAME", "LoadedProject", "json_schema", "load_project", "new_project", "reference_markdown"]
 
 FILE_NAME = "platen.yaml"
+Redactable = TypeVar("Redactable")
 MAX_BYTES = 1 << 18
 MAX_PROBLEMS = 10
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
@@ -48,9 +49,11 @@ class LoadedProject:
     path: Path
     interpolated: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def redact(self, text: str) -> str:
-        """`text` with every value that came from the environment put back to its reference."""
-        return _redact(text, self.interpolated)
+    def redact(self, value: Redactable) -> Redactable:
+        """A text, or nested lists and dicts of them, with every value from the environment put back to its
+        reference. Redact data before it becomes JSON text, where a value could be part of a number or key.
+        """
+        return _redact(value, self.interpolated)
 
 
 def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
@@ -233,7 +236,7 @@ class _Draft:
         except UnicodeEncodeError:
             self._report(path, f"the environment variable {name.group(1)} is not UTF-8 text")
             return reference
-        self.interpolated[value] = reference
+        self.interpolated[value] = f"${{{name.group(1)}}}"
         return value
 
     def _report(self, path: KeyPath, message: str) -> None:
@@ -296,12 +299,18 @@ def dotted(path: KeyPath) -> str:
     return ".".join(map(str, path))
 
 
-def _redact(text: str, interpolated: Mapping[str, str]) -> str:
-    for value in sorted(interpolated, key=len, reverse=True):
-        # A short value is no secret, and would be found in unrelated words.
-        if len(value) >= _SECRET_LENGTH:
-            text = text.replace(value, interpolated[value])
-    return text
+def _redact(value: Redactable, interpolated: Mapping[str, str]) -> Redactable:
+    result: Any = value
+    if isinstance(value, str):
+        for secret in sorted(interpolated, key=len, reverse=True):
+            # A short value is no secret, and would be found in unrelated words.
+            if len(secret) >= _SECRET_LENGTH:
+                result = result.replace(secret, interpolated[secret])
+    elif isinstance(value, dict):
+        result = {key: _redact(below, interpolated) for key, below in value.items()}
+    elif isinstance(value, list):
+        result = [_redact(below, interpolated) for below in value]
+    return cast(Redactable, result)
 
 
 def _refusal(

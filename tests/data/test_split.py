@@ -18,7 +18,7 @@ def item(number: int, characters: int = 100, text: str | None = None) -> Item:
 
 
 @given(
-    sizes=st.lists(st.integers(1, 10_000), min_size=20, max_size=200),
+    sizes=st.lists(st.integers(100, 1000), min_size=40, max_size=200),
     validation=st.floats(0.05, 0.3),
     test=st.floats(0.0, 0.2),
 )
@@ -77,7 +77,8 @@ def test_a_fraction_beside_names_draws_from_the_rest() -> None:
 @pytest.mark.parametrize(
     ("ids", "config", "says"),
     [
-        (["only.txt"], SplitConfig(), "train split has no document"),
+        (["only.txt"], SplitConfig(), "validation split has no document"),
+        (["a.txt", "b.txt"], SplitConfig(test=0.1), "test split has no document"),
         (["a.txt", "b.txt"], SplitConfig(validation=("a", "b")), "train split has no document"),
         (["a.txt", "b.txt"], SplitConfig(validation=("c",)), "no document c is left"),
         (["x/a.txt", "y/a.txt"], SplitConfig(validation=("a",)), "a means 2 documents: x/a.txt, y/a.txt"),

@@ -169,12 +169,14 @@ def test_health(http: httpx.Client) -> None:
 def test_health_while_draining(scripted: ScriptedEngine, scripted_server: RunningServer) -> None:
     scripted.seconds_per_piece = 0.2
     body = {**COMPLETION, "stream": True, "max_tokens": 99}
-    with httpx.Client(base_url=scripted_server.url) as http:
-        with http.stream("POST", "/v1/completions", json=body) as stream:
-            next(stream.iter_lines())
-            scripted_server.state.start_draining(20)
-            health = http.get("/health")
-            assert (health.status_code, health.json()["status"]) == (503, "draining")
+    with (
+        httpx.Client(base_url=scripted_server.url) as http,
+        http.stream("POST", "/v1/completions", json=body) as stream,
+    ):
+        next(stream.iter_lines())
+        scripted_server.state.start_draining(20)
+        health = http.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
 
 
 def test_the_schema_lists_the_api(http: httpx.Client) -> None:

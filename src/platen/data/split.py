@@ -30,8 +30,8 @@ class Item:
 def assign(items: Sequence[Item], config: SplitConfig) -> dict[str, SplitName]:
     """Document id → split.
 
-    Raises DataError when train or validation would be empty, a listed name is unknown or means several
-    documents, or equal texts would be in two splits.
+    Raises DataError when train, validation or a wanted test split would be empty, a listed name is unknown
+    or means several documents, or equal texts would be in two splits.
     """
     chosen: dict[str, SplitName] = {}
     wanted: tuple[tuple[SplitName, float | tuple[str, ...]], ...] = (
@@ -53,7 +53,7 @@ def assign(items: Sequence[Item], config: SplitConfig) -> dict[str, SplitName]:
             free = [item for item in items if item.id not in chosen]
             chosen |= dict.fromkeys(_draw(free, choice * total), split)
     result: dict[str, SplitName] = {item.id: chosen.get(item.id, "train") for item in items}
-    _check(items, result)
+    _check(items, result, ("train", "validation", "test") if config.test else ("train", "validation"))
     return result
 
 
@@ -70,7 +70,7 @@ def _draw(items: Sequence[Item], characters: float) -> list[str]:
         if size < 2 * missing:
             drawn += group
             missing -= size
-    if not drawn and order:
+    if not drawn and len(order) > 1:  # the last one stays for training
         drawn = min(order, key=lambda group: sum(item.characters for item in group))
     return [item.id for item in drawn]
 
@@ -93,8 +93,8 @@ def _find(name: str, items: Sequence[Item], split: str) -> str:
     )
 
 
-def _check(items: Sequence[Item], result: dict[str, SplitName]) -> None:
-    for split in ("train", "validation"):
+def _check(items: Sequence[Item], result: dict[str, SplitName], wanted: Sequence[SplitName]) -> None:
+    for split in wanted:
         if split not in result.values():
             raise DataError(
                 f"the {split} split has no document: {len(items)} in the corpus, and documents are never cut",

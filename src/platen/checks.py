@@ -1,4 +1,4 @@
-"""Checks a cron expression of five fields, as crontab(5) describes them."""
+"""Checks of single texts in the project file: each gives the text back, or a ValueError that says why not."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ _CRON_FIELDS = (
 
 
 def check_cron(expression: str) -> str:
-    """The expression itself, if each of its five fields is right: `*`, numbers, names, ranges, lists, steps.
-
-    Raises `ValueError` that says which field is not.
+    """The expression itself, if each of its five fields is right, by crontab(5): `*`, numbers, names, ranges,
+    lists, steps.
     """
     fields = expression.split(" ")
     if len(fields) != 5:
@@ -33,3 +32,12 @@ def check_cron(expression: str) -> str:
             if not inside or ends != sorted(ends, key=int) or (match and match.group(6) in ("0", "00")):
                 raise ValueError(f"the {what} field `{text}` is not *, or numbers from {low} to {high}")
     return expression
+
+
+def check_encoding(name: str) -> str:
+    """The name itself, if Python has a text encoding of that name."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("Python knows no text encoding of this name; try utf-8 or latin-1") from None
+    return name
