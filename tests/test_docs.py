@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,13 +28,19 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose examples/ are as in the repository, but small and already run."""
     directory = tmp_path_factory.mktemp("desk")
     text = PLATEN_YAML.replace("name: tiny", "name: shakespeare").replace("[d]", '["d"]')
     write_project(directory / "examples" / "shakespeare", text)
     run(directory, "platen run examples/shakespeare")
     return directory
+
+
+@pytest.fixture
+def desk(fresh_desk: Path, tmp_path: Path) -> Path:
+    """A reader's own copy: what one page made is not there for the next."""
+    return Path(shutil.copytree(fresh_desk, tmp_path / "desk"))
 
 
 def run(desk: Path, line: str) -> None:

@@ -294,7 +294,7 @@ def test_there_are_examples() -> None:
 
 
 def test_the_published_files_are_up_to_date() -> None:
-    again = "run `python -m platen.projectschema docs`"
+    again = "run `make docs`"
     assert (ROOT / "docs/project-file.md").read_text() == reference_markdown(), again
     assert json.loads((ROOT / "docs/platen.schema.json").read_text()) == json_schema(), again
 

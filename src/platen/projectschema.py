@@ -1,13 +1,11 @@
 """The project file's JSON Schema, and what is read from it: the allowed values of a key in words, and
-the reference page `docs/project-file.md`. `python -m platen.projectschema FOLDER` writes both there.
+the reference page `docs/project-file.md`; `platen schema` prints either.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from platen.project import Project
@@ -190,14 +188,3 @@ def _default(node: SchemaNode) -> str:
     if value is None:
         return "none"
     return f"`{json.dumps(value)}`" if value != [] else "none"
-
-
-def write_reference(folder: Path) -> None:
-    """Write `project-file.md` and `platen.schema.json` into a folder."""
-    (folder / "project-file.md").write_text(reference_markdown(), encoding="utf-8")
-    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    (folder / "platen.schema.json").write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_reference(Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,6 +100,8 @@ class _Local:
     """A bundle opened in this process."""
 
     def __init__(self, bundle: Path | str, sampling: SamplingParams) -> None:
+        import asyncio
+
         from platen.engines.local import open_model
 
         self._runner = asyncio.Runner()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from pathlib import Path
@@ -48,6 +47,8 @@ def command(
 
       echo "Once upon" | platen generate - -m ./bundle --temperature 0
     """
+    import asyncio
+
     from platen.engines.protocol import SamplingParams
 
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt

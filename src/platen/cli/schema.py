@@ -17,4 +17,7 @@ def command(
     """
     from platen.projectfile import json_schema, reference_markdown
 
-    typer.echo(reference_markdown() if markdown else json.dumps(json_schema(), indent=2))
+    text = (
+        reference_markdown() if markdown else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    )
+    typer.echo(text, nl=False)

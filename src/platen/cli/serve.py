@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,17 +69,16 @@ def serve(
 
 def _announce(url: str, name: str) -> None:
     from rich.console import Console
-    from rich.panel import Panel
 
-    lines = [
-        f"[bold]{name}[/] answers at [bold cyan]{url}[/]",
-        "",
-        f"page        {url}",
-        f"API         {url}/v1  (OpenAI: /models, /completions, /chat/completions)",
-        f"terminal    platen chat --url {url}",
-        f"try         curl {url}/v1/completions -H 'content-type: application/json' \\",
-        f'              -d \'{{"model": "{name}", "prompt": "PROSPERO:", "max_tokens": 60}}\'',
-        "",
-        "Ctrl-C ends it.",
-    ]
-    Console(highlight=False, soft_wrap=True).print(Panel("\n".join(lines), expand=False))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{name}[/] answers at [bold cyan]{url}[/]\n")
+    # Plain lines, whatever the terminal's width: they are there to be copied.
+    console.print(f"  page      {url}", markup=False)
+    console.print(f"  API       {url}/v1  (OpenAI: /models, /completions, /chat/completions)", markup=False)
+    console.print(f"  terminal  platen chat --url {url}", markup=False)
+    body = json.dumps({"model": name, "prompt": "Once upon a time", "max_tokens": 60})
+    console.print(
+        f"  try       curl {url}/v1/completions -H 'content-type: application/json' -d '{body}'\n",
+        markup=False,
+    )
+    console.print("Ctrl-C ends it.")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.artifacts import Manifest
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.errors import ArtifactError
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from platen.artifacts import Manifest
     from platen.pipeline.runner import Pipeline
 
 
