@@ -58,6 +58,11 @@ class BatchCache:
             self._values[layer][row, :, :length] = sequence.values[layer][0, :, :length]
         self.lengths.append(length)
 
+    def row(self, row: int) -> list[Tensor]:
+        """Views of a row's keys, then its values, (K, S, D) a layer."""
+        length = self.lengths[row]
+        return [tensor[row, :, :length] for tensor in [*self._keys, *self._values]]
+
     def remove(self, row: int) -> None:
         """Drop a row; the last row moves into its place. An empty cache gives its memory back."""
         last = len(self.lengths) - 1

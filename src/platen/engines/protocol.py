@@ -14,20 +14,40 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """How the next token is chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+class Grammar:
+    """What a text must match: a JSON schema, a regular expression, or a grammar in Lark's notation."""
 
-    `seed` makes a request's text depend on the request alone, whatever shares its batch. `stop` strings
-    end the text and are not part of it. `max_tokens` None means: up to the context window.
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen; `platen.engines.sampling` defines each filter and penalty.
+
+    `temperature` 0 is greedy. Off are: `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `repetition_penalty`
+    1, `presence_penalty` and `frequency_penalty` 0. `logit_bias` adds to single tokens' logits. `seed` makes
+    a request's text depend on the request alone, whatever shares its batch. `stop` strings end the text and
+    are not part of it. `max_tokens` None means: up to the context window; before `min_tokens`, or ever with
+    `ignore_eos`, an end-of-text token does not end it.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int | None = 128
+    min_tokens: int = 0
+    ignore_eos: bool = False
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,17 @@ class GenerationRequest:
 class Usage:
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt's, those whose keys and values were still there from an earlier request."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where a request's time went, in seconds: waiting, reading the prompt, writing."""
+
+    queued: float
+    prefill: float
+    decode: float
 
 
 @dataclass(frozen=True)
@@ -60,7 +91,8 @@ class TokenEvent:
     """One step of a stream.
 
     `text` is always whole Unicode characters; bytes of an unfinished one are held back, and so is text
-    that may be the beginning of a stop string. The last event carries `finish_reason` and `usage`.
+    that may be the beginning of a stop string. The last event carries `finish_reason`, `usage`
+    and `timings`.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -68,6 +100,7 @@ class TokenEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    timings: Timings | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     """One for each prompt token; the first has none. Only when the request asked, and only once."""
 
@@ -109,7 +142,8 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
-        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit.
+        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit or
+        the grammar is not one.
         """
         ...
 

@@ -1,89 +1,66 @@
-"""Runs the model for the engine: reads prompts piece by piece and writes one token for every row.
+"""What a batching engine needs of whatever multiplies the matrices: PyTorch, OpenVINO, llama.cpp.
 
-Tensors stay on this side; scheduler and engine see token ids and log-probabilities.
+A runner holds the weights and the key/value cache. Scheduling, sampling, stop strings, grammars and streams
+are the same for all and live above it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections.abc
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
-from platen.engines.batch_cache import BatchCache
-from platen.engines.sampling import LogprobRow, logprobs_of, sample
-from platen.engines.scheduler import PrefillChunk
-from platen.engines.scheduler import Sequence as Running
-from platen.models.llama import KVCache, Llama
+from platen.engines.sequence import Sequence
 
 
 @dataclass(frozen=True)
-class NextToken:
-    """What one row got: the token and, when asked for, its log-probability."""
+class Part:
+    """Tokens [start, stop) of a sequence to compute in this step, and whose logits are wanted."""
 
-    token_id: int
-    logprob: LogprobRow | None
+    sequence: Sequence
+    start: int
+    stop: int
+    logits: Literal["none", "last", "all"]
+
+    @property
+    def writes(self) -> bool:
+        """It is the one newest token of a sequence that is writing."""
+        return self.start >= self.sequence.prompt_length
 
 
-class ModelRunner:
-    """A model, the cache of the prompt being read and the cache of the rows being written."""
+class Runner(Protocol):
+    """Called by the engine's thread alone, but for the constants."""
 
-    def __init__(self, model: Llama, *, max_rows: int) -> None:
-        weight = model.output_weight
-        self._model = model.eval()
-        self._device, self._dtype = weight.device, weight.dtype
-        self._prompt: KVCache | None = None
-        self._prompt_logprobs: list[LogprobRow] = []
-        self._max_rows = max_rows
-        self.reset()
+    name: str
+    context_window: int
+    vocab_size: int
+
+    def admit(self, sequence: Sequence, *, reuse: bool) -> int | None:
+        """Make room for the whole of a sequence, its prompt and all that it may write.
+
+        Returns how many tokens of the prompt are there already (never all; 0 unless `reuse`), or None when
+        there is no room until another is released.
+        """
+        ...
+
+    def fits(self, tokens: int) -> bool:
+        """Whether a sequence of so many tokens could ever be admitted."""
+        ...
+
+    def forward(self, parts: collections.abc.Sequence[Part]) -> Tensor:
+        """Compute the parts; logits (N, V) of the wanted positions, in the parts' order."""
+        ...
+
+    def release(self, sequence: Sequence) -> None:
+        """The sequence is over. What it computed may be kept for prompts that begin alike."""
+        ...
 
     def reset(self) -> None:
-        """Forget every sequence."""
-        self._prompt = None
-        self.batch = BatchCache(
-            self._model.config, max_rows=self._max_rows, dtype=self._dtype, device=self._device
-        )
+        """Forget everything, after a failure."""
+        ...
 
-    def prefill(self, chunk: PrefillChunk) -> NextToken | None:
-        """Read a part of a prompt. After the last part the sequence has a row and its first new token."""
-        sequence = chunk.sequence
-        if chunk.first or self._prompt is None:
-            self._prompt = KVCache(
-                self._model.config, 1, sequence.prompt_length, dtype=self._dtype, device=self._device
-            )
-            self._prompt_logprobs = []
-        ids = torch.tensor([sequence.tokens[chunk.start : chunk.stop]], device=self._device)
-        wanted = sequence.request.prompt_logprobs
-        keep = 0 if wanted is not None else 1
-        logits = self._model(ids, kv_cache=self._prompt, logits_to_keep=keep)[0]
-        if wanted is not None:
-            following = sequence.tokens[chunk.start + 1 : chunk.stop + 1]
-            self._prompt_logprobs += logprobs_of(logits[: len(following)], following, wanted)
-        if not chunk.last:
-            return None
-        self.batch.add(self._prompt)
-        self._prompt = None
-        return self._choose(logits[-1:], [sequence])[0]
-
-    def take_prompt_logprobs(self) -> list[LogprobRow]:
-        """Log-probabilities of the last read prompt's tokens from the second on, if they were asked for."""
-        rows, self._prompt_logprobs = self._prompt_logprobs, []
-        return rows
-
-    def decode(self, running: Sequence[Running]) -> list[NextToken]:
-        """Write one token in every row, in the order of the batch cache's rows."""
-        ids = torch.tensor([[s.tokens[-1]] for s in running], device=self._device)
-        positions, mask = self.batch.begin_step()
-        logits = self._model(ids, position_ids=positions, attention_mask=mask, kv_cache=self.batch)[:, -1]
-        return self._choose(logits, running)
-
-    def _choose(self, logits: Tensor, sequences: Sequence[Running]) -> list[NextToken]:
-        params = [s.request.sampling for s in sequences]
-        uniforms = [s.random.uniform() for s in sequences]
-        chosen = sample(logits.float(), params, uniforms)
-        rows: list[LogprobRow | None] = [None] * len(chosen)
-        for row, wanted in enumerate(p.logprobs for p in params):
-            if wanted is not None:
-                rows[row] = logprobs_of(logits[row : row + 1], chosen[row : row + 1], wanted)[0]
-        return [NextToken(token_id, row) for token_id, row in zip(chosen, rows, strict=True)]
+    def figures(self) -> dict[str, float]:
+        """For `EngineStats.extra`."""
+        ...

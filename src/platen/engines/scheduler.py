@@ -1,131 +1,100 @@
 """Decides what an engine computes in its next step; knows requests and counts, no tensors.
 
-Requests wait in order. A step reads at most a fixed number of prompt tokens, so that a long prompt does not
-hold up those already writing, and then gives every writing request one token. Requests join and leave
-between steps.
+Requests wait in order. A step gives every writing request one token and beside that reads at most a fixed
+number of prompt tokens, so that a long prompt does not hold up those already writing. Requests join and
+leave between steps.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
-from platen.engines.protocol import GenerationRequest
-from platen.engines.sampling import RandomStream
-from platen.engines.text import TextAssembler
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One request on its way: its tokens so far and how many of them are in the cache."""
-
-    request: GenerationRequest
-    text: TextAssembler
-    random: RandomStream
-    max_new_tokens: int
-    tokens: list[int] = field(init=False)
-    computed: int = 0
-    cancelled: bool = False
-
-    def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt_ids)
-
-    @property
-    def prompt_length(self) -> int:
-        return len(self.request.prompt_ids)
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - self.prompt_length
-
-
-@dataclass(frozen=True)
-class PrefillChunk:
-    """Part of one prompt to read: tokens [start, stop). `first` and `last` say where in the prompt it is."""
-
-    sequence: Sequence
-    start: int
-    stop: int
-
-    @property
-    def first(self) -> bool:
-        return self.start == 0
-
-    @property
-    def last(self) -> bool:
-        return self.stop == self.sequence.prompt_length
+from platen.engines.runner import Part, Runner
+from platen.engines.sequence import Sequence
 
 
 class Scheduler:
-    """Waiting, reading (at most one prompt at a time) and writing requests.
+    """Waiting, reading and writing requests over one runner."""
 
-    `running` lists the writing ones; their order is the order of the rows in the batch cache.
-    """
-
-    def __init__(self, *, max_concurrent: int, prefill_chunk: int = 512) -> None:
+    def __init__(self, runner: Runner, *, max_concurrent: int, prefill_chunk: int = 512) -> None:
+        self._runner = runner
         self.max_concurrent = max_concurrent
         self.prefill_chunk = prefill_chunk
         self.waiting: deque[Sequence] = deque()
-        self.prefilling: Sequence | None = None
-        self.running: list[Sequence] = []
+        self.reading: deque[Sequence] = deque()
+        self.writing: list[Sequence] = []
 
     @property
     def active(self) -> int:
-        """Requests that hold a place in the batch: reading or writing."""
-        return len(self.running) + (self.prefilling is not None)
+        """Requests that hold a place: reading or writing."""
+        return len(self.reading) + len(self.writing)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.reading or self.writing)
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def next_prefill(self, tokens_read: int) -> PrefillChunk | None:
-        """The next part of a prompt to read in this step, of which `tokens_read` were read already.
+    def plan(self) -> list[Part]:
+        """The next step: one token of each writing request, then pieces of prompts."""
+        parts = [Part(s, len(s.tokens) - 1, len(s.tokens), "last") for s in self.writing]
+        budget = self.prefill_chunk
+        for sequence in self.reading:
+            if budget <= 0:
+                break
+            budget -= self._read(sequence, parts)
+        while budget > 0 and (admitted := self._admit()) is not None:
+            budget -= self._read(admitted, parts)
+        return parts
 
-        Chunks end at multiples of `prefill_chunk` whatever else is going on, so that a prompt is always
+    def _read(self, sequence: Sequence, parts: list[Part]) -> int:
+        """Add the next piece of a prompt; returns its tokens.
+
+        Pieces end at multiples of `prefill_chunk` whatever else is going on, so that a prompt is always
         computed in the same pieces.
         """
-        if tokens_read >= self.prefill_chunk:
+        start = sequence.computed
+        stop = min((start // self.prefill_chunk + 1) * self.prefill_chunk, sequence.prompt_length)
+        if sequence.request.prompt_logprobs is not None:
+            parts.append(Part(sequence, start, stop, "all"))
+        else:
+            parts.append(Part(sequence, start, stop, "last" if stop == sequence.prompt_length else "none"))
+        return stop - start
+
+    def _admit(self) -> Sequence | None:
+        if not self.waiting or self.active >= self.max_concurrent:
             return None
-        if self.prefilling is None:
-            if not self.waiting or len(self.running) >= self.max_concurrent:
-                return None
-            self.prefilling = self.waiting.popleft()
-        sequence = self.prefilling
-        stop = min(sequence.computed + self.prefill_chunk, sequence.prompt_length)
-        return PrefillChunk(sequence, sequence.computed, stop)
-
-    def prefilled(self, chunk: PrefillChunk) -> None:
-        """Note that `chunk` is read; after the last one the sequence writes."""
-        chunk.sequence.computed = chunk.stop
-        if chunk.last:
-            self.prefilling = None
-            self.running.append(chunk.sequence)
-
-    def remove(self, sequence: Sequence) -> int | None:
-        """Take a request out, wherever it is. Returns the row it had in the batch, if it had one.
-
-        The last running sequence takes over that row.
-        """
-        if sequence is self.prefilling:
-            self.prefilling = None
+        sequence = self.waiting[0]
+        reused = self._runner.admit(sequence, reuse=sequence.request.prompt_logprobs is None)
+        if reused is None:
             return None
-        if sequence in self.running:
-            row = self.running.index(sequence)
-            self.running[row] = self.running[-1]
-            self.running.pop()
-            return row
-        if sequence in self.waiting:
+        self.waiting.popleft()
+        sequence.admit(reused)
+        self.reading.append(sequence)
+        return sequence
+
+    def computed(self, part: Part) -> None:
+        """Note that `part` is computed; after the last piece of its prompt a sequence writes."""
+        sequence = part.sequence
+        sequence.computed = part.stop
+        if not part.writes and part.stop == sequence.prompt_length:
+            self.reading.remove(sequence)
+            self.writing.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a request out, wherever it is."""
+        if sequence in self.writing:
+            self.writing.remove(sequence)
+        elif sequence in self.reading:
+            self.reading.remove(sequence)
+        else:
             self.waiting.remove(sequence)
-        return None
+            return
+        self._runner.release(sequence)
 
     def cancelled(self) -> list[Sequence]:
-        """Every request that has been asked to stop."""
-        return [sequence for sequence in self.everyone() if sequence.cancelled]
+        return [s for s in self.everyone() if s.cancelled]
 
     def everyone(self) -> list[Sequence]:
-        """All requests that have not ended."""
-        prefilling = [] if self.prefilling is None else [self.prefilling]
-        return [*self.waiting, *prefilling, *self.running]
-
-    @property
-    def idle(self) -> bool:
-        return not self.waiting and self.active == 0
+        return [*self.writing, *self.reading, *self.waiting]

@@ -100,8 +100,21 @@ class Tokenizer:
         return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
 
     @property
+    def raw(self) -> bytes:
+        """The content of `tokenizer.json`."""
+        return self._raw
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own template (Jinja), None for a base model."""
+        template = self._config.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+        return template
+
+    @property
     def has_chat_template(self) -> bool:
-        return self._template_source() is not None
+        return self.chat_template is not None
 
     def encode(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
         """Ids of `text`. With `special` False, text that reads like a special token is plain text."""
@@ -134,7 +147,7 @@ class Tokenizer:
         import jinja2
 
         if self._template is None:
-            self._template = _compile_template(self._template_source() or PLAIN_CHAT_TEMPLATE)
+            self._template = _compile_template(self.chat_template or PLAIN_CHAT_TEMPLATE)
         specials = {
             key: _token_text(self._config.get(key)) or "" for key in ("bos_token", "eos_token", "pad_token")
         }
@@ -153,12 +166,6 @@ class Tokenizer:
                 hint="Give each message a role (system, user, assistant) and a text; most models want user "
                 "and assistant in turn.",
             ) from None
-
-    def _template_source(self) -> str | None:
-        template = self._config.get("chat_template")
-        if isinstance(template, list):  # several, by name
-            template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
-        return template
 
     def _special(self, key: str) -> int | None:
         token = _token_text(self._config.get(key))

@@ -1,0 +1,313 @@
+"""Continuous batching: requests join and leave a running batch between its steps.
+
+The async front checks a request and waits for its events; a thread of the engine's own runs the loop of
+scheduler, runner and sampler. The two share a lock, an inbox and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from platen.engines.grammar import GrammarCompiler
+from platen.engines.protocol import (
+    Capacity,
+    EngineFailed,
+    EngineOverloaded,
+    EngineStats,
+    GenerationRequest,
+    TokenEvent,
+    TokenLogprob,
+    Usage,
+)
+from platen.engines.runner import Part, Runner
+from platen.engines.sampling import LogprobRow, RandomStream, logprobs_of, sample
+from platen.engines.scheduler import Scheduler
+from platen.engines.sequence import Sequence
+from platen.engines.streams import Delivery, EventStream, deliver
+from platen.engines.text import Detokenizer, StopResult, TextAssembler
+
+log = logging.getLogger(__name__)
+
+EndReason = Literal["stop", "length", "cancelled"]
+
+
+class BatchingEngine:
+    """Continuous batching over one runner.
+
+    `new_detokenizer` makes a fresh incremental detokenizer for each request; `token_text` names a single
+    token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of its text.
+    `grammars` compiles what requests ask their text to match; without it such requests are refused.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        new_detokenizer: Callable[[], Detokenizer],
+        token_text: Callable[[int], str],
+        eos_ids: tuple[int, ...] = (),
+        grammars: GrammarCompiler | None = None,
+        max_concurrent: int = 16,
+        max_queue: int = 64,
+        prefill_chunk: int = 512,
+    ) -> None:
+        self.name = runner.name
+        self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
+        self._vocab_size = runner.vocab_size
+        self._new_detokenizer, self._token_text = new_detokenizer, token_text
+        self._eos_ids = frozenset(eos_ids)
+        self._grammars = grammars
+        self._runner = runner
+        self._scheduler = Scheduler(runner, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
+        self._wake = threading.Condition()
+        # Below: shared between the front and the thread, touched only with `_wake` held.
+        self._open: dict[str, tuple[Sequence, EventStream]] = {}
+        self._inbox: deque[Sequence] = deque()
+        self._closing = False
+        # Below: the thread's own; the front only reads the counts.
+        self._outbox: list[Delivery] = []
+        self._prompt_scores: dict[Sequence, list[LogprobRow]] = {}
+        self._tokens_generated = 0
+        self._steps = 0
+        self._seconds_per_request = 1.0
+        self._thread = threading.Thread(target=self._run, name=f"platen-{runner.name}-engine", daemon=True)
+        self._thread.start()
+
+    # The async front.
+
+    def submit(self, request: GenerationRequest) -> EventStream:
+        """Queue a request; see `Engine.submit`. Must be called inside a running event loop."""
+        sequence = self._sequence(request)
+        stream = EventStream(lambda: self.cancel(request.request_id))
+        with self._wake:
+            if self._closing:
+                raise EngineFailed("the engine is closed")
+            if request.request_id in self._open:
+                raise ValueError(f"request id {request.request_id!r} is in use")
+            if len(self._open) >= self._capacity.max_concurrent + self._capacity.max_queue:
+                raise EngineOverloaded(self._retry_after())
+            self._open[request.request_id] = (sequence, stream)
+            self._inbox.append(sequence)
+            self._wake.notify()
+        return stream
+
+    def cancel(self, request_id: str) -> None:
+        with self._wake:
+            if request_id in self._open:
+                self._open[request_id][0].cancelled = True
+                self._wake.notify()
+
+    def capacity(self) -> Capacity:
+        return self._capacity
+
+    def stats(self) -> EngineStats:
+        with self._wake:
+            active = self._scheduler.active
+            return EngineStats(
+                running=active,
+                waiting=max(0, len(self._open) - active),
+                tokens_generated=self._tokens_generated,
+                extra={"steps": float(self._steps), **self._runner.figures()},
+            )
+
+    async def close(self) -> None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _sequence(self, request: GenerationRequest) -> Sequence:
+        params = request.sampling
+        allowance = self._allowance(request)
+        if any(not 0 <= token_id < self._vocab_size for token_id, _ in params.logit_bias):
+            raise ValueError(f"logit_bias has a token outside the vocabulary of {self._vocab_size}")
+        matcher = None
+        if params.grammar is not None:
+            if self._grammars is None:
+                raise ValueError("this engine takes no grammars")
+            matcher = self._grammars.matcher(params.grammar)
+        return Sequence(
+            request,
+            TextAssembler(self._new_detokenizer(), params.stop),
+            RandomStream(params.seed),
+            allowance,
+            frozenset() if params.ignore_eos else self._eos_ids,
+            matcher,
+        )
+
+    def _allowance(self, request: GenerationRequest) -> int:
+        """How many tokens the request may get. Raises ValueError when its prompt can't be used."""
+        window, length = self._capacity.context_window, len(request.prompt_ids)
+        asked = request.sampling.max_tokens
+        if length == 0:
+            raise ValueError("the prompt has no tokens")
+        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
+            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
+        room = window - length
+        if room < 0 or (room == 0 and asked != 0):
+            raise ValueError(f"the prompt has {length} tokens; the context window is {window}")
+        allowance = room if asked is None else min(asked, room)
+        if not self._runner.fits(length + allowance):
+            raise ValueError(f"a text of {length + allowance} tokens does not fit the key/value cache")
+        return allowance
+
+    def _retry_after(self) -> float:
+        """Seconds until a place is likely to be free, from how long requests have taken lately."""
+        return min(max(self._seconds_per_request / self._capacity.max_concurrent, 1.0), 60.0)
+
+    # The thread.
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while self._scheduler.idle and not self._inbox and not self._closing:
+                    self._wake.wait()
+                while self._inbox:
+                    self._scheduler.add(self._inbox.popleft())
+                closing = self._closing
+            if closing:
+                for sequence in self._scheduler.everyone():
+                    self._end(sequence, "cancelled")
+                self._flush()
+                return
+            try:
+                self._step()
+            except Exception as error:
+                log.exception("the engine failed in a step; its requests are lost")
+                self._fail_all(error)
+            self._flush()
+
+    def _step(self) -> None:
+        """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""
+        for sequence in self._scheduler.cancelled():
+            self._end(sequence, "cancelled")
+        parts = self._scheduler.plan()
+        if not parts:
+            return
+        logits = self._runner.forward(parts)
+        self._steps += 1
+        at, last = 0, []
+        ready: list[Sequence] = []
+        for part in parts:
+            wanted = {"none": 0, "last": 1, "all": part.stop - part.start}[part.logits]
+            if part.logits == "all":
+                self._score(part, logits[at : at + wanted])
+            at += wanted
+            self._scheduler.computed(part)
+            if part.logits != "none" and part.stop == len(part.sequence.tokens):
+                if part.sequence.max_new_tokens == 0:
+                    self._end(part.sequence, "length", scores=self._take_scores(part.sequence))
+                else:
+                    ready.append(part.sequence)
+                    last.append(at - 1)
+        if ready:
+            everything = len(last) == logits.shape[0]
+            self._write(ready, logits if everything else logits[torch.tensor(last, device=logits.device)])
+
+    def _write(self, sequences: list[Sequence], logits: Tensor) -> None:
+        """Choose each sequence's next token from its row of `logits` (B, V)."""
+        chosen = sample(logits, [sequence.row() for sequence in sequences])
+        for index, (sequence, token_id) in enumerate(zip(sequences, chosen, strict=True)):
+            wanted = sequence.request.sampling.logprobs
+            scored = None
+            if wanted is not None:
+                scored = self._named(logprobs_of(logits[index : index + 1], [token_id], wanted)[0])
+            self._take(sequence, token_id, scored, self._take_scores(sequence))
+
+    def _score(self, part: Part, logits: Tensor) -> None:
+        """Note the log-probabilities of the prompt's tokens from those of a piece on."""
+        following = part.sequence.tokens[part.start + 1 : part.stop + 1]
+        wanted = part.sequence.request.prompt_logprobs or 0
+        rows = self._prompt_scores.setdefault(part.sequence, [])
+        rows += logprobs_of(logits[: len(following)], following, wanted)
+
+    def _take_scores(self, sequence: Sequence) -> tuple[TokenLogprob | None, ...]:
+        rows = self._prompt_scores.pop(sequence, None)
+        return () if rows is None else (None, *(self._named(row) for row in rows))
+
+    def _take(
+        self,
+        sequence: Sequence,
+        token_id: int,
+        scored: TokenLogprob | None,
+        scores: tuple[TokenLogprob | None, ...],
+    ) -> None:
+        """Add a token to its sequence; tell the reader; end the sequence if this was its last."""
+        sequence.add(token_id)
+        self._tokens_generated += 1
+        logprobs = () if scored is None else (scored,)
+        if token_id in sequence.end_ids:
+            self._end(sequence, "stop", (token_id,), logprobs, scores)
+            return
+        result = sequence.text.push(token_id)
+        reason: EndReason | None = "stop" if result.stopped else None
+        if reason is None and sequence.matcher is not None:
+            sequence.matcher.accept(token_id)
+            reason = "stop" if sequence.matcher.ended else None
+        if reason is None and sequence.generated >= sequence.max_new_tokens:
+            reason = "length"
+        if reason is not None:
+            self._end(sequence, reason, (token_id,), logprobs, scores, result)
+            return
+        self._send(sequence, TokenEvent((token_id,), result.text, logprobs, prompt_logprobs=scores))
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: EndReason,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+        scores: tuple[TokenLogprob | None, ...] = (),
+        last: StopResult = StopResult("", stopped=False),
+    ) -> None:
+        """Free what a sequence holds and send its last event, with the text that was held back."""
+        text = last.text
+        if not last.stopped and reason != "cancelled":
+            rest = sequence.text.finish()
+            text += rest.text
+            reason = "stop" if rest.stopped else reason
+        self._scheduler.remove(sequence)
+        self._prompt_scores.pop(sequence, None)
+        usage = Usage(sequence.prompt_length, sequence.generated, sequence.reused)
+        timings = sequence.timings()
+        self._send(sequence, TokenEvent(token_ids, text, logprobs, reason, usage, timings, scores))
+        if reason != "cancelled":
+            took = timings.prefill + timings.decode
+            self._seconds_per_request += 0.2 * (took - self._seconds_per_request)
+        self._close_request(sequence)
+
+    def _named(self, row: LogprobRow) -> TokenLogprob:
+        top = tuple((token_id, self._token_text(token_id), value) for token_id, value in row.top)
+        return TokenLogprob(row.token_id, self._token_text(row.token_id), row.logprob, top)
+
+    def _send(self, sequence: Sequence, item: TokenEvent | Exception) -> None:
+        with self._wake:
+            self._outbox.append((self._open[sequence.request.request_id][1], item))
+
+    def _close_request(self, sequence: Sequence) -> None:
+        with self._wake:
+            del self._open[sequence.request.request_id]
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._wake:
+            lost = [sequence for sequence, _ in self._open.values() if sequence not in self._inbox]
+        self._runner.reset()
+        for sequence in lost:
+            self._scheduler.remove(sequence)
+            self._send(sequence, EngineFailed(f"the engine failed: {type(error).__name__}"))
+            self._close_request(sequence)
+        self._prompt_scores.clear()
+
+    def _flush(self) -> None:
+        items, self._outbox = self._outbox, []
+        deliver(items)

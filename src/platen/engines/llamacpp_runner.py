@@ -1,0 +1,169 @@
+"""Runs a GGUF file with llama.cpp for a batching engine: all sequences' tokens in one `llama_decode`.
+
+llama.cpp's cache is one pool of cells, each a token of one or more sequences. A sequence that is over stays
+in it until room is needed, and a new one that begins alike starts as a copy, which costs no memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from platen.engines.runner import Part
+from platen.engines.sequence import Sequence as Request
+from platen.errors import BundleError
+
+
+def physical_cores() -> int:
+    """Cores to compute on; more threads than these slow llama.cpp down."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+_WORTH_REUSING = 16
+"""Tokens in common below which starting from nothing is as fast."""
+
+
+class LlamaCppRunner:
+    """One GGUF file on the CPU.
+
+    `cells` tokens fit its cache, over all sequences; a step computes `step_tokens` tokens at most.
+    """
+
+    name = "llamacpp"
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        context_window: int,
+        max_rows: int,
+        cells: int,
+        step_tokens: int,
+        threads: int | None = None,
+    ) -> None:
+        import llama_cpp
+
+        self._lib: Any = llama_cpp
+        self._quiet = llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self._model = llama_cpp.llama_model_load_from_file(
+            str(file).encode(), llama_cpp.llama_model_default_params()
+        )
+        if not self._model:
+            raise BundleError(f"{file} can't be opened by llama.cpp", hint="Compile the bundle again.")
+        self.context_window = context_window
+        self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
+        self._cells, self._step_tokens = cells, step_tokens
+        # Half of the places are for sequences that are over.
+        self._places = min(2 * max_rows, int(llama_cpp.llama_max_parallel_sequences()))
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx, options.n_seq_max, options.kv_unified = cells, self._places, True
+        options.n_batch, options.n_ubatch, options.no_perf = step_tokens, min(step_tokens, 512), True
+        options.n_threads = options.n_threads_batch = threads or physical_cores()
+        self._context = llama_cpp.llama_init_from_model(self._model, options)
+        if not self._context:
+            raise BundleError(f"{file}: no memory for a cache of {cells} tokens", hint="Serve fewer at once.")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(step_tokens, 0, 1)
+        self.reset()
+
+    def reset(self) -> None:
+        self._lib.llama_memory_clear(self._memory, True)
+        self._free = list(range(self._places - 1, -1, -1))
+        self._place: dict[Request, int] = {}
+        self._reserved: dict[Request, int] = {}
+        self._over: OrderedDict[int, list[int]] = OrderedDict()  # place to tokens; oldest first
+        self._reused = 0
+
+    def fits(self, tokens: int) -> bool:
+        return tokens <= self._cells
+
+    def admit(self, sequence: Request, *, reuse: bool) -> int | None:
+        needed = sequence.prompt_length + sequence.max_new_tokens
+        if needed + sum(self._reserved.values()) > self._cells:
+            return None
+        source, common = self._longest_beginning(sequence.tokens[:-1]) if reuse else (None, 0)
+        if source is not None:
+            self._over.move_to_end(source)
+        while self._over and (not self._free or needed + self._taken() > self._cells):
+            place, _ = self._over.popitem(last=False)
+            if place == source:  # nothing else to drop: it becomes the new sequence
+                self._free.append(place)
+                break
+            self._lib.llama_memory_seq_rm(self._memory, place, -1, -1)
+            self._free.append(place)
+        place = self._free.pop()
+        if source is not None and place != source:
+            self._lib.llama_memory_seq_cp(self._memory, source, place, 0, common)
+        elif source is not None:
+            self._lib.llama_memory_seq_rm(self._memory, place, common, -1)
+        self._place[sequence], self._reserved[sequence] = place, needed
+        self._reused += common
+        return common
+
+    def _taken(self) -> int:
+        return sum(self._reserved.values()) + sum(map(len, self._over.values()))
+
+    def _longest_beginning(self, tokens: list[int]) -> tuple[int | None, int]:
+        """The finished sequence that shares the longest beginning with `tokens`, and its length."""
+        wanted = np.array(tokens)
+        best: tuple[int | None, int] = (None, _WORTH_REUSING - 1)
+        for place, held in self._over.items():
+            length = min(len(held), len(tokens))
+            differs = np.nonzero(np.array(held[:length]) != wanted[:length])[0]
+            common = int(differs[0]) if len(differs) else length
+            if common > best[1]:
+                best = (place, common)
+        return best if best[0] is not None else (None, 0)
+
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        batch, count, rows = self._batch, 0, []
+        for part in parts:
+            place = self._place[part.sequence]
+            for position in range(part.start, part.stop):
+                batch.token[count] = part.sequence.tokens[position]
+                batch.pos[count] = position
+                batch.n_seq_id[count] = 1
+                batch.seq_id[count][0] = place
+                wanted = part.logits == "all" or (part.logits == "last" and position == part.stop - 1)
+                batch.logits[count] = wanted
+                if wanted:
+                    rows.append(count)
+                count += 1
+        batch.n_tokens = count
+        if (code := self._lib.llama_decode(self._context, batch)) != 0:
+            raise RuntimeError(f"llama_decode answered {code}")
+        logits = np.empty((len(rows), self.vocab_size), dtype=np.float32)
+        for row, index in enumerate(rows):
+            pointer = self._lib.llama_get_logits_ith(self._context, index)
+            logits[row] = np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
+        return torch.from_numpy(logits)
+
+    def release(self, sequence: Request) -> None:
+        place = self._place.pop(sequence, None)
+        if place is not None:
+            del self._reserved[sequence]
+            self._over[place] = sequence.tokens[: sequence.computed]
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "cells": float(self._cells),
+            "cells_held": float(sum(self._reserved.values())),
+            "reused_tokens": float(self._reused),
+        }
+
+    def close(self) -> None:
+        self._lib.llama_batch_free(self._batch)
+        self._lib.llama_free(self._context)
+        self._lib.llama_model_free(self._model)

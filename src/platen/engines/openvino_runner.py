@@ -1,0 +1,158 @@
+"""Runs a compiled bundle with OpenVINO for a batching engine: paged attention, all sequences in one call.
+
+OpenVINO's own pass puts paged attention into the graph; the blocks it reads and writes are handed out here.
+(OpenVINO GenAI's pipeline around the same operation keeps its sampler inside, which has no grammars of our
+kind, no biases, and seeds that depend on the batch.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset15 as op
+from openvino._offline_transformations import paged_attention_transformation
+from torch import Tensor
+
+from platen.engines.blocks import BlockPool
+from platen.engines.runner import Part
+from platen.engines.sequence import Sequence as Request
+from platen.errors import BundleError
+from platen.models.bundle import read_json
+from platen.models.config import LlamaConfig
+
+_ROWS = "logits_rows"
+
+
+class OpenVinoRunner:
+    """A compiled folder (`platen compile --to openvino`) on one device.
+
+    `cache_bytes` bounds the key/value cache; it is no larger than `max_rows` full windows need.
+    """
+
+    name = "openvino"
+    BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
+
+    def __init__(
+        self, folder: Path, *, max_rows: int, cache_bytes: int, threads: int | None = None, device: str = "CPU"
+    ) -> None:
+        config = LlamaConfig.from_hf(read_json(folder / "config.json"))
+        self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
+        model = _paged(folder / "openvino_model.xml")
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        compiled = ov.Core().compile_model(model, device, options)
+        self._request = compiled.create_infer_request()
+        self._caches = [port for port in compiled.inputs if "_cache." in port.get_any_name()]
+        block_bytes = sum(_block_bytes(port) for port in self._caches)
+        most = max_rows * -(-self.context_window // self.BLOCK_TOKENS)
+        self._blocks = min(most, cache_bytes // block_bytes)
+        self._block_bytes = block_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        self._pool = BlockPool(self._blocks, self.BLOCK_TOKENS)
+        self._tables: dict[Request, list[int]] = {}
+        self._reused = 0
+        for port in self._caches:
+            shape = [self._blocks, *(size.get_length() for size in list(port.partial_shape)[1:])]
+            self._request.set_tensor(port, ov.Tensor(port.element_type, ov.Shape(shape)))
+
+    def fits(self, tokens: int) -> bool:
+        return -(-tokens // self.BLOCK_TOKENS) <= self._blocks
+
+    def admit(self, sequence: Request, *, reuse: bool) -> int | None:
+        known = self._pool.match(sequence.tokens[:-1]) if reuse else []
+        self._pool.hold(known)
+        total = sequence.prompt_length + sequence.max_new_tokens
+        rest = self._pool.take(-(-total // self.BLOCK_TOKENS) - len(known))
+        if rest is None:
+            self._pool.release(known)
+            return None
+        self._tables[sequence] = [*known, *rest]
+        reused = len(known) * self.BLOCK_TOKENS
+        self._reused += reused
+        return reused
+
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        tables: list[int] = []
+        begins, table_begins = [0], [0]
+        for part in parts:
+            ids += part.sequence.tokens[part.start : part.stop]
+            positions += range(part.start, part.stop)
+            begins.append(len(ids))
+            used = -(-part.stop // self.BLOCK_TOKENS)
+            tables += self._tables[part.sequence][:used]
+            table_begins.append(len(tables))
+            if part.logits == "last":
+                rows.append(len(ids) - 1)
+            elif part.logits == "all":
+                rows += range(begins[-2], begins[-1])
+        if not rows:
+            rows.append(0)  # a graph has no empty output; it is dropped below
+        self._request.infer(
+            {
+                "input_ids": np.array(ids, dtype=np.int64),
+                "position_ids": np.array(positions, dtype=np.int64),
+                "past_lens": np.array([part.start for part in parts], dtype=np.int32),
+                "subsequence_begins": np.array(begins, dtype=np.int32),
+                "block_indices": np.array(tables, dtype=np.int32),
+                "block_indices_begins": np.array(table_begins, dtype=np.int32),
+                "max_context_len": np.array(max(part.stop for part in parts), dtype=np.int32),
+                _ROWS: np.array(rows, dtype=np.int64),
+            }
+        )
+        for part in parts:
+            if part.stop == part.sequence.prompt_length:
+                self._pool.name(self._tables[part.sequence], part.sequence.tokens[: part.stop])
+        logits = torch.from_numpy(self._request.get_output_tensor(0).data).view(-1, self.vocab_size)
+        wanted = sum({"none": 0, "last": 1, "all": part.stop - part.start}[part.logits] for part in parts)
+        return logits[:wanted]
+
+    def release(self, sequence: Request) -> None:
+        table = self._tables.pop(sequence, None)
+        if table is not None:
+            self._pool.name(table, sequence.tokens[: sequence.computed])
+            self._pool.release(table)
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "cache_bytes": float(self._blocks * self._block_bytes),
+            "blocks": float(self._blocks),
+            "blocks_held": float(self._pool.held),
+            "reused_tokens": float(self._reused),
+        }
+
+
+def _paged(file: Path) -> ov.Model:
+    """The graph with paged attention, whose output layer sees only the rows whose logits are wanted."""
+    try:
+        model = ov.Core().read_model(file)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{file} can't be read: {str(error).strip().splitlines()[-1]}", hint="Compile the bundle again."
+        ) from None
+    paged_attention_transformation(model)
+    rows = op.parameter([-1], np.int64)
+    rows.set_friendly_name(_ROWS)
+    rows.output(0).set_names({_ROWS})
+    head = model.output("logits").get_node().input_value(0).get_node()
+    states = head.input_value(0)
+    picked = op.gather(states, rows, op.constant(np.int64(0)))
+    head.input(0).replace_source_output(picked.output(0))
+    model.add_parameters([rows])
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _block_bytes(port: Any) -> int:
+    sizes = [size.get_length() for size in list(port.partial_shape)[1:]]
+    return int(np.prod(sizes)) * int(port.element_type.size)

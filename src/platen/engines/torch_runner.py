@@ -1,0 +1,143 @@
+"""Runs Llama in PyTorch for a batching engine: rows of a contiguous cache for those who write, blocks for reuse.
+
+Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the
+attention itself. What prompts computed is copied into blocks, out of which later prompts that begin alike
+are filled. Letters in shapes as in `platen.models.llama`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from platen.engines.batch_cache import BatchCache
+from platen.engines.blocks import BlockPool
+from platen.engines.runner import Part
+from platen.engines.sequence import Sequence as Request
+from platen.models.config import LlamaConfig
+from platen.models.llama import KVCache, Llama
+
+
+class BlockStore:
+    """Keys and values of past prompts in blocks of 16 tokens, at most `max_bytes` of them."""
+
+    BLOCK_TOKENS = 16
+
+    def __init__(
+        self, config: LlamaConfig, max_bytes: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        heads, size, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
+        block_bytes = 2 * layers * heads * size * self.BLOCK_TOKENS * dtype.itemsize
+        # Memory beyond what is written is only reserved, so a generous store costs a small model nothing.
+        self.pool = BlockPool(max_bytes // block_bytes, self.BLOCK_TOKENS)
+        shape = (2 * layers, self.pool.size, heads, self.BLOCK_TOKENS, size)
+        self._data = torch.empty(shape, dtype=dtype, device=device)
+
+    def read(self, blocks: list[int], cache: KVCache) -> None:
+        """Fill the beginning of a one-row cache."""
+        tokens = len(blocks) * self.BLOCK_TOKENS
+        index = torch.tensor(blocks, device=self._data.device)
+        for number, target in enumerate([*cache.keys, *cache.values]):
+            # (n, K, block, D) -> (K, n * block, D)
+            target[0, :, :tokens] = self._data[number][index].transpose(0, 1).flatten(1, 2)
+        cache.length = tokens
+
+    def write(self, tokens: Sequence[int], layers: Sequence[Tensor]) -> None:
+        """Keep the full blocks of a text whose keys and values, (K, S, D) a layer, are `layers`."""
+        step = self.BLOCK_TOKENS
+        known = self.pool.match(tokens)
+        self.pool.hold(known)  # or making room for the end could drop the beginning
+        fresh = self.pool.take(len(tokens) // step - len(known))
+        if fresh:
+            index = torch.tensor(fresh, device=self._data.device)
+            start, stop = len(known) * step, (len(known) + len(fresh)) * step
+            for number, source in enumerate(layers):
+                piece = source[:, start:stop].unflatten(1, (len(fresh), step))
+                self._data[number][index] = piece.transpose(0, 1)
+            self.pool.name([*known, *fresh], tokens)
+        self.pool.release([*known, *(fresh or [])])
+
+
+class TorchRunner:
+    """A model, the caches of the prompts being read, the rows being written, and the block store."""
+
+    name = "torch"
+
+    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = 256 * 2**20) -> None:
+        weight = model.output_weight
+        self._model = model.eval()
+        self._device, self._dtype = weight.device, weight.dtype
+        self.context_window = model.config.max_position_embeddings
+        self.vocab_size = model.config.vocab_size
+        self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        config = self._model.config
+        self._prompts: dict[Request, KVCache] = {}
+        self._rows: list[Request] = []
+        self._batch = BatchCache(config, max_rows=self._max_rows, dtype=self._dtype, device=self._device)
+        self._store = BlockStore(config, self._reuse_bytes, self._dtype, self._device)
+        self._reused = 0
+
+    def fits(self, tokens: int) -> bool:
+        return tokens <= self.context_window
+
+    def admit(self, sequence: Request, *, reuse: bool) -> int | None:
+        cache = KVCache(
+            self._model.config, 1, sequence.prompt_length, dtype=self._dtype, device=self._device
+        )
+        self._prompts[sequence] = cache
+        if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1])):
+            self._store.read(blocks, cache)
+            self._store.pool.hold(blocks)  # used just now: last to go
+            self._store.pool.release(blocks)
+            self._reused += cache.length
+        return cache.length
+
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        found: list[Tensor] = []
+        writing = {part.sequence for part in parts if part.writes}
+        if writing:
+            logits = self._write()
+            place = {sequence: row for row, sequence in enumerate(self._rows)}
+            order = [place[part.sequence] for part in parts if part.writes]
+            found.append(logits[torch.tensor(order, device=self._device)])
+        found += [self._read(part) for part in parts if not part.writes]
+        return torch.cat(found)
+
+    def _write(self) -> Tensor:
+        """One token in every row: (B, V)."""
+        ids = torch.tensor([[s.tokens[-1]] for s in self._rows], device=self._device)
+        positions, mask = self._batch.begin_step()
+        return self._model(ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch)[:, -1]  # type: ignore[no-any-return]
+
+    def _read(self, part: Part) -> Tensor:
+        """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
+        sequence, cache = part.sequence, self._prompts[part.sequence]
+        ids = torch.tensor([sequence.tokens[part.start : part.stop]], device=self._device)
+        keep = 0 if part.logits == "all" else 1
+        logits: Tensor = self._model(ids, kv_cache=cache, logits_to_keep=keep)[0]
+        if part.stop == sequence.prompt_length:
+            del self._prompts[sequence]
+            self._batch.add(cache)
+            self._rows.append(sequence)
+            self._store.write(sequence.tokens, [layer[0] for layer in [*cache.keys, *cache.values]])
+        return logits[:0] if part.logits == "none" else logits
+
+    def release(self, sequence: Request) -> None:
+        self._prompts.pop(sequence, None)
+        if sequence not in self._rows:
+            return
+        row = self._rows.index(sequence)
+        computed = sequence.tokens[: self._batch.lengths[row]]
+        if len(computed) // BlockStore.BLOCK_TOKENS > sequence.prompt_length // BlockStore.BLOCK_TOKENS:
+            self._store.write(computed, self._batch.row(row))
+        self._batch.remove(row)
+        self._rows[row] = self._rows[-1]
+        self._rows.pop()
+
+    def figures(self) -> dict[str, float]:
+        return {"cache_bytes": float(self._batch.size_bytes), "reused_tokens": float(self._reused)}
