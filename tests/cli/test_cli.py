@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from platen.cli.console import human_time
+from tests.pipeline.conftest import write_project
+
 COMMANDS = [
     "new",
     "run",
@@ -27,7 +30,7 @@ COMMANDS = [
 ]
 
 
-def platen(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def platen(*arguments: str, cwd: Path | None = None, columns: int = 140) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "platen", *arguments],
         cwd=cwd,
@@ -35,7 +38,7 @@ def platen(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
         text=True,
         timeout=120,
         check=False,
-        env=os.environ | {"COLUMNS": "140", "NO_COLOR": "1"},
+        env=os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"},
     )
 
 
@@ -107,6 +110,38 @@ def test_plan_reproduces_the_rules_of_thumb() -> None:
     assert result.returncode == 0
     for figure in ("14 GB", "112 GB", "512 MB", "8 GB"):
         assert figure in result.stdout, result.stdout
+
+
+def test_a_version_goes_through_its_whole_life(tmp_path: Path) -> None:
+    write_project(tmp_path / "hello")
+    run = platen("run", "hello", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "platen show evaluate -p hello" in run.stdout
+    shown = platen("show", "train", "-p", "hello", cwd=tmp_path, columns=60)
+    path = next((tmp_path / "hello" / ".platen" / "store" / "train").iterdir())
+    assert str(path) in "".join(shown.stdout.split()), "a path cut short can't be copied"
+    assert "tiny@1" in platen("models", "-p", "hello", cwd=tmp_path).stdout
+    promoted = platen("models", "promote", "tiny@1", "candidate", "-p", "hello", cwd=tmp_path)
+    assert promoted.returncode == 0, promoted.stderr
+    assert "tiny@1 is candidate" in promoted.stdout
+    live = platen("models", "delete", "tiny@1", "--yes", "-p", "hello", cwd=tmp_path)
+    assert live.returncode != 0
+    assert "tiny@1" in live.stderr
+    assert "tiny@1" in platen("models", "-p", "hello", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4.21, "4.2 s"),
+        (75, "0:01:15"),
+        (90_000, "1 day, 1:00:00"),
+        (5 * 86_400, "5 days"),
+        (1e11, "3,169 years"),
+    ],
+)
+def test_times_read_like_times(seconds: float, text: str) -> None:
+    assert human_time(seconds) == text
 
 
 def test_interrupting_a_run_is_clean(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def human_count(count: float) -> str:
 
 
 def human_time(seconds: float) -> str:
+    days = seconds / 86_400
+    if days >= 2 * 365:
+        return f"{days / 365.25:,.0f} years"
+    if days >= 2:
+        return f"{days:,.0f} days"
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 

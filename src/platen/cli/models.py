@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 VersionArgument = Annotated[
     str, typer.Argument(metavar="VERSION", help="MODEL@NUMBER, MODEL@ALIAS or a number.")
+]
+
+SameProjectOption = Annotated[
+    Path | None, typer.Option("--project", "-p", help="The project, if not given before the command.")
 ]
 
 
@@ -66,6 +71,7 @@ def promote(
     alias: Annotated[str, typer.Argument(help="candidate or production")] = "production",
     override: Annotated[bool, typer.Option("--override", help="Although the gate failed.")] = False,
     reason: Annotated[str, typer.Option(help="Why the gate is overridden; kept with the version.")] = "",
+    project: SameProjectOption = None,
 ) -> None:
     """Give a version an alias, through the project's gate or an override that says why.
 
@@ -75,7 +81,7 @@ def promote(
 
     if override != bool(reason.strip()):
         raise ConfigError("--override and --reason go together", hint="--override --reason 'why'")
-    pipeline, registry, found = _open(ctx, version)
+    pipeline, registry, found = _open(project or ctx.obj, version)
     current = registry.production(found.model)
     outcome = check(pipeline.project.gate, found.metrics, current.metrics if current else None)
     for line in outcome.lines:
@@ -89,22 +95,23 @@ def delete(
     ctx: typer.Context,
     version: VersionArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    project: SameProjectOption = None,
 ) -> None:
     """Delete a version that no alias points to; `platen gc` then frees its artifacts.
 
     Example:  platen models delete shakespeare@1
     """
-    _, registry, found = _open(ctx, version)
+    _, registry, found = _open(project or ctx.obj, version)
     if not yes:
         typer.confirm(f"Delete {found.name}?", abort=True)
     registry.delete(found)
     typer.echo(f"{found.name} is deleted")
 
 
-def _open(ctx: typer.Context, wanted: str) -> tuple[Pipeline, Registry, Version]:
+def _open(project: Path, wanted: str) -> tuple[Pipeline, Registry, Version]:
     from platen.registry.registry import Registry
 
-    pipeline = open_pipeline(ctx.obj)
+    pipeline = open_pipeline(project)
     model, _, which = wanted.rpartition("@")
     registry = Registry(pipeline.directory)
     return (

@@ -155,7 +155,7 @@ def _training(
     measured = f"at {utilisation:.0%} of a given" if flops else "at a measured"
     console.print(
         f"on {human_count(tokens)} tokens ({tokens / subject.parameters:.3g} a parameter): "
-        f"{work.total:.3g} FLOPs, {human_time(bill.seconds)} {measured} {human_count(rate)}FLOP/s × {devices}"
+        f"{work.total:.3g} FLOPs, {human_time(bill.seconds)} {measured} {rate / 1e12:.3g} TFLOP/s × {devices}"
         + (f", cost {bill.cost:,.2f}" if price else "")
     )
 

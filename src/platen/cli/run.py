@@ -49,7 +49,10 @@ def command(
 
         serve_project(pipeline)
     elif report.made:
-        typer.echo(f"Next:  platen serve -p {project}   ·   platen show evaluate -p {project}")
+        if pipeline.project.variants:
+            typer.echo(f"Next:  platen show compare -p {project}")
+        else:
+            typer.echo(f"Next:  platen serve -p {project}   ·   platen show evaluate -p {project}")
 
 
 def _make(pipeline: Pipeline, targets: tuple[str, ...], wait: float) -> RunReport:

@@ -71,6 +71,8 @@ def _draw(pipeline: Pipeline, manifest: Manifest, by_ref: dict[str, Manifest]) -
     console = Console(highlight=False)
     found = pipeline.store.find(manifest.name, manifest.fingerprint)
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path or hash cut short can't be copied
     table.add_row("artifact", f"[bold]{manifest.ref}[/] ({manifest.kind})")
     table.add_row("where", str(found.path) if found else pipeline.store.url)
     table.add_row("made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in {human_time(manifest.duration_s)}")
