@@ -18,6 +18,7 @@ COMMANDS = [
     "run",
     "status",
     "show",
+    "compile",
     "serve",
     "chat",
     "generate",

@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 from platen import __version__
-from platen.cli import chat, doctor, gc, generate, models, new, plan, run, schema, serve, show, status, ui
+from platen.cli import (
+    chat,
+    compile,
+    doctor,
+    gc,
+    generate,
+    models,
+    new,
+    plan,
+    run,
+    schema,
+    serve,
+    show,
+    status,
+    ui,
+)
 from platen.cli.failures import describe_failure
 from platen.errors import PlatenError
 
@@ -22,7 +37,7 @@ app = typer.Typer(
     help="From raw text to a language model in production: one file, one command.",
     epilog="Start here:  platen new hello  ·  platen run hello --serve",
 )
-for module in (new, run, status, show, serve, chat, generate, plan, doctor, ui, gc, schema):
+for module in (new, run, status, show, compile, serve, chat, generate, plan, doctor, ui, gc, schema):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
 

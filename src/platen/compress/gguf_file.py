@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from platen.models.bundle import Bundle
 from platen.models.config import LlamaConfig
 from platen.models.llama import rope_frequencies
 from platen.tokens.tokenizer import Tokenizer
-
-GgufWeights = Literal["q8_0", "f16", "bf16"]
 
 _LAYER = {
     "input_layernorm": "attn_norm",
@@ -45,7 +43,7 @@ _PRE_TOKENIZERS = {
 }
 
 
-def write_gguf(bundle: Bundle, file: Path, weights: GgufWeights) -> None:
+def write_gguf(bundle: Bundle, file: Path, weights: str) -> None:
     """Write `bundle` to `file`; matrices as `weights`, gains in float32.
 
     Matrices whose rows are no multiple of a block (32) stay float16.
@@ -76,15 +74,16 @@ def _renamed(name: str) -> str:
 
 
 def _reordered(name: str, tensor: Tensor, config: LlamaConfig) -> Tensor:
+    """Query and key rows from Hugging Face's order to llama.cpp's."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for projection, count in heads.items():
         if projection in name:
-            halves = tensor.unflatten(0, (count, 2, config.head_dim // 2))
+            halves = tensor.reshape(count, 2, config.head_dim // 2, -1)
             return halves.transpose(1, 2).reshape(tensor.shape)
     return tensor
 
 
-def _add(writer: Any, name: str, values: NDArray[np.float32], weights: GgufWeights) -> None:
+def _add(writer: Any, name: str, values: NDArray[np.float32], weights: str) -> None:
     import gguf
 
     if values.ndim == 1:

@@ -23,22 +23,32 @@ from platen.models.config import LlamaConfig
 from platen.models.llama import rope_frequencies
 
 Node = Any
-_LOWEST = np.float32(-65504.0)  # the mask's minus infinity; float16's lowest, so that any runtime type holds it
+INT4_GROUP = 64
+"""Weights that share one scale in `int4`; smaller groups are more exact and a little larger."""
+_LOWEST = np.float32(
+    -65504.0
+)  # the mask's minus infinity; float16's lowest, so that any runtime type holds it
 
 
-def build_graph(config: LlamaConfig, weights: Mapping[str, Tensor]) -> ov.Model:
+def build_graph(config: LlamaConfig, weights: Mapping[str, Tensor], precision: str) -> ov.Model:
     """The network as a stateful graph: `input_ids`, `position_ids` (B, T), `attention_mask` (B, S) and
     `beam_idx` (B,) in, `logits` (B, T, V) in float32 out.
 
-    `weights` are a Llama's by their transformers names, in any float type; they are kept in bfloat16 when
-    they come in it and in float16 otherwise, and computed with in whatever type the runtime chooses.
+    `weights` are a Llama's by their transformers names, in any float type. Matrices are kept in `precision`:
+
+    - `bf16` as they come in it, in float16 otherwise.
+    - `int8`: one scale and zero point for each output channel.
+    - `int4`: one scale for each 64 weights of an output channel, symmetric; embedding and output layer
+      in int8.
+
+    Gains are kept in float16. The runtime chooses what it computes in.
     """
-    return _Builder(config, weights).build()
+    return _Builder(config, weights, precision).build()
 
 
 class _Builder:
-    def __init__(self, config: LlamaConfig, weights: Mapping[str, Tensor]) -> None:
-        self._config, self._weights = config, weights
+    def __init__(self, config: LlamaConfig, weights: Mapping[str, Tensor], precision: str) -> None:
+        self._config, self._weights, self._precision = config, weights, precision
         self._sinks: list[Node] = []
         self._inputs = {
             "input_ids": op.parameter([-1, -1], np.int64),
@@ -70,15 +80,17 @@ class _Builder:
         return ov.Model([op.result(logits)], self._sinks, list(self._inputs.values()), "llama")
 
     def _weight(self, name: str) -> Node:
-        """A weight as stored, then converted: the pattern that weight compression and runtimes look for."""
-        tensor = self._weights[name].detach().cpu().contiguous()
-        if tensor.dtype == torch.bfloat16:
-            bits = tensor.view(torch.int16).numpy()
-            stored = op.constant(ov.Tensor(bits, tensor.shape, ov.Type.bf16))
+        """A weight as stored, then converted: the patterns that runtimes look for to compute on stored form."""
+        tensor = self._weights[name].detach().cpu()
+        ends = name.startswith(("model.embed_tokens", "lm_head"))
+        if tensor.dim() == 1 or self._precision == "bf16":
+            node = _stored(tensor)
+        elif self._precision == "int4" and not ends and tensor.shape[1] % INT4_GROUP == 0:
+            node = _int4(tensor.float())
         else:
-            stored = op.constant(tensor.to(torch.float16).numpy())
-        stored.set_friendly_name(name)
-        return op.convert(stored, "f32")
+            node = _int8(tensor.float())
+        node.set_friendly_name(name)
+        return node
 
     def _linear(self, x: Node, name: str) -> Node:
         return op.matmul(x, self._weight(name + ".weight"), False, True)
@@ -89,7 +101,9 @@ class _Builder:
         return op.multiply(self._weight(name + ".weight"), op.multiply(x, op.divide(_float(1), root)))
 
     def _mlp(self, x: Node, prefix: str) -> Node:
-        gated = op.multiply(op.swish(self._linear(x, prefix + "gate_proj")), self._linear(x, prefix + "up_proj"))
+        gated = op.multiply(
+            op.swish(self._linear(x, prefix + "gate_proj")), self._linear(x, prefix + "up_proj")
+        )
         return self._linear(gated, prefix + "down_proj")
 
     def _rotary(self) -> tuple[Node, Node]:
@@ -159,6 +173,42 @@ class _Builder:
         real = op.unsqueeze(op.convert(self._inputs["attention_mask"], "boolean"), _ints(1, 2))
         seen = op.logical_and(op.unsqueeze(before, _ints(0, 1)), real)
         return op.select(seen, _float(0), op.constant(_LOWEST))
+
+
+def _stored(tensor: Tensor) -> Node:
+    if tensor.dtype == torch.bfloat16:
+        bits = tensor.contiguous().view(torch.int16).numpy()
+        return op.convert(op.constant(ov.Tensor(bits, list(tensor.shape), ov.Type.bf16)), "f32")
+    return op.convert(op.constant(tensor.to(torch.float16).numpy()), "f32")
+
+
+def _int8(matrix: Tensor) -> Node:
+    """Unsigned 8 bits: (stored - zero) * scale, the range of each row (O, I) onto 0 to 255."""
+    low, high = matrix.amin(1, keepdim=True).clamp(max=0), matrix.amax(1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=1e-7)
+    zero = (-low / scale).round().clamp(0, 255)
+    stored = (matrix / scale + zero).round().clamp(0, 255).to(torch.uint8)
+    centred = op.subtract(_half(stored), _half(zero.to(torch.uint8)))
+    return op.convert(op.multiply(centred, op.constant(scale.to(torch.float16).numpy())), "f32")
+
+
+def _int4(matrix: Tensor) -> Node:
+    """Signed 4 bits in groups: the largest magnitude of each group onto -8 or 7, whichever wastes less."""
+    rows, columns = matrix.shape
+    groups = matrix.view(rows, columns // INT4_GROUP, INT4_GROUP)
+    peak = groups.gather(2, groups.abs().argmax(2, keepdim=True))
+    scale = (peak / -8).to(torch.float16).float()
+    scale = torch.where(scale == 0, torch.full_like(scale, 1e-7), scale)
+    quantized = (groups / scale).round().clamp(-8, 7).to(torch.int8).numpy().reshape(-1)
+    nibbles = quantized.astype(np.uint8) & 15
+    packed = (nibbles[0::2] | (nibbles[1::2] << 4)).astype(np.uint8)
+    stored = op.constant(ov.Tensor(packed, list(groups.shape), ov.Type.i4))
+    scaled = op.multiply(op.convert(stored, "f16"), op.constant(scale.to(torch.float16).numpy()))
+    return op.convert(op.reshape(scaled, _ints(rows, columns), False), "f32")
+
+
+def _half(tensor: Tensor) -> Node:
+    return op.convert(op.constant(tensor.numpy()), "f16")
 
 
 def _ints(*values: int) -> Node:

@@ -11,25 +11,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from platen.compress.compile import GGUF_FILE, Compiled, read_compiled
+from platen.engines.batching import BatchingEngine
+from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
-from platen.engines.torch_engine import TorchEngine
-from platen.models.bundle import Bundle, open_bundle
+from platen.engines.runner import Runner
+from platen.engines.torch_runner import TorchRunner
+from platen.errors import MissingExtraError
+from platen.models.bundle import find_bundle, open_bundle, read_json
+from platen.models.config import LlamaConfig
 from platen.tokens.tokenizer import TextStream, Tokenizer
+
+PREFILL_CHUNK = 512
+"""Prompt tokens read beside the writing of others in one step."""
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """An open bundle."""
+    """An open bundle, or a compiled form of one. `why` says how its engine was chosen."""
 
-    engine: TorchEngine
+    engine: BatchingEngine
     tokenizer: Tokenizer
     path: Path
     fingerprint: str
     parameters: int
     kind: ModelKind
+    why: str
 
 
 def open_model(
@@ -37,32 +48,69 @@ def open_model(
     *,
     max_concurrent: int = 16,
     max_queue: int = 64,
+    cache_bytes: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LocalModel:
-    """Open a bundle and start its engine; close the engine when done.
+    """Open a bundle or a compiled folder and start the engine that runs it; close it when done.
 
-    float32 by default: in bfloat16 the rounding of a row depends on how many share its batch, and a
-    seeded request would not always repeat. Raises BundleError when the bundle can't be opened.
+    A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
+    share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
+    key/value cache, by default to a quarter of the memory that is free. Raises BundleError when the folder
+    can't be opened, MissingExtraError.
     """
-    bundle = open_bundle(path_or_name, dtype=dtype, device=device)
-    tokenizer = bundle.tokenizer
-    engine = TorchEngine(
-        bundle.model,
+    path = find_bundle(path_or_name)
+    compiled = read_compiled(path)
+    if cache_bytes is None:
+        cache_bytes = psutil.virtual_memory().available // 4
+    if compiled is None:
+        bundle = open_bundle(path, dtype=dtype, device=device)
+        runner: Runner = TorchRunner(bundle.model, max_rows=max_concurrent)
+        config, tokenizer, fingerprint = bundle.config, bundle.tokenizer, bundle.fingerprint
+        why = "torch: a bundle that is not compiled"
+    else:
+        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        tokenizer, fingerprint = Tokenizer.from_dir(path), compiled.bundle_fingerprint
+        runner = _compiled_runner(path, compiled, config, max_concurrent, cache_bytes)
+        why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
+    end_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
+    engine = BatchingEngine(
+        runner,
         new_detokenizer=lambda: TextStream(tokenizer),
         token_text=lambda token_id: tokenizer.decode([token_id], skip_special=False),
-        eos_ids=_end_ids(bundle),
+        eos_ids=end_ids,
+        grammars=GrammarCompiler(tokenizer.raw.decode(), config.vocab_size, end_ids),
         max_concurrent=max_concurrent,
         max_queue=max_queue,
+        prefill_chunk=PREFILL_CHUNK,
     )
-    return LocalModel(
-        engine,
-        tokenizer,
-        bundle.path,
-        bundle.fingerprint,
-        sum(parameter.numel() for parameter in bundle.model.parameters()),
-        kind_of(tokenizer),
-    )
+    parameters = config.num_parameters()
+    return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
+
+
+def _compiled_runner(
+    path: Path, compiled: Compiled, config: LlamaConfig, max_rows: int, cache_bytes: int
+) -> Runner:
+    try:
+        if compiled.to == "openvino":
+            from platen.engines.openvino_runner import OpenVinoRunner
+
+            return OpenVinoRunner(path, max_rows=max_rows, cache_bytes=cache_bytes)
+        from platen.engines.llamacpp_runner import LlamaCppRunner
+
+        # Two numbers of 2 bytes a key/value head's element, in every layer.
+        cell = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        cells = min(max_rows * config.max_position_embeddings, cache_bytes // cell)
+        return LlamaCppRunner(
+            path / GGUF_FILE,
+            context_window=config.max_position_embeddings,
+            max_rows=max_rows,
+            cells=cells,
+            step_tokens=2 * PREFILL_CHUNK + max_rows,
+        )
+    except ImportError:
+        extra = "openvino" if compiled.to == "openvino" else "edge"
+        raise MissingExtraError(extra, f"serving {path}") from None
 
 
 async def stream_text(
@@ -100,8 +148,3 @@ async def _stream(
             yield event
     finally:
         engine.cancel(request.request_id)
-
-
-def _end_ids(bundle: Bundle) -> tuple[int, ...]:
-    own = () if bundle.tokenizer.eos_id is None else (bundle.tokenizer.eos_id,)
-    return (*bundle.config.eos_token_ids, *own)

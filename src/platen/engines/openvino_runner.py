@@ -18,6 +18,7 @@ from openvino import opset15 as op
 from openvino._offline_transformations import paged_attention_transformation
 from torch import Tensor
 
+from platen.compress.compile import OPENVINO_FILE
 from platen.engines.blocks import BlockPool
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
@@ -38,11 +39,17 @@ class OpenVinoRunner:
     BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
 
     def __init__(
-        self, folder: Path, *, max_rows: int, cache_bytes: int, threads: int | None = None, device: str = "CPU"
+        self,
+        folder: Path,
+        *,
+        max_rows: int,
+        cache_bytes: int,
+        threads: int | None = None,
+        device: str = "CPU",
     ) -> None:
         config = LlamaConfig.from_hf(read_json(folder / "config.json"))
         self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
-        model = _paged(folder / "openvino_model.xml")
+        model = _paged(folder / OPENVINO_FILE)
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads

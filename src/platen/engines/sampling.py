@@ -19,7 +19,7 @@ from platen.engines.grammar import Matcher
 from platen.engines.protocol import SamplingParams
 
 SHORTLIST = 1024
-"""Likeliest tokens that filters look at first; the whole vocabulary is sorted only where they don't suffice."""
+"""Likeliest tokens that filters look at first; where they don't suffice the whole vocabulary is sorted."""
 
 
 class RandomStream:

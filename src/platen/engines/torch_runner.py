@@ -1,4 +1,4 @@
-"""Runs Llama in PyTorch for a batching engine: rows of a contiguous cache for those who write, blocks for reuse.
+"""Runs Llama in PyTorch: rows of a contiguous cache for those who write, blocks for reuse.
 
 Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the
 attention itself. What prompts computed is copied into blocks, out of which later prompts that begin alike
@@ -25,9 +25,7 @@ class BlockStore:
 
     BLOCK_TOKENS = 16
 
-    def __init__(
-        self, config: LlamaConfig, max_bytes: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, config: LlamaConfig, max_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
         heads, size, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
         block_bytes = 2 * layers * heads * size * self.BLOCK_TOKENS * dtype.itemsize
         # Memory beyond what is written is only reserved, so a generous store costs a small model nothing.
@@ -54,7 +52,7 @@ class BlockStore:
             index = torch.tensor(fresh, device=self._data.device)
             start, stop = len(known) * step, (len(known) + len(fresh)) * step
             for number, source in enumerate(layers):
-                piece = source[:, start:stop].unflatten(1, (len(fresh), step))
+                piece = source[:, start:stop].reshape(source.shape[0], len(fresh), step, -1)
                 self._data[number][index] = piece.transpose(0, 1)
             self.pool.name([*known, *fresh], tokens)
         self.pool.release([*known, *(fresh or [])])
@@ -86,9 +84,7 @@ class TorchRunner:
         return tokens <= self.context_window
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
-        cache = KVCache(
-            self._model.config, 1, sequence.prompt_length, dtype=self._dtype, device=self._device
-        )
+        cache = KVCache(self._model.config, 1, sequence.prompt_length, dtype=self._dtype, device=self._device)
         self._prompts[sequence] = cache
         if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1])):
             self._store.read(blocks, cache)

@@ -26,7 +26,7 @@ from platen.engines.protocol import (
 )
 from platen.engines.protocol import Usage as EngineUsage
 from platen.serve.errors import ApiError, draining, failed, overloaded
-from platen.serve.openai_types import GenerationParams, Usage
+from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ class Generation:
             raise overloaded(error.retry_after) from None
         except ValueError as error:
             self.cancel()
-            code = "context_length_exceeded" if "context window" in str(error) else "invalid_value"
-            raise ApiError(400, f"{str(error).capitalize()}.", param=prompt_param, code=code) from None
+            raise _refused(str(error), prompt_param) from None
         except EngineFailed:
             self.cancel()
             raise draining(5) from None
@@ -129,7 +128,24 @@ class Generation:
         """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""
         prompt = sum(used.prompt_tokens for index, used in self._usage.items() if index % self._n == 0)
         completion = sum(used.completion_tokens for used in self._usage.values())
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        cached = sum(used.cached_tokens for index, used in self._usage.items() if index % self._n == 0)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
+        )
+
+
+def _refused(reason: str, prompt_param: str) -> ApiError:
+    """What an engine's ValueError says, as the client's error."""
+    message = f"{reason[:1].upper()}{reason[1:]}."
+    if "context window" in reason:
+        return ApiError(400, message, param=prompt_param, code="context_length_exceeded")
+    if "is not valid" in reason or "grammar" in reason:
+        return ApiError(400, message, param="response_format", code="invalid_grammar")
+    param = "logit_bias" if reason.startswith("logit_bias") else prompt_param
+    return ApiError(400, message, param=param, code="invalid_value")
 
 
 async def _read(
@@ -154,10 +170,19 @@ def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | 
         temperature=1.0 if body.temperature is None else body.temperature,
         top_k=body.top_k or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
+        min_p=body.min_p or 0.0,
+        typical_p=1.0 if body.typical_p is None else body.typical_p,
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         seed=body.seed,
         stop=body.stops,
         max_tokens=max_tokens,
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        grammar=None if body.response_format is None else body.response_format.to_grammar(),
     )
 
 

@@ -1,11 +1,13 @@
 """The OpenAI API's requests and answers as types, as far as this server honours them.
 
 A parameter that would change the answer and can't be honoured is refused by name; one that makes no
-difference to the answer is accepted and ignored. `top_k` is an addition of ours.
+difference to the answer is accepted and ignored. Additions to OpenAI's: `top_k`, `min_p`, `typical_p`,
+`repetition_penalty`, `min_tokens`, `ignore_eos`.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,8 +20,11 @@ from pydantic import (
     WrapValidator,
     field_validator,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError, ValidationError
+
+from platen.engines.protocol import Grammar
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
@@ -69,6 +74,45 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = "answer"
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What the text must match. `regex` and `grammar` (Lark) are additions of ours."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
+    json_schema: JsonSchema | None = None
+    pattern: Text | None = None
+    grammar: Text | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ResponseFormat:
+        needed = {"json_schema": "json_schema", "regex": "pattern", "grammar": "grammar"}.get(self.type)
+        if needed is not None and getattr(self, needed) is None:
+            raise PydanticCustomError(
+                "incomplete", "type {type} needs {needed}", {"type": self.type, "needed": needed}
+            )
+        return self
+
+    def to_grammar(self) -> Grammar | None:
+        """What the engine is asked to hold the text to; None for free text."""
+        if self.type == "json_object":
+            return Grammar("json_schema", '{"type": "object"}')
+        if self.json_schema is not None:
+            return Grammar("json_schema", json.dumps(self.json_schema.schema_))
+        if self.pattern is not None:
+            return Grammar("regex", self.pattern)
+        return None if self.grammar is None else Grammar("lark", self.grammar)
+
+
 class GenerationParams(BaseModel):
     """What completions and chat have in common."""
 
@@ -84,10 +128,17 @@ class GenerationParams(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    # Refused unless neutral.
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, Any] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None
+    ) = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
 
     # Accepted and without effect.
     user: Any = None
@@ -97,11 +148,6 @@ class GenerationParams(BaseModel):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
-
-    @field_validator("presence_penalty", "frequency_penalty", "logit_bias")
-    @classmethod
-    def _must_be_neutral(cls, value: object) -> object:
-        return _refuse_unless(value, not value)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -190,7 +236,6 @@ class ChatRequest(GenerationParams):
     tool_choice: Any = None
     function_call: Any = None
     parallel_tool_calls: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
@@ -207,11 +252,6 @@ class ChatRequest(GenerationParams):
     @classmethod
     def _must_be_none(cls, value: object) -> object:
         return _refuse_unless(value, value in (None, "none", "auto"))
-
-    @field_validator("response_format")
-    @classmethod
-    def _text_only(cls, value: object) -> object:
-        return _refuse_unless(value, value in (None, {"type": "text"}))
 
     @field_validator("modalities")
     @classmethod
@@ -230,10 +270,15 @@ def _refuse_unless(value: object, neutral: bool) -> object:
     raise PydanticCustomError("unsupported", "this server can't honour it; leave it out.")
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int = 0
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
 class CompletionLogprobs(BaseModel):
