@@ -104,6 +104,12 @@ def test_real_models(raw: dict[str, Any], parameters: int) -> None:
     assert LlamaConfig.from_hf(config.to_hf()) == config
 
 
+def test_a_mistral_that_leaves_its_window_out_has_one() -> None:
+    raw = {key: value for key, value in MISTRAL_7B_V03.items() if key != "sliding_window"}
+    with pytest.raises(BundleError, match="MistralForCausalLM with sliding_window: 4096"):
+        LlamaConfig.from_hf(raw)
+
+
 def test_llama_32_details() -> None:
     config = LlamaConfig.from_hf(LLAMA_32_1B)
     assert config.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)

@@ -182,10 +182,12 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
             f"architecture {architectures[0]} is not supported",
             hint=f"Platen opens {' and '.join(SUPPORTED_ARCHITECTURES)} (Llama, SmolLM2, Mistral).",
         )
+    # What transformers takes for a Mistral whose config.json leaves it out.
+    unstated = {"sliding_window": 4096} if architectures[0] == "MistralForCausalLM" else {}
     for key, allowed in _MUST_BE.items():
-        if raw.get(key) not in allowed:
+        if (found := raw.get(key, unstated.get(key))) not in allowed:
             raise BundleError(
-                f"{architectures[0]} with {key}: {raw[key]!r} is not supported",
+                f"{architectures[0]} with {key}: {found!r} is not supported",
                 hint=f"Platen computes {key}: {allowed[0]!r} only.",
             )
 
