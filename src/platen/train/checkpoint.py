@@ -26,7 +26,8 @@ from platen.errors import ArtifactError
 class TrainState:
     """Where a run is; `seconds` sum up all resumptions.
 
-    `best_step` and `evaluated_step` are -1 before the first evaluation. `history_bytes` is how much of the history belongs to the checkpoint: what follows is cut off.
+    `best_step` and `evaluated_step` are -1 before the first evaluation. `history_bytes` is how much of the
+    history belongs to the checkpoint: what follows is cut off.
     """
 
     step: int = 0
