@@ -134,6 +134,16 @@ def test_transformers_reads_what_we_write() -> None:
     )
 
 
+def test_a_mistral_without_key_value_heads_has_eight() -> None:
+    from transformers import MistralConfig
+
+    raw = MistralConfig(hidden_size=512, num_attention_heads=16, sliding_window=None).to_dict()
+    raw["architectures"] = ["MistralForCausalLM"]
+    assert LlamaConfig.from_hf(raw).num_key_value_heads == 8
+    del raw["num_key_value_heads"]
+    assert LlamaConfig.from_hf(raw).num_key_value_heads == 8
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -147,6 +157,19 @@ def test_transformers_reads_what_we_write() -> None:
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        ({"rope_scaling": "llama3"}, "not an object"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": "much",
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                }
+            },
+            "much",
+        ),
         ({"vocab_size": "many"}, "vocab_size"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_attention_heads": 0}, "num_attention_heads"),
