@@ -62,6 +62,17 @@ def test_json_lines(run_prepare: Prepare, tmp_path: Path) -> None:
     assert len(done.splits["train"]) == 19
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_json_lines_in_other_encodings(run_prepare: Prepare, tmp_path: Path, encoding: str) -> None:
+    lines = '{"text": "Fire \u0a0a burn."}\n{"text": "Cauldron bubble."}\n'
+    (tmp_path / "wide.jsonl").write_bytes(lines.encode(encoding))
+    stated = "utf-8" if encoding == "utf-8-sig" else encoding
+    source = Source(path="wide.jsonl", encoding=stated)
+    done = run_prepare(source, split=SplitConfig(validation=("wide.jsonl:2",)))
+    assert done.splits["train"] == {"wide.jsonl:1": "Fire \u0a0a burn."}
+    assert done.splits["validation"] == {"wide.jsonl:2": "Cauldron bubble."}
+
+
 def test_a_document_in_two_sources_is_read_once(run_prepare: Prepare, corpus: Path) -> None:
     done = run_prepare("corpus/*.txt", "corpus", "corpus/play-1.txt")
     assert done.report["files"] == 10

@@ -104,6 +104,12 @@ def test_real_models(raw: dict[str, Any], parameters: int) -> None:
     assert LlamaConfig.from_hf(config.to_hf()) == config
 
 
+def test_a_mistral_that_leaves_its_window_out_has_one() -> None:
+    raw = {key: value for key, value in MISTRAL_7B_V03.items() if key != "sliding_window"}
+    with pytest.raises(BundleError, match="MistralForCausalLM with sliding_window: 4096"):
+        LlamaConfig.from_hf(raw)
+
+
 def test_llama_32_details() -> None:
     config = LlamaConfig.from_hf(LLAMA_32_1B)
     assert config.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)
@@ -128,6 +134,16 @@ def test_transformers_reads_what_we_write() -> None:
     )
 
 
+def test_a_mistral_without_key_value_heads_has_eight() -> None:
+    from transformers import MistralConfig
+
+    raw = MistralConfig(hidden_size=512, num_attention_heads=16, sliding_window=None).to_dict()
+    raw["architectures"] = ["MistralForCausalLM"]
+    assert LlamaConfig.from_hf(raw).num_key_value_heads == 8
+    del raw["num_key_value_heads"]
+    assert LlamaConfig.from_hf(raw).num_key_value_heads == 8
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -141,6 +157,19 @@ def test_transformers_reads_what_we_write() -> None:
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        ({"rope_scaling": "llama3"}, "not an object"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": "much",
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                }
+            },
+            "much",
+        ),
         ({"vocab_size": "many"}, "vocab_size"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_attention_heads": 0}, "num_attention_heads"),

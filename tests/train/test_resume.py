@@ -16,7 +16,9 @@ import torch
 
 from platen.errors import ArtifactError
 from platen.stages import StageContext
+from platen.train import loop
 from platen.train.checkpoint import Checkpoint, CheckpointStore, TrainState
+from platen.train.loop import mean_loss
 from platen.train.pretrain import pretrain
 
 from .conftest import ContextMaker
@@ -90,6 +92,35 @@ def test_killed_runs_continue_to_the_same_bytes_and_curve(context: ContextMaker)
     assert sorted(p.relative_to(killed.out) for p in killed.out.rglob("*")) == sorted(
         p.relative_to(undisturbed.out) for p in undisturbed.out.rglob("*")
     )
+
+
+def test_a_kill_before_the_last_evaluation_does_not_skip_it(
+    context: ContextMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"steps": 10, "evaluate_every": 4, "checkpoint_every": 5}
+    undisturbed, killed = context("undisturbed", **training), context("killed", **training)
+    pretrain(undisturbed)
+    calls = 0
+
+    def score(*arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # after steps 4 and 8: step 10, whose checkpoint is written
+            raise KeyboardInterrupt
+        return mean_loss(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "mean_loss", score)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(killed)
+    found = CheckpointStore(killed.out / "checkpoint").latest()
+    assert found is not None
+    assert found.state.step == 10
+    pretrain(killed)
+    assert curve(killed) == curve(undisturbed)
+    assert (killed.out / "model.safetensors").read_bytes() == (
+        undisturbed.out / "model.safetensors"
+    ).read_bytes()
 
 
 def test_a_minutes_budget_goes_on_where_it_was(context: ContextMaker) -> None:

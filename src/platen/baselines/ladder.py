@@ -9,7 +9,7 @@ and a last norm. The parts are Llama's own, so a rung differs from the one below
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from platen.errors import BundleError
-from platen.models.config import LlamaConfig, RopeScaling
+from platen.models.config import LlamaConfig, llama_config
 from platen.models.llama import Attention, RMSNorm, RotaryTables, SwiGLU
 from platen.project import ModelConfig
 from platen.tokens.tokenizer import Tokenizer
@@ -108,24 +108,10 @@ class Baseline:
 
 def build(model_config: ModelConfig, vocab_size: int, *, dropout: float = 0.0) -> LadderModel:
     """The network of the rung that `model_config.architecture` names; `num_hidden_layers` is not used."""
-    c, scaling = model_config, model_config.rope_scaling
-    if c.architecture == "llama":
+    if model_config.architecture == "llama":
         raise ValueError("llama is not a rung; it is in platen.models.llama")
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=c.hidden_size,
-        intermediate_size=c.intermediate_size,
-        num_hidden_layers=1,
-        num_attention_heads=c.num_attention_heads,
-        num_key_value_heads=c.num_key_value_heads or c.num_attention_heads,
-        head_dim=c.hidden_size // c.num_attention_heads,
-        max_position_embeddings=c.max_position_embeddings,
-        rope_theta=c.rope_theta,
-        rope_scaling=RopeScaling(**scaling.model_dump()) if scaling else None,
-        rms_norm_eps=c.rms_norm_eps,
-        tie_word_embeddings=c.tie_word_embeddings,
-    )
-    return LadderModel(c.architecture, config, dropout=dropout)
+    config = replace(llama_config(model_config, vocab_size), num_hidden_layers=1)
+    return LadderModel(model_config.architecture, config, dropout=dropout)
 
 
 def save(out: Path, model: LadderModel, tokenizer: Tokenizer) -> None:

@@ -99,15 +99,32 @@ def read_documents(file: SourceFile) -> Iterator[Document]:
 
 
 def _read_json_lines(file: SourceFile) -> Iterator[Document]:
-    at = number = 0
-    with file.open() as stream:
-        for number, raw in enumerate(stream, start=1):
-            line = _decode(raw, file, at)
-            if line.strip():
-                yield _json_document(line, file, number, at)
-            at += len(raw)
-    if at == 0:
+    number = 0
+    for number, (at, line) in enumerate(_lines(file), start=1):
+        text = line.removeprefix("\ufeff")  # a byte order mark
+        if text.strip():
+            yield _json_document(text, file, number, at)
+    if number == 0:
         raise DataError(f"{file.name} is empty", hint="Fill the file or take it out of data.sources.")
+
+
+def _lines(file: SourceFile) -> Iterator[tuple[int, str]]:
+    """Each line with its byte offset. A file whose line feeds are several bytes wide is read whole."""
+    with file.open() as stream:
+        if _is_wide(file.encoding):
+            raw = stream.read()
+            width = 2 if "16" in codecs.lookup(file.encoding).name else 4
+            text = _decode(raw, file, at=0)
+            form = f"utf-{8 * width}-le"
+            at = len(raw) - len(text.encode(form))  # the byte order mark
+            for line in text.split("\n"):
+                yield at, line
+                at += len(line.encode(form)) + width
+            return
+        at = 0
+        for raw in stream:
+            yield at, _decode(raw, file, at)
+            at += len(raw)
 
 
 def _json_document(line: str, file: SourceFile, number: int, at: int) -> Document:
@@ -129,9 +146,12 @@ def _json_document(line: str, file: SourceFile, number: int, at: int) -> Documen
     return Document(id=f"{file.name}:{number}", text=text, source=file.name)
 
 
+def _is_wide(encoding: str) -> bool:
+    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+
+
 def _decode(raw: bytes, file: SourceFile, at: int) -> str:
-    wide = codecs.lookup(file.encoding).name.startswith(("utf-16", "utf-32"))
-    if not wide and (zero := raw.find(b"\0")) >= 0:
+    if not _is_wide(file.encoding) and (zero := raw.find(b"\0")) >= 0:
         raise DataError(
             f"{file.name} is binary: a zero byte at offset {at + zero}",
             hint="Take the file out of data.sources; if it is UTF-16, say encoding: utf-16.",

@@ -109,4 +109,4 @@ def _short(value: float) -> str:
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
-    return f"{value:.4g}"
+    return f"{value:#.4g}"

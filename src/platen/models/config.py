@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platen.errors import BundleError
 
+if TYPE_CHECKING:
+    from platen.project import ModelConfig
+    from platen.tokens.tokenizer import Tokenizer
+
+_TAKE_AGAIN = "Take config.json again from where the model comes from."
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 
 
@@ -93,14 +98,14 @@ class LlamaConfig:
         if wrong:
             raise BundleError(
                 f"config.json has no positive whole number under {', '.join(wrong)}",
-                hint="Take config.json again from where the model comes from.",
+                hint=_TAKE_AGAIN,
             )
         heads = raw["num_attention_heads"]
         eos = raw.get("eos_token_id")
         theta, scaling = _rope(raw)
         return cls(
             **{key: raw[key] for key in _REQUIRED},
-            num_key_value_heads=raw.get("num_key_value_heads") or heads,
+            num_key_value_heads=raw.get("num_key_value_heads") or _default_kv_heads(raw),
             head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
             max_position_embeddings=raw.get("max_position_embeddings", 2048),
             rope_theta=theta,
@@ -182,17 +187,26 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
             f"architecture {architectures[0]} is not supported",
             hint=f"Platen opens {' and '.join(SUPPORTED_ARCHITECTURES)} (Llama, SmolLM2, Mistral).",
         )
+    # What transformers takes for a Mistral whose config.json leaves it out.
+    unstated = {"sliding_window": 4096} if architectures[0] == "MistralForCausalLM" else {}
     for key, allowed in _MUST_BE.items():
-        if raw.get(key) not in allowed:
+        if (found := raw.get(key, unstated.get(key))) not in allowed:
             raise BundleError(
-                f"{architectures[0]} with {key}: {raw[key]!r} is not supported",
+                f"{architectures[0]} with {key}: {found!r} is not supported",
                 hint=f"Platen computes {key}: {allowed[0]!r} only.",
             )
+
+
+def _default_kv_heads(raw: Mapping[str, Any]) -> int:
+    """transformers' defaults where `num_key_value_heads` is left out: Mistral's is 8, Llama's one a head."""
+    return 8 if raw.get("model_type") == "mistral" else int(raw["num_attention_heads"])
 
 
 def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Base and scaling from transformers 5's `rope_parameters` or 4's `rope_theta` and `rope_scaling`."""
     parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(parameters, Mapping):
+        raise BundleError(f"config.json: rope scaling is {parameters!r}, not an object", hint=_TAKE_AGAIN)
     theta = parameters.get("rope_theta", raw.get("rope_theta", 10_000.0))
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type == "default":
@@ -208,9 +222,31 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
             high_freq_factor=float(parameters["high_freq_factor"]),
             original_max_position_embeddings=int(parameters["original_max_position_embeddings"]),
         )
+        return float(theta), scaling
     except KeyError as missing:
-        raise BundleError(
-            f"config.json: rope scaling llama3 has no {missing.args[0]}",
-            hint="Take config.json again from where the model comes from.",
-        ) from None
-    return float(theta), scaling
+        complaint = f"rope scaling llama3 has no {missing.args[0]}"
+    except (TypeError, ValueError) as error:
+        complaint = f"rope scaling llama3: {error}"
+    raise BundleError(f"config.json: {complaint}", hint=_TAKE_AGAIN)
+
+
+def llama_config(model: ModelConfig, vocab_size: int, tokenizer: Tokenizer | None = None) -> LlamaConfig:
+    """The network's config: the project file's shape and, once there is a tokenizer, its special tokens."""
+    scaling = model.rope_scaling
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_key_value_heads or model.num_attention_heads,
+        head_dim=model.hidden_size // model.num_attention_heads,
+        max_position_embeddings=model.max_position_embeddings,
+        rope_theta=model.rope_theta,
+        rope_scaling=RopeScaling(**scaling.model_dump()) if scaling else None,
+        rms_norm_eps=model.rms_norm_eps,
+        tie_word_embeddings=model.tie_word_embeddings,
+        bos_token_id=tokenizer.bos_id if tokenizer else None,
+        eos_token_id=tokenizer.eos_id if tokenizer else None,
+        pad_token_id=tokenizer.pad_id if tokenizer else None,
+    )

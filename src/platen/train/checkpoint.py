@@ -24,9 +24,10 @@ from platen.errors import ArtifactError
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run is. `best_step` is -1 before the first evaluation; `seconds` sum up all resumptions.
+    """Where a run is; `seconds` sum up all resumptions.
 
-    `history_bytes` is how much of the history belongs to the checkpoint: what follows is cut off.
+    `best_step` and `evaluated_step` are -1 before the first evaluation. `history_bytes` is how much of the
+    history belongs to the checkpoint: what follows is cut off.
     """
 
     step: int = 0
@@ -36,6 +37,7 @@ class TrainState:
     smooth_loss: float | None = None
     best_loss: float | None = None
     best_step: int = -1
+    evaluated_step: int = -1
     evaluations_without_gain: int = 0
     history_bytes: int = 0
 

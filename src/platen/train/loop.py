@@ -112,17 +112,15 @@ class Trainer:
         """
         self._resume()
         started = time.perf_counter() - self.state.seconds
-        evaluated = self.state.step if self.state.best_step >= 0 else -1
         with self.progress.task("training", total=1.0) as task:
             while (reason := self._limit()) is None:
                 self._step(started, task)
                 step = self.state.step
                 if step % self.config.evaluate_every == 0:
                     self._evaluate()
-                    evaluated = step
                 if step % self.config.checkpoint_every == 0:
                     self._save()
-        if evaluated != self.state.step:
+        if self.state.evaluated_step != self.state.step:
             self._evaluate()
         self._save()
         return Outcome(reason, self.state)
@@ -243,7 +241,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Score the validation batches; keep the weights when they are the best so far."""
         loss = self.world.from_first(mean_loss(self.model, self.evaluation, self.config, self.world.device))
-        state = self.state
+        self.state = state = replace(self.state, evaluated_step=self.state.step)
         self.history.append({"step": state.step, "tokens": state.tokens, "validation_loss": loss})
         if self.world.first:
             self.tracker.log({"validation_loss": loss}, state.step)

@@ -142,8 +142,7 @@ class Optimizers:
         for name, value in tensors.items():
             path, _, key = name.rpartition(".")
             parameter = parameters[path]
-            device = "cpu" if value.ndim == 0 and parameter.device.type == "cpu" else parameter.device
-            owners[parameter].state[parameter][key] = value.to(device)
+            owners[parameter].state[parameter][key] = value.to(parameter.device)
 
 
 def _token_matrices(model: nn.Module) -> set[Tensor]:

@@ -18,9 +18,9 @@ from torch import nn
 from platen.baselines import ladder
 from platen.errors import BundleError, TrainingError
 from platen.models.bundle import model_card, save_bundle
-from platen.models.config import LlamaConfig, RopeScaling
+from platen.models.config import LlamaConfig, llama_config
 from platen.models.llama import Llama
-from platen.project import ModelConfig, PretrainConfig, TrainConfig
+from platen.project import PretrainConfig, TrainConfig
 from platen.stages import StageContext, StageResult
 from platen.tokens.tokenizer import Tokenizer
 from platen.tokens.train import TokensMeta
@@ -105,28 +105,6 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> nn.Module:
     if config.model.architecture != "llama":
         return ladder.build(config.model, tokenizer.vocab_size, dropout=config.train.dropout)
     return Llama(llama_config(config.model, tokenizer.vocab_size, tokenizer), dropout=config.train.dropout)
-
-
-def llama_config(model: ModelConfig, vocab_size: int, tokenizer: Tokenizer | None = None) -> LlamaConfig:
-    """The network's config: the project file's shape and, once there is a tokenizer, its special tokens."""
-    scaling = model.rope_scaling
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_hidden_layers=model.num_hidden_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_key_value_heads or model.num_attention_heads,
-        head_dim=model.hidden_size // model.num_attention_heads,
-        max_position_embeddings=model.max_position_embeddings,
-        rope_theta=model.rope_theta,
-        rope_scaling=RopeScaling(**scaling.model_dump()) if scaling else None,
-        rms_norm_eps=model.rms_norm_eps,
-        tie_word_embeddings=model.tie_word_embeddings,
-        bos_token_id=tokenizer.bos_id if tokenizer else None,
-        eos_token_id=tokenizer.eos_id if tokenizer else None,
-        pad_token_id=tokenizer.pad_id if tokenizer else None,
-    )
 
 
 def _inputs(ctx: StageContext) -> tuple[Path, Tokenizer, TokensMeta]:
