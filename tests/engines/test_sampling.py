@@ -90,11 +90,11 @@ def near_an_edge(logits: Vector, setting: dict[str, Any]) -> bool:
     """Whether a hair's breadth in a parameter changes what is kept: rounding may fall on either side."""
     kept = set()
     for nudge in (-1e-9, 0, 1e-9):
-        near = {
-            key: value + nudge * (key in ("top_p", "typical_p") and value < 1)
-            for key, value in setting.items()
-        }
-        near["min_p"] = max(0.0, setting["min_p"] * (1 + nudge))
+        near = dict(setting)
+        for key in ("top_p", "typical_p"):
+            if near[key] < 1:
+                near[key] += nudge
+        near["min_p"] = min(1.0, setting["min_p"] * (1 + nudge))
         jittered = logits + 1e-10 * nudge / 1e-9 * np.arange(len(logits))
         for values in (logits, jittered):
             kept.add(tuple(np.nonzero(definition(values.copy(), **near))[0]))

@@ -77,10 +77,15 @@ class _Builder:
         head = embedding if config.tie_word_embeddings else self._weight("lm_head.weight")
         logits = op.matmul(x, head, False, True)
         logits.output(0).set_names({"logits"})
-        return ov.Model([op.result(logits)], self._sinks, list(self._inputs.values()), "llama")
+        model = ov.Model([op.result(logits)], self._sinks, list(self._inputs.values()), "llama")
+        for number, node in enumerate(model.get_ordered_ops()):
+            if node.get_friendly_name().startswith(node.get_type_name()):
+                # OpenVINO numbers nodes from the process's start on; the same bundle is to give the same file.
+                node.set_friendly_name(f"{node.get_type_name()}_{number}")
+        return model
 
     def _weight(self, name: str) -> Node:
-        """A weight as stored, then converted: the patterns that runtimes look for to compute on stored form."""
+        """A weight as stored, then converted: patterns that runtimes know, to compute on the stored form."""
         tensor = self._weights[name].detach().cpu()
         ends = name.startswith(("model.embed_tokens", "lm_head"))
         if tensor.dim() == 1 or self._precision == "bf16":

@@ -191,6 +191,7 @@ def _filtered(ordered: Tensor, total: Tensor, filters: Filters, *, whole: bool) 
     probabilities = probabilities.masked_fill(~kept, 0.0)
     last = kept.sum(-1, keepdim=True) - 1
     enough = (last[:, 0] < ordered.shape[-1] - 1) & (ordered.gather(1, last)[:, 0] > ordered[:, -1])
+    enough &= filters.top_k <= ordered.shape[-1]  # or the mass that top-k left is not known
     if whole:
         enough = torch.ones_like(enough)
     if bool((filters.typical_p < 1).any()):

@@ -1,0 +1,227 @@
+"""What every engine must do, whatever multiplies its matrices: one suite over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from platen.compress.compile import compile_bundle, read_compiled
+from platen.engines.local import LocalModel, open_model
+from platen.engines.protocol import (
+    EngineFailed,
+    EngineOverloaded,
+    GenerationRequest,
+    Grammar,
+    SamplingParams,
+    TokenEvent,
+)
+
+FORMS = {
+    "torch": None,
+    "openvino": ("openvino", "bf16", "openvino"),
+    "llamacpp": ("gguf", "f16", "llama_cpp"),
+}
+TOLERANCE = {"torch": 1e-4, "openvino": 0.1, "llamacpp": 0.02}
+"""Of log-probabilities against the float32 bundle; OpenVINO computes in bfloat16 where the CPU can, and keeps
+keys and values in 8 bits."""
+
+Opens = Callable[..., LocalModel]
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def folder(
+    request: pytest.FixtureRequest, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny bundle in the form that an engine runs."""
+    form = FORMS[request.param]
+    if form is None:
+        return tiny_bundle
+    to, weights, module = form
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    out = tmp_path_factory.mktemp(request.param)
+    compile_bundle(tiny_bundle, out, to, weights)
+    return out
+
+
+@asynccontextmanager
+async def running(folder: Path, **options: int) -> AsyncIterator[LocalModel]:
+    model = open_model(folder, **options)  # type: ignore[arg-type]
+    try:
+        yield model
+    finally:
+        await model.engine.close()
+
+
+def ids(length: int, start: int = 1) -> list[int]:
+    return [(start * 37 + i * 11) % 319 + 1 for i in range(length)]
+
+
+async def collect(stream: AsyncIterator[TokenEvent]) -> tuple[list[int], str, TokenEvent]:
+    tokens: list[int] = []
+    text = ""
+    async for event in stream:
+        tokens += event.token_ids
+        text += event.text
+    return tokens, text, event
+
+
+def greedy(count: int, **options: object) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, **options)  # type: ignore[arg-type]
+
+
+async def test_log_probabilities_are_the_bundles(folder: Path, tiny_bundle: Path) -> None:
+    request = GenerationRequest("r", ids(60), greedy(0), prompt_logprobs=0)
+    async with running(folder) as model, running(tiny_bundle) as reference:
+        *_, found = await collect(model.engine.submit(request))
+        *_, expected = await collect(reference.engine.submit(request))
+        name = model.engine.name
+    assert len(found.prompt_logprobs) == 60
+    for ours, theirs in zip(found.prompt_logprobs[1:], expected.prompt_logprobs[1:], strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert ours.token_id == theirs.token_id
+        assert ours.logprob == pytest.approx(theirs.logprob, abs=TOLERANCE[name])
+
+
+async def test_many_at_once_each_get_their_own(folder: Path) -> None:
+    async with running(folder, max_concurrent=3) as model:
+        requests = [GenerationRequest(f"r{i}", ids(5 + 9 * i, i), greedy(10 + i)) for i in range(8)]
+        results = await asyncio.gather(*(collect(model.engine.submit(r)) for r in requests))
+        stats = model.engine.stats()
+    for i, (tokens, text, last) in enumerate(results):
+        assert len(tokens) == 10 + i
+        assert text == model.tokenizer.decode(tokens)
+        assert last.finish_reason == "length"
+        assert last.usage is not None
+        assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (5 + 9 * i, 10 + i)
+        assert last.timings is not None
+        assert min(last.timings.queued, last.timings.prefill, last.timings.decode) >= 0
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert stats.extra.get("blocks_held", 0) == stats.extra.get("cells_held", 0) == 0
+
+
+async def test_a_beginning_seen_before_is_not_read_again(folder: Path) -> None:
+    async with running(folder) as model:
+        first = await collect(model.engine.submit(GenerationRequest("a", ids(80), greedy(12))))
+        again = await collect(model.engine.submit(GenerationRequest("b", ids(80), greedy(12))))
+        other = await collect(model.engine.submit(GenerationRequest("c", ids(80, start=2), greedy(12))))
+        turn = [*ids(80), *first[0], 7, 8]
+        longer = await collect(model.engine.submit(GenerationRequest("d", turn, greedy(5))))
+    assert first[2].usage is not None and first[2].usage.cached_tokens == 0  # noqa: PT018
+    assert again[2].usage is not None and 64 <= again[2].usage.cached_tokens < 80  # noqa: PT018
+    assert other[2].usage is not None and other[2].usage.cached_tokens == 0  # noqa: PT018
+    assert longer[2].usage is not None and longer[2].usage.cached_tokens >= 64  # noqa: PT018
+    assert again[0][:4] == first[0][:4]
+
+
+async def test_a_seed_repeats_a_text(folder: Path) -> None:
+    async with running(folder) as model:
+        request = [
+            GenerationRequest(name, ids(9), SamplingParams(seed=seed, max_tokens=25, top_p=0.9))
+            for name, seed in (("a", 7), ("b", 7), ("c", 8))
+        ]
+        texts = [(await collect(model.engine.submit(r)))[0] for r in request]
+    assert texts[0] == texts[1] != texts[2]
+
+
+async def test_end_of_text_stop_strings_and_minimum(folder: Path) -> None:
+    async with running(folder) as model:
+        _, free, _ = await collect(model.engine.submit(GenerationRequest("free", ids(9), greedy(30))))
+        stop = free[4:7]
+        tokens, text, last = await collect(
+            model.engine.submit(GenerationRequest("s", ids(9), greedy(30, stop=(stop,))))
+        )
+        assert text == free[: free.index(stop)]
+        assert last.finish_reason == "stop"
+        assert len(tokens) < 30
+        ends = SamplingParams(max_tokens=20, logit_bias=((model.tokenizer.eos_id or 0, 100.0),))
+        tokens, text, last = await collect(model.engine.submit(GenerationRequest("e", ids(9), ends)))
+        assert (tokens, text, last.finish_reason) == ([model.tokenizer.eos_id], "", "stop")
+        later = SamplingParams(max_tokens=20, min_tokens=6, logit_bias=ends.logit_bias)
+        tokens, _, _ = await collect(model.engine.submit(GenerationRequest("m", ids(9), later)))
+        assert tokens.index(model.tokenizer.eos_id) == 6
+
+
+async def test_texts_match_their_grammar(folder: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},
+        "required": ["x", "ok"],
+        "additionalProperties": False,
+    }
+    grammar = Grammar("json_schema", json.dumps(schema))
+    async with running(folder) as model:
+        texts = await asyncio.gather(
+            *(
+                collect(
+                    model.engine.submit(
+                        GenerationRequest(
+                            f"r{seed}", ids(9), SamplingParams(seed=seed, max_tokens=100, grammar=grammar)
+                        )
+                    )
+                )
+                for seed in range(12)
+            )
+        )
+        with pytest.raises(ValueError, match="is not valid"):
+            model.engine.submit(
+                GenerationRequest("bad", ids(9), SamplingParams(grammar=Grammar("regex", "(")))
+            )
+    for _, text, last in texts:
+        if last.finish_reason == "stop":  # white space may fill what there is room for
+            found = json.loads(text)
+            assert 0 <= found["x"] <= 99
+            assert isinstance(found["ok"], bool)
+    assert sum(last.finish_reason == "stop" for *_, last in texts) >= 9
+
+
+async def test_cancelling_frees_the_place_and_a_full_queue_refuses(folder: Path) -> None:
+    async with running(folder, max_concurrent=1, max_queue=1) as model:
+        engine = model.engine
+        streams = [engine.submit(GenerationRequest(f"r{i}", ids(20), greedy(100))) for i in range(2)]
+        with pytest.raises(EngineOverloaded):
+            engine.submit(GenerationRequest("r2", ids(20), greedy(1)))
+        await anext(streams[0])
+        engine.cancel("r0")
+        _, _, last = await collect(streams[0])
+        assert last.finish_reason == "cancelled"
+        await streams[1].aclose()
+        tokens, _, _ = await collect(engine.submit(GenerationRequest("ok", ids(20), greedy(5))))
+        assert len(tokens) == 5
+    with pytest.raises(EngineFailed):
+        engine.submit(GenerationRequest("late", ids(3), greedy(1)))
+
+
+async def test_the_window_bounds_a_text(folder: Path) -> None:
+    async with running(folder) as model:
+        window = model.engine.capacity().context_window
+        params = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+        tokens, _, last = await collect(model.engine.submit(GenerationRequest("r", ids(window - 8), params)))
+        assert (len(tokens), last.finish_reason) == (8, "length")
+        with pytest.raises(ValueError, match="context window"):
+            model.engine.submit(GenerationRequest("full", ids(window), greedy(1)))
+
+
+async def test_a_small_cache_makes_requests_wait_not_fail(folder: Path) -> None:
+    if read_compiled(folder) is None:
+        pytest.skip("PyTorch's rows grow with their texts")
+    async with running(folder, max_concurrent=8, cache_bytes=200_000) as model:
+        requests = [GenerationRequest(f"r{i}", ids(30, i), greedy(20)) for i in range(8)]
+        results = await asyncio.gather(*(collect(model.engine.submit(r)) for r in requests))
+    assert [len(tokens) for tokens, *_ in results] == [20] * 8
+
+
+def test_the_same_bundle_compiles_to_the_same_bytes(folder: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    compiled = read_compiled(folder)
+    if compiled is None:
+        pytest.skip("not a compiled form")
+    assert compile_bundle(tiny_bundle, tmp_path, compiled.to, compiled.weights) == compiled
+    for file in sorted(folder.iterdir()):
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
