@@ -80,7 +80,7 @@ class _Builder:
         model = ov.Model([op.result(logits)], self._sinks, list(self._inputs.values()), "llama")
         for number, node in enumerate(model.get_ordered_ops()):
             if node.get_friendly_name().startswith(node.get_type_name()):
-                # OpenVINO numbers nodes from the process's start on; the same bundle is to give the same file.
+                # OpenVINO numbers nodes from the process's start on; the same bundle is to give the same.
                 node.set_friendly_name(f"{node.get_type_name()}_{number}")
         return model
 
