@@ -135,6 +135,24 @@ def test_a_corrupt_remote_file_is_refused(tmp_path: Path) -> None:
         other_machine.find("data", record.fingerprint)
 
 
+def test_a_damaged_cache_is_fetched_again(tmp_path: Path) -> None:
+    url = f"memory://{uuid.uuid4()}"
+    record = put(Store(url, base=tmp_path, scratch=tmp_path / "one"), manifest(), {"a.txt": "hello"}).manifest
+    for name, spoil in (
+        ("cut", lambda p: (p / "a.txt").write_text("")),
+        ("half", lambda p: (p / "manifest.json").unlink()),
+    ):
+        store = Store(url, base=tmp_path, scratch=tmp_path / name)
+        found = store.find(record.name, record.fingerprint)
+        assert found is not None
+        spoil(found.path)
+        (found.path / "left-behind").write_text("")
+        again = store.find(record.name, record.fingerprint)
+        assert again is not None
+        assert (again.path / "a.txt").read_text() == "hello"
+        assert store.verify(again) == []
+
+
 def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="store nosuch://x"):
         Store("nosuch://x", base=tmp_path, scratch=tmp_path)

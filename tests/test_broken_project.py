@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from platen.cli.main import main
 from platen.errors import ConfigError
 from platen.projectfile import load_project
 
@@ -56,12 +61,28 @@ def variant(text: str) -> str:
 def refusal(folder: Path, content: str | bytes, *overrides: str) -> ConfigError:
     file = folder / "platen.yaml"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    before = sorted(folder.iterdir())
+    before = sorted(folder.rglob("*"))
     with pytest.raises(ConfigError) as caught:
         load_project(folder, overrides)
-    assert caught.value.exit_code == 2
-    assert sorted(folder.iterdir()) == before, "nothing may be started or written"
+    said, code = platen_run(folder, overrides)
+    assert code == 2
+    assert said == f"platen: {caught.value}\n"
+    assert sorted(folder.rglob("*")) == before, "nothing may be started or written"
     return caught.value
+
+
+def platen_run(folder: Path, overrides: Sequence[str]) -> tuple[str, int]:
+    """What `platen run` says on standard error, and its exit code."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    said = io.StringIO()
+    with (
+        patch.object(sys, "argv", ["platen", "run", str(folder), *settings]),
+        contextlib.redirect_stderr(said),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    assert isinstance(ended.value.code, int)
+    return said.getvalue(), ended.value.code
 
 
 # What is wrong, the file, the line that the message names, and phrases it must contain.

@@ -8,6 +8,7 @@ store by its manifest, which is uploaded last. Either way a directory without a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -127,11 +128,12 @@ class Store:
     `scratch` is a local folder: work in progress lives there, and copies of remote artifacts.
     """
 
-    def __init__(self, url: str, *, base: Path, scratch: Path) -> None:
+    def __init__(self, url: str, *, base: Path, scratch: Path, shown: str | None = None) -> None:
+        """`shown` is the URL as messages may have it, where the real one holds a secret."""
         import fsspec
 
         protocol, _, rest = url.partition("://")
-        self.url = url
+        self.shown = url if shown is None else shown
         self.work_root = scratch / "work"
         self._cache_root = scratch / "cache"
         try:
@@ -143,7 +145,10 @@ class Store:
                 self._local = None
                 self._fs, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
-            raise ArtifactError(f"store {url}: {error}", hint="see the fsspec documentation") from error
+            reason = str(error).replace(url, self.shown) if protocol in str(error) else type(error).__name__
+            raise ArtifactError(
+                f"store {self.shown}: {reason}", hint="see the fsspec documentation"
+            ) from None
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -159,8 +164,24 @@ class Store:
             return None
         except (ValidationError, ValueError) as error:
             raise ArtifactError(
-                f"{path} is damaged: {error}", hint="remove that artifact's folder and run again"
+                f"{name}/{fingerprint}/{MANIFEST} in {self.shown} is damaged: {error}",
+                hint="run again; it is made anew",
             ) from error
+
+    def check(self, name: str, fingerprint: str) -> tuple[Manifest | None, str]:
+        """The manifest of an artifact that can be used, else None and what is damaged about it.
+
+        Nothing is said of one that is not there. Of a local one, presence and size of each file are looked
+        at; of a remote one, the manifest.
+        """
+        try:
+            manifest = self.read_manifest(name, fingerprint)
+        except ArtifactError as error:
+            return None, error.message
+        if manifest is None or self._local is None:
+            return manifest, ""
+        damaged = _first_damaged(self._local / name / fingerprint, manifest)
+        return (None, f"{damaged} is missing or has changed") if damaged else (manifest, "")
 
     def find(self, name: str, fingerprint: str) -> Artifact | None:
         """A finished artifact with its files on local disk, or None.
@@ -174,19 +195,18 @@ class Store:
         if self._local is None:
             return Artifact(self._fetch(manifest), manifest)
         path = self._local / name / fingerprint
-        for entry in manifest.files:
-            file = path / entry.path
-            if not file.is_file() or file.stat().st_size != entry.size:
-                raise ArtifactError(
-                    f"{file} is missing or has changed since it was made",
-                    hint=f"remove {path} and run again; it is made anew",
-                )
+        if damaged := _first_damaged(path, manifest):
+            raise ArtifactError(
+                f"{path / damaged} is missing or has changed since it was made",
+                hint="platen run makes it anew",
+            )
         return Artifact(path, manifest)
 
     def _fetch(self, manifest: Manifest) -> Path:
         target = self._cache_root / manifest.name / manifest.fingerprint
-        if (target / MANIFEST).is_file():
+        if (target / MANIFEST).is_file() and not _first_damaged(target, manifest):
             return target
+        shutil.rmtree(target, ignore_errors=True)
         partial = target.with_name(target.name + f".{os.getpid()}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         for entry in manifest.files:
@@ -196,7 +216,7 @@ class Store:
             if sha256_file(file) != entry.sha256:
                 raise ArtifactError(
                     f"{manifest.ref}: {entry.path} does not match its checksum",
-                    hint="remove it and run again",
+                    hint="remove it from the store and run again",
                 )
         write_atomic(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
         with contextlib.suppress(OSError):  # another process fetched it first
@@ -205,12 +225,13 @@ class Store:
         return target
 
     def manifests(self) -> list[Manifest]:
-        """All finished artifacts, oldest first."""
-        found = [
-            self.read_manifest(*PurePosixPath(path).parts[-3:-1])
-            for path in self._fs.glob(self._at("*", "*", MANIFEST))
-            if not PurePosixPath(path).parts[-2].endswith(".tmp")
-        ]
+        """All finished artifacts, oldest first; one whose manifest can't be read is none."""
+        found = []
+        for path in self._fs.glob(self._at("*", "*", MANIFEST)):
+            if PurePosixPath(path).parts[-2].endswith(".tmp"):
+                continue
+            with contextlib.suppress(ArtifactError):  # whoever needs this one is told by `check`
+                found.append(self.read_manifest(*PurePosixPath(path).parts[-3:-1]))
         return sorted((m for m in found if m is not None), key=lambda m: m.created_at)
 
     def verify(self, artifact: Artifact) -> list[str]:
@@ -250,14 +271,20 @@ class Store:
         for entry in manifest.files:
             _sync(work / entry.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # without a manifest, or its files were damaged: it never counted
+        if target.exists():  # without a manifest, or its files were damaged
+            (target / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(target)
         try:
             work.rename(target)
-        except OSError:  # the store is on another file system: copy beside the target, then rename
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # The store is on another file system: copy beside the target, then rename.
             partial = target.with_name(target.name + ".tmp")
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(work, partial)
+            for entry in manifest.files:
+                _sync(partial / entry.path)
             partial.rename(target)
             shutil.rmtree(work)
         _sync(target.parent)
@@ -275,6 +302,15 @@ class Store:
         half_copied = self._local.glob("*/*.tmp") if self._local else iter(())
         work = self.work_root.iterdir() if self.work_root.is_dir() else iter(())
         return sorted([*work, *half_copied])
+
+
+def _first_damaged(directory: Path, manifest: Manifest) -> str | None:
+    """The first file that is not there or has another size than the manifest says."""
+    for entry in manifest.files:
+        file = directory / entry.path
+        if not file.is_file() or file.stat().st_size != entry.size:
+            return entry.path
+    return None
 
 
 def _sync(path: Path) -> None:

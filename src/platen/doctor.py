@@ -321,7 +321,12 @@ def _store(loaded: LoadedProject, folder: Path) -> Check:
 def _unfinished(loaded: LoadedProject) -> Check:
     from platen.artifacts import Store
 
-    store = Store(loaded.project.store, base=loaded.directory, scratch=loaded.directory / ".platen")
+    store = Store(
+        loaded.project.store,
+        base=loaded.directory,
+        scratch=loaded.directory / ".platen",
+        shown=loaded.redact(loaded.project.store),
+    )
     leftovers = store.leftovers()
     if not leftovers:
         return Check("unfinished work", "ok", "none")

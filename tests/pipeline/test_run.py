@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from platen.artifacts import Store
-from platen.errors import ConfigError, GateFailed
+from platen.errors import ArtifactError, ConfigError, GateFailed
 from platen.pipeline.housekeeping import collect, find_garbage
 from platen.pipeline.runner import Pipeline, RunReport
 from platen.projectfile import load_project
@@ -206,13 +206,64 @@ def test_gc_frees_what_neither_a_release_nor_the_latest_run_needs(again: Path) -
     assert all(entry.fresh for entry in pipeline.plan())
 
 
-def test_a_damaged_artifact_is_reported_not_used(again: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
+def test_a_damaged_artifact_is_made_anew(again: Path, damage: str) -> None:
     pipeline = pipeline_of(again)
     tokens = next(entry for entry in pipeline.plan() if entry.stage.name == "tokens")
-    (pipeline.artifact(tokens).path / "train.bin").write_bytes(b"")
-    result = platen(again, "run", "--set", "train.steps=14")
-    assert result.returncode == 4
-    assert "train.bin is missing or has changed" in result.stderr
+    folder = pipeline.artifact(tokens).path
+    before = (folder / "train.bin").read_bytes()
+    if damage == "gone":
+        (folder / "train.bin").unlink()
+    else:
+        (folder / {"cut": "train.bin", "manifest": "manifest.json"}[damage]).write_bytes(b"")
+    plan = {entry.stage.name: entry for entry in pipeline_of(again).plan()}
+    assert "damaged" in plan["tokens"].why or "missing or has changed" in plan["tokens"].why
+    assert run(again).made == ["tokens"]  # what was made from it was made from the same bytes
+    assert (folder / "train.bin").read_bytes() == before
+    assert all(entry.fresh for entry in pipeline_of(again).plan())
+
+
+def test_what_the_environment_holds_is_not_recorded(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = 'pa"ss\\word-of-mine'
+    monkeypatch.setenv("SECRET", secret)
+    overrides = ["evaluate.prompts=['${SECRET}']"]
+    plan = pipeline_of(tiny_project, overrides).plan()
+    recorded = json.dumps([entry.config for entry in plan])
+    assert "word-of-mine" not in recorded
+    assert "${SECRET}" in recorded
+    monkeypatch.setenv("SECRET", "another-long-one")
+    again = pipeline_of(tiny_project, overrides).plan()
+    assert [entry.fingerprint for entry in plan] == [entry.fingerprint for entry in again]
+
+
+def test_a_store_that_is_none_keeps_its_secret(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2hunter2")
+    with pytest.raises(ArtifactError) as refused:
+        pipeline_of(tiny_project, ["store='nosuch://${TOKEN}/x'"])
+    assert "hunter2" not in str(refused.value)
+    assert "${TOKEN}" in str(refused.value)
+
+
+def test_a_changed_chat_template_makes_the_tokenizer_stale(tiny_project: Path) -> None:
+    template = tiny_project / "chat.jinja"
+    template.write_text("{{ messages[0].content }}")
+    overrides = ["tokenizer.chat_template=chat.jinja"]
+    run(tiny_project, "tokenizer", overrides=overrides)
+    template.write_text("{{ messages[-1].content }}")
+    plan = {entry.stage.name: entry for entry in pipeline_of(tiny_project, overrides).plan()}
+    assert plan["data"].fresh
+    assert plan["tokenizer"].why == "changed: chat.jinja"
+
+
+def test_a_run_of_some_stages_does_not_let_the_others_be_removed(again: Path) -> None:
+    changed = ["train.steps=14"]
+    run(again, "train", overrides=changed)
+    run(again, "data")
+    names = {manifest.ref for manifest in find_garbage(pipeline_of(again)).artifacts}
+    latest = next(e for e in pipeline_of(again, changed).plan() if e.stage.name == "train")
+    assert f"train/{latest.fingerprint}" not in names
 
 
 def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
@@ -222,7 +273,9 @@ def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
     graph = definitions.resolve_asset_graph()
     assert sorted(key.to_user_string() for key in graph.get_all_asset_keys()) == sorted(STAGES)
     assert [check.name for check in graph.asset_check_keys] == ["gate"]
-    assert definitions.resolve_schedule_def("all_schedule").cron_schedule == "0 3 * * 1"
+    schedule = definitions.resolve_schedule_def("all_schedule")
+    assert schedule.cron_schedule == "0 3 * * 1"
+    assert schedule.default_status.value == "RUNNING"
     result = definitions.resolve_job_def("all").execute_in_process()
     assert result.success
     assert all(entry.fresh for entry in pipeline_of(tiny_project).plan())

@@ -74,7 +74,7 @@ def _draw(pipeline: Pipeline, manifest: Manifest, by_ref: dict[str, Manifest]) -
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # a path or hash cut short can't be copied
     table.add_row("artifact", f"[bold]{manifest.ref}[/] ({manifest.kind})")
-    table.add_row("where", str(found.path) if found else pipeline.store.url)
+    table.add_row("where", str(found.path) if found else pipeline.store.shown)
     table.add_row("made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in {human_time(manifest.duration_s)}")
     table.add_row("with", ", ".join(f"{k} {v}" for k, v in manifest.made_with.items()))
     for key, value in manifest.metrics.items():

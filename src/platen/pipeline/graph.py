@@ -52,6 +52,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
             run=_function("platen.tokens.train:train_tokenizer"),
             config=project.tokenizer,
             inputs={"data": "data"},
+            sources=_template_file(project, directory),
         ),
         Stage(
             name="tokens",
@@ -67,6 +68,14 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
     for name in project.variants:
         stages += _training(project.variant(name), f"@{name}")
     return (*stages, _comparison(project))
+
+
+def _template_file(project: Project, directory: Path) -> tuple[Path, ...]:
+    """The chat template's file. One that is not there is the stage's to complain of."""
+    if project.tokenizer.chat_template is None:
+        return ()
+    file = directory / project.tokenizer.chat_template
+    return (file,) if file.is_file() else ()
 
 
 def _training(project: Project, suffix: str) -> list[Stage]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,9 +37,9 @@ def find_garbage(pipeline: Pipeline) -> Garbage:
     """What nothing needs. A stale stage's unfinished work is kept when the project would resume it."""
     manifests = pipeline.store.manifests()
     planned = pipeline.plan()
-    latest = pipeline.state / "latest.json"
     roots = [f"{entry.stage.name}/{entry.fingerprint}" for entry in planned]
-    roots += json.loads(latest.read_text()).values() if latest.is_file() else []
+    stages = {entry.stage.name for entry in planned}  # what a removed variant left is garbage
+    roots += [ref for name, ref in pipeline.latest().items() if name in stages]
     roots += [manifest.ref for manifest in manifests if manifest.kind == "release"]
     keep = needed(manifests, roots)
     resumable = {f"{e.stage.name}-{e.fingerprint}" for e in planned if e.stage.resumable and not e.fresh}

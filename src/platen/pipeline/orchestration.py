@@ -150,6 +150,13 @@ def pipeline_definitions(pipeline: Pipeline) -> dg.Definitions:
     return dagster.Definitions(  # type: ignore[no-any-return]
         assets=[build_asset(execution, entry, lock_each=True) for entry in execution.planned],
         jobs=[job],
-        schedules=[dagster.ScheduleDefinition(job=job, cron_schedule=schedule)] if schedule else [],
+        schedules=[] if schedule is None else [_schedule(job, schedule)],
         executor=dagster.in_process_executor,
     )
+
+
+def _schedule(job: Any, cron: str) -> Any:
+    """A schedule that runs from the start, with no switch to find on a page first."""
+    dagster = import_dagster()
+    running = dagster.DefaultScheduleStatus.RUNNING
+    return dagster.ScheduleDefinition(job=job, cron_schedule=cron, default_status=running)

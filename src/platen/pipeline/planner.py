@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ def plan(
     seed: int,
     directory: Path,
     index: SourceIndex,
-    redact: Callable[[str], str] = str,
+    redact: Callable[[Any], Any] = lambda value: value,
 ) -> tuple[PlannedStage, ...]:
     """Fingerprint every stage and look each up in the store.
 
@@ -51,17 +50,17 @@ def plan(
         earlier[manifest.name] = manifest  # the newest of a name wins
     planned: dict[str, PlannedStage] = {}
     for stage in stages:
-        config = json.loads(redact(stage.config.model_dump_json())) | ({"seed": seed} if stage.seeded else {})
+        config = redact(stage.config.model_dump(mode="json")) | ({"seed": seed} if stage.seeded else {})
         inputs = {
             role: f"{upstream}/{planned[upstream].fingerprint}" for role, upstream in stage.inputs.items()
         }
         sources = tuple(_describe(source, directory, index, redact) for source in stage.sources)
         hashed = inputs | {f"source:{s.path}": s.sha256 for s in sources}
         print_ = fingerprint(stage.name, stage.version, config, hashed)
-        made = store.read_manifest(stage.name, print_)
+        made, damage = store.check(stage.name, print_)
         entry = PlannedStage(stage, print_, config, inputs, sources, made, "")
         if made is None:
-            why = _why(entry, earlier.get(stage.name), planned)
+            why = damage or _why(entry, earlier.get(stage.name), planned)
             entry = PlannedStage(stage, print_, config, inputs, sources, None, why)
         planned[stage.name] = entry
     index.save()
@@ -69,7 +68,7 @@ def plan(
 
 
 def _describe(
-    source: Path | str, directory: Path, index: SourceIndex, redact: Callable[[str], str]
+    source: Path | str, directory: Path, index: SourceIndex, redact: Callable[[Any], Any]
 ) -> FileEntry:
     if isinstance(source, Path):
         label = source.relative_to(directory) if source.is_relative_to(directory) else source

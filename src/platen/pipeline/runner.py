@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -71,7 +71,12 @@ class Pipeline:
         self.project = loaded.project
         self.directory = loaded.directory
         self.state = loaded.directory / STATE
-        self.store = Store(loaded.project.store, base=loaded.directory, scratch=self.state)
+        self.store = Store(
+            loaded.project.store,
+            base=loaded.directory,
+            scratch=self.state,
+            shown=loaded.redact(loaded.project.store),
+        )
         self._redact = loaded.redact
 
     def plan(self, targets: tuple[str, ...] = ()) -> tuple[PlannedStage, ...]:
@@ -105,7 +110,7 @@ class Pipeline:
         else:
             materialize(Execution(self, planned, observer or SilentObserver(), report))
         if not report.errors:
-            self._remember(planned)
+            self.remember(planned)
         return report
 
     def artifact(self, entry: PlannedStage) -> Artifact:
@@ -167,14 +172,20 @@ class Pipeline:
             fingerprint=entry.fingerprint,
         )
 
-    def _remember(self, planned: tuple[PlannedStage, ...]) -> None:
-        """Note what the latest run stands on, so that clearing up spares it."""
-        path = self.state / "latest.json"
-        data = json.dumps(
-            {e.stage.name: f"{e.stage.name}/{e.fingerprint}" for e in planned}, indent=1
-        ).encode()
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomic(path, data)
+    def latest(self) -> dict[str, str]:
+        """The artifact that each stage last made or found fresh, as `name/fingerprint`."""
+        try:
+            known = json.loads((self.state / "latest.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return {str(name): str(ref) for name, ref in known.items()} if isinstance(known, dict) else {}
+
+    def remember(self, planned: Iterable[PlannedStage]) -> None:
+        """Note what was made or found fresh, so that clearing up spares it."""
+        known = self.latest()
+        now_known = known | {e.stage.name: f"{e.stage.name}/{e.fingerprint}" for e in planned}
+        if now_known != known:
+            write_atomic(self.state / "latest.json", json.dumps(now_known, indent=1).encode())
 
 
 class Execution:
@@ -193,7 +204,8 @@ class Execution:
     def make(self, entry: PlannedStage) -> tuple[Artifact, bool]:
         """A stage's artifact, and whether it had to be made."""
         name = entry.stage.name
-        found = self.pipeline.store.find(name, entry.fingerprint)
+        usable, _ = self.pipeline.store.check(name, entry.fingerprint)
+        found = self.pipeline.store.find(name, entry.fingerprint) if usable else None
         if found is not None:
             self.report.fresh.append(name)
             self.artifacts[name] = found
@@ -207,6 +219,7 @@ class Execution:
                 raise
             raise MissingExtraError("train", f"stage {name} (it uses {error.name})") from error
         self.artifacts[name] = artifact
+        self.pipeline.remember([entry])
         self.report.made.append(name)
         self.observer.stage_done(entry, artifact.manifest)
         return artifact, True
@@ -230,6 +243,7 @@ class Execution:
         )
         for line in outcome.lines:
             self.observer.say(line)
+        self.report.errors.pop("gate", None)  # an earlier try's
         if not outcome.passed:
             self.report.errors["gate"] = GateFailed(
                 f"the gate refused this model: {'; '.join(outcome.failures)}",
