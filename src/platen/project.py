@@ -15,7 +15,7 @@ from platen.overlay import overlaid
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
-StageName = Literal["data", "tokenizer", "tokens", "train", "evaluate", "register", "compare"]
+StageName = Literal["data", "tokenizer", "tokens", "train", "evaluate", "register", "compile", "compare"]
 
 
 class Section(BaseModel):
@@ -294,6 +294,22 @@ class ReleaseConfig(Section):
     gate: tuple[GateRule, ...]
 
 
+class CompileConfig(Section):
+    """The form of a released model that a faster CPU engine runs."""
+
+    to: Literal["openvino", "gguf"] = "openvino"
+    """`openvino` for x86 and Arm CPUs, `gguf` for llama.cpp."""
+    weights: Literal["int8", "int4", "bf16", "q8_0", "f16"] | None = None
+    """How matrices are kept. openvino: int8 (default), int4, bf16; gguf: q8_0 (default), f16, bf16."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> CompileConfig:
+        allowed = {"openvino": ("int8", "int4", "bf16"), "gguf": ("q8_0", "f16", "bf16")}[self.to]
+        if self.weights is not None and self.weights not in allowed:
+            raise ValueError(f"{self.to} weights can be {', '.join(allowed)}; found {self.weights}")
+        return self
+
+
 class ServeConfig(Section):
     """The HTTP service."""
 
@@ -350,6 +366,8 @@ class Project(Section):
     """All rules must pass before a model is registered."""
     register_as: RegisterConfig = Field(default=RegisterConfig(), alias="register")
     """Releasing a model that passed."""
+    compile_to: Annotated[CompileConfig | None, Field(alias="compile")] = None
+    """When given, a released model is compiled, and the compiled form is what is served."""
     serve: ServeConfig = ServeConfig()
     """Serving it."""
     retries: dict[StageName, RetryConfig] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from platen.compress.compile import compile_bundle, read_compiled
+from platen.compress.compile import compile_bundle
 from platen.engines.local import LocalModel, open_model
 from platen.engines.protocol import (
     EngineFailed,
@@ -21,6 +21,7 @@ from platen.engines.protocol import (
     SamplingParams,
     TokenEvent,
 )
+from platen.models.compiled import read_compiled
 
 FORMS = {
     "torch": None,

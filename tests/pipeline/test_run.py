@@ -279,3 +279,23 @@ def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
     result = definitions.resolve_job_def("all").execute_in_process()
     assert result.success
     assert all(entry.fresh for entry in pipeline_of(tiny_project).plan())
+
+
+def test_a_released_model_is_compiled_and_then_served(tiny_project: Path) -> None:
+    pytest.importorskip("openvino")
+    from platen.cli.options import released_bundle
+    from platen.models.compiled import read_compiled
+
+    wanted = ["compile.weights=int4"]
+    assert run(tiny_project, overrides=wanted).made == [*STAGES, "compile"]
+    assert run(tiny_project, overrides=wanted).made == []
+    pipeline = pipeline_of(tiny_project)
+    bundle, name = released_bundle(pipeline)
+    path, same_name = released_bundle(pipeline, compiled=True)
+    assert name == same_name == "tiny"
+    assert read_compiled(bundle) is None
+    found = read_compiled(path)
+    assert found is not None
+    assert (found.to, found.weights) == ("openvino", "int4")
+    said = platen(tiny_project, "generate", "the king", "-m", str(path), "--max-tokens", "5", "--seed", "1")
+    assert said.returncode == 0, said.stderr

@@ -41,17 +41,23 @@ def looks_like_project(text: str) -> bool:
     return path.is_dir() or path.suffix in (".yaml", ".yml") or "/" in text
 
 
-def released_bundle(pipeline: Pipeline, which: str | None = None) -> tuple[Path, str]:
+def released_bundle(
+    pipeline: Pipeline, which: str | None = None, *, compiled: bool = False
+) -> tuple[Path, str]:
     """Where the bundle of a registered version lies, and its model's name.
 
-    `which` is MODEL@NUMBER, MODEL@ALIAS or MODEL; None is the project's own model in production. Raises
-    RegistryError when there is no such version, ArtifactError when its files are gone.
+    With `compiled`, where its newest compiled form lies, if it has one. `which` is MODEL@NUMBER, MODEL@ALIAS
+    or MODEL; None is the project's own model in production. Raises RegistryError when there is no such
+    version, ArtifactError when its files are gone.
     """
+    from platen.compress.compile import compiled_form
     from platen.registry import reading
 
     own = pipeline.project.register_as.model or pipeline.project.name
     model, _, version = (which or own).partition("@")
     found = reading.get(pipeline.directory, model, version or "production")
+    if compiled and found.artifact and (form := compiled_form(pipeline.store, found.artifact)):
+        return form.path, found.model
     name, _, fingerprint = (found.artifact or "").partition("/")
     artifact = pipeline.store.find(name, fingerprint) if fingerprint else None
     if artifact is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from platen.project import ServeConfig
 
 
+class Engine(StrEnum):
+    auto = "auto"
+    torch = "torch"
+
+
 def command(
     model: Annotated[
         str | None,
@@ -25,6 +31,9 @@ def command(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
+    ] = Engine.auto,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
 
@@ -35,6 +44,8 @@ def command(
       platen serve ./my-bundle --port 9000
 
       platen serve shakespeare@1 -p examples/shakespeare
+
+      platen serve ./shakespeare-int8
     """
     from platen.project import ServeConfig
 
@@ -45,13 +56,13 @@ def command(
         serve(model, name or model, ServeConfig(), host, port)
         return
     pipeline = open_pipeline(project, overrides)
-    path, registered = released_bundle(pipeline, model)
+    path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
     serve(path, name or registered, pipeline.project.serve, host, port)
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
-    path, name = released_bundle(pipeline)
+    path, name = released_bundle(pipeline, compiled=True)
     serve(path, name, pipeline.project.serve)
 
 
@@ -63,16 +74,20 @@ def serve(
 
     changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     serve_bundle(
-        path, name=name, config=config.model_copy(update=changes), on_ready=lambda url: _announce(url, name)
+        path,
+        name=name,
+        config=config.model_copy(update=changes),
+        on_ready=lambda url, why: _announce(url, name, why),
     )
 
 
-def _announce(url: str, name: str) -> None:
+def _announce(url: str, name: str, why: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]{name}[/] answers at [bold cyan]{url}[/]\n")
     # Plain lines, whatever the terminal's width: they are there to be copied.
+    console.print(f"  engine    {why}", markup=False)
     console.print(f"  page      {url}", markup=False)
     console.print(f"  API       {url}/v1  (OpenAI: /models, /completions, /chat/completions)", markup=False)
     console.print(f"  terminal  platen chat --url {url}", markup=False)

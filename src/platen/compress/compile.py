@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from platen.artifacts import Artifact, Store
 from platen.errors import BundleError, MissingExtraError
-from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle, read_json
+from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
+from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
+from platen.project import CompileConfig
+from platen.stages import StageContext, StageResult
 
-COMPILED_FILE = "compiled.json"
-OPENVINO_FILE = "openvino_model.xml"
-GGUF_FILE = "model.gguf"
+KIND = "compiled"
+"""Of the artifact."""
 WEIGHTS = {"openvino": ("int8", "int4", "bf16"), "gguf": ("q8_0", "f16", "bf16")}
 """What each target can keep matrices in; the first is the default."""
 _EXTRAS = {"openvino": "openvino", "gguf": "edge"}
@@ -26,24 +27,22 @@ _BESIDE = (
 )
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """What a compiled folder says of itself."""
+def compile_released(ctx: StageContext) -> StageResult:
+    """The pipeline's last stage: the model that `register` released, compiled."""
+    config: CompileConfig = ctx.config
+    with ctx.progress.task("compiling"):
+        compiled = compile_bundle(ctx.inputs["train"].path, ctx.out, config.to, config.weights)
+    return StageResult(
+        metrics={"parameters": compiled.parameters}, notes={"to": compiled.to, "weights": compiled.weights}
+    )
 
-    to: str
-    weights: str
-    bundle_fingerprint: str
-    parameters: int
 
-
-def read_compiled(folder: Path) -> Compiled | None:
-    """What `folder` holds when it is a compiled model, None when it is not one."""
-    if not (folder / COMPILED_FILE).is_file():
-        return None
-    try:
-        return Compiled(**read_json(folder / COMPILED_FILE))
-    except TypeError:
-        raise BundleError(f"{folder / COMPILED_FILE} is damaged", hint="Compile the bundle again.") from None
+def compiled_form(store: Store, bundle: str) -> Artifact | None:
+    """The newest compiled form of the artifact `bundle` (`name/fingerprint`), None when there is none."""
+    for manifest in reversed(store.manifests()):
+        if manifest.kind == KIND and manifest.inputs.get("train") == bundle:
+            return store.find(manifest.name, manifest.fingerprint)
+    return None
 
 
 def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None = None) -> Compiled:
@@ -67,8 +66,7 @@ def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None =
         if (opened.path / name).is_file():
             shutil.copyfile(opened.path / name, out / name)
     compiled = Compiled(to, weights, bundle_fingerprint(opened.path), opened.config.num_parameters())
-    # Last, so that a folder without it is not one.
-    (out / COMPILED_FILE).write_text(json.dumps(asdict(compiled), indent=2) + "\n", encoding="utf-8")
+    compiled.write(out)
     return compiled
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import torch
 
-from platen.compress.compile import GGUF_FILE, Compiled, read_compiled
 from platen.engines.batching import BatchingEngine
 from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
@@ -23,7 +22,9 @@ from platen.engines.runner import Runner
 from platen.engines.torch_runner import TorchRunner
 from platen.errors import MissingExtraError
 from platen.models.bundle import find_bundle, open_bundle, read_json
+from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.config import LlamaConfig
+from platen.models.packed import can_pack, pack
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 512
@@ -65,6 +66,8 @@ def open_model(
         cache_bytes = psutil.virtual_memory().available // 4
     if compiled is None:
         bundle = open_bundle(path, dtype=dtype, device=device)
+        if can_pack(bundle.model):
+            pack(bundle.model)
         runner: Runner = TorchRunner(bundle.model, max_rows=max_concurrent)
         config, tokenizer, fingerprint = bundle.config, bundle.tokenizer, bundle.fingerprint
         why = "torch: a bundle that is not compiled"

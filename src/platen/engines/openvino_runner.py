@@ -18,12 +18,12 @@ from openvino import opset15 as op
 from openvino._offline_transformations import paged_attention_transformation
 from torch import Tensor
 
-from platen.compress.compile import OPENVINO_FILE
 from platen.engines.blocks import BlockPool
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.errors import BundleError
 from platen.models.bundle import read_json
+from platen.models.compiled import OPENVINO_FILE
 from platen.models.config import LlamaConfig
 
 _ROWS = "logits_rows"

@@ -64,7 +64,7 @@ class TorchRunner:
     name = "torch"
 
     def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = 256 * 2**20) -> None:
-        weight = model.output_weight
+        weight = model.model.embed_tokens.weight
         self._model = model.eval()
         self._device, self._dtype = weight.device, weight.dtype
         self.context_window = model.config.max_position_embeddings

@@ -273,6 +273,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = Trunk(config, dropout)
+        self.packed_output: nn.Module | None = None  # see platen.models.packed
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         for module in self.modules():
@@ -316,7 +317,8 @@ class Llama(nn.Module):
         x = self.hidden_states(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, kv_cache=kv_cache
         )
-        return F.linear(x[:, -logits_to_keep:], self.output_weight)
+        x = x[:, -logits_to_keep:]
+        return F.linear(x, self.output_weight) if self.packed_output is None else self.packed_output(x)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -64,7 +64,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
         ),
     ]
     if not project.variants:
-        return (*stages, *_training(project, ""), _release(project))
+        return (*stages, *_training(project, ""), _release(project), *_compilation(project))
     for name in project.variants:
         stages += _training(project.variant(name), f"@{name}")
     return (*stages, _comparison(project))
@@ -115,6 +115,21 @@ def _release(project: Project) -> Stage:
             gate=project.gate,
         ),
         inputs={"evaluate": "evaluate", "train": "train"},
+    )
+
+
+def _compilation(project: Project) -> tuple[Stage, ...]:
+    if project.compile_to is None:
+        return ()
+    return (
+        Stage(
+            name="compile",
+            kind="compiled",
+            version=1,
+            run=_function("platen.compress.compile:compile_released"),
+            config=project.compile_to,
+            inputs={"train": "train", "register": "register"},
+        ),
     )
 
 

@@ -27,9 +27,11 @@ class ServeError(PlatenError):
 
 
 def serve_bundle(
-    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str], None]
+    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str, str], None]
 ) -> None:
-    """Serve a bundle, a folder or a Hub name, under `name` until SIGTERM or SIGINT; `on_ready` gets the URL.
+    """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
+
+    `on_ready` gets the URL, and why this engine runs it.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -40,7 +42,7 @@ def serve_bundle(
         model = open_model(bundle_path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
         state = ServerState()
         app = create_app(model.engine, model.tokenizer, model_info(model, name), config, state=state)
-        server = Server(app, model.engine, state, config, on_ready)
+        server = Server(app, model.engine, state, config, lambda url: on_ready(url, model.why))
         try:
             server.run(sockets=[listener])
         finally:

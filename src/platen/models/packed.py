@@ -1,0 +1,44 @@
+"""Linear layers whose weights lie in memory as oneDNN reads them: for models that only run, on CPUs.
+
+PyTorch reorders a plain weight at every call, which for the few rows of a decoding batch takes longer than
+the product itself: reordered once, a float32 product of 8 rows is 2 to 4 times as fast.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from platen.models.llama import Llama
+
+_ROWS = 8
+"""Rows that the layout is made for. With this one a row's result does not depend on how many there are."""
+
+
+class PackedLinear(nn.Module):
+    """x (…, I) times the transpose of a weight (O, I), without bias."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
+
+
+def can_pack(model: Llama) -> bool:
+    weight = model.output_weight
+    on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def pack(model: Llama) -> None:
+    """Exchange the model's linear layers for packed ones. It can then be neither trained nor saved.
+
+    A tied output layer becomes a matrix of its own, so memory grows by the embedding's size.
+    """
+    model.packed_output = PackedLinear(model.output_weight)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, PackedLinear(child.weight))
