@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
 PROMPT_TOKENS = 250
+CLIENT = httpx.Client(verify=False, timeout=600)  # loading certificates takes longer than a first token
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def _tokenizer(folder: Path, size: int) -> Tokenizer:
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     # ASCII words, so that each token is text by itself and a stream has one piece for each.
-    words = map("".join, itertools.product(string.ascii_lowercase, repeat=4))
-    tokens = ["<|end|>", *letters, *(next(words) for _ in range(size - len(letters) - 1))]
-    backend = Backend(models.BPE({token: id for id, token in enumerate(tokens)}, []))
+    pairs = list(itertools.product(string.ascii_lowercase, repeat=2))
+    merges = [*pairs, *itertools.product(map("".join, pairs), repeat=2)][: size - len(letters) - 1]
+    tokens = ["<|end|>", *letters, *map("".join, merges)]
+    backend = Backend(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
     backend.add_special_tokens(["<|end|>"])
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -121,6 +123,7 @@ def platen_server(folder: Path) -> Iterator[str]:
 def llama_cpp_server(file: Path, port: int) -> Iterator[str]:
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(file), "--port", str(port)]
     command += ["--n_ctx", "1024", "--n_threads", str(os.cpu_count()), "--verbose", "false"]
+    command += ["--interrupt_requests", "false"]  # or a second request ends the first
     with _process(command):
         _wait_for(f"http://127.0.0.1:{port}/v1/models")
         yield f"http://127.0.0.1:{port}"
@@ -150,10 +153,10 @@ def _wait_for(url: str) -> None:
     raise RuntimeError(f"{url} does not answer")
 
 
-def http_throughput(url: str, model: str, prompts: list[list[int]], load: Load) -> float:
+def http_throughput(url: str, model: str, prompts: Sequence[str | list[int]], load: Load) -> float:
     """Tokens a second over all requests, sent at once."""
 
-    async def one(client: httpx.AsyncClient, prompt: list[int]) -> int:
+    async def one(client: httpx.AsyncClient, prompt: str | list[int]) -> int:
         body = {"model": model, "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
         if model == "bench":
             body["ignore_eos"] = True
@@ -161,12 +164,13 @@ def http_throughput(url: str, model: str, prompts: list[list[int]], load: Load) 
         answer.raise_for_status()
         return int(answer.json()["usage"]["completion_tokens"])
 
-    async def everyone() -> int:
-        async with httpx.AsyncClient() as client:
-            return sum(await asyncio.gather(*(one(client, prompt) for prompt in prompts)))
+    async def everyone() -> float:
+        async with httpx.AsyncClient(verify=False) as client:
+            began = time.perf_counter()
+            tokens = sum(await asyncio.gather(*(one(client, prompt) for prompt in prompts)))
+            return tokens / (time.perf_counter() - began)
 
-    began = time.perf_counter()
-    return asyncio.run(everyone()) / (time.perf_counter() - began)
+    return asyncio.run(everyone())
 
 
 def http_stream(url: str, prompt: list[int], load: Load) -> tuple[float, float]:
@@ -175,7 +179,7 @@ def http_stream(url: str, prompt: list[int], load: Load) -> tuple[float, float]:
     body |= {"ignore_eos": True, "stream": True}
     times = []
     began = time.perf_counter()
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=600) as answer:
+    with CLIENT.stream("POST", f"{url}/v1/completions", json=body) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {") and json.loads(line[6:])["choices"]:
                 times.append(time.perf_counter())
@@ -315,11 +319,16 @@ def torch_engine(url: str, folders: dict[str, Path], load: Load, seeds: Seeds) -
 
 def llama_cpp_engine(url: str, folders: dict[str, Path], load: Load, seeds: Seeds) -> list[Result]:
     file = folders["llamacpp"] / "model.gguf"
+    tokenizer = Tokenizer.from_dir(folders["llamacpp"])
+
+    def texts() -> list[str]:  # its server takes no token ids
+        return [tokenizer.decode(prompt) for prompt in load.prompts(8, seeds())]
+
     with llama_cpp_server(file, 8977) as theirs:
         seen = interleaved(
             {
-                "ours": lambda: http_throughput(url, "bench", load.prompts(8, seeds()), load),
-                "server": lambda: http_throughput(theirs, str(file), load.prompts(8, seeds()), load),
+                "ours": lambda: http_throughput(url, "bench", texts(), load),
+                "server": lambda: http_throughput(theirs, str(file), texts(), load),
             },
             load.rounds,
         )

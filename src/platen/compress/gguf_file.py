@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from platen.errors import BundleError
 from platen.models.bundle import Bundle
 from platen.models.config import LlamaConfig
 from platen.models.llama import rope_frequencies
@@ -119,6 +120,11 @@ def _vocabulary(writer: Any, tokenizer: Tokenizer, config: LlamaConfig) -> None:
     import gguf
 
     raw = json.loads(tokenizer.raw)
+    if raw["model"]["type"] != "BPE" or not raw["model"].get("merges"):
+        raise BundleError(
+            "GGUF is written for byte-level BPE tokenizers; this one has no merges",
+            hint="compile to openvino instead",
+        )
     by_id = {id: token for token, id in raw["model"]["vocab"].items()}
     types = dict.fromkeys(by_id, gguf.TokenType.NORMAL)
     for added in raw.get("added_tokens", ()):
@@ -129,7 +135,7 @@ def _vocabulary(writer: Any, tokenizer: Tokenizer, config: LlamaConfig) -> None:
     writer.add_tokenizer_pre(_pre_tokenizer(raw))
     writer.add_token_list([by_id.get(id, f"[PAD{id}]") for id in ids])
     writer.add_token_types([types.get(id, gguf.TokenType.UNUSED) for id in ids])
-    merges = raw["model"].get("merges", ())
+    merges = raw["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     for add, id in (
         (writer.add_bos_token_id, tokenizer.bos_id),

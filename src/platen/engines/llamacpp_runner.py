@@ -29,6 +29,13 @@ def physical_cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
+def _remember(said: list[str], level: int, text: bytes) -> None:
+    """Of llama.cpp's log keep the first errors; the rest is chatter."""
+    if level == _LOG_ERROR and len(said) < 5:
+        said.append(text.decode(errors="replace").strip())
+
+
+_LOG_ERROR = 4
 _WORTH_REUSING = 16
 """Tokens in common below which starting from nothing is as fast."""
 
@@ -54,14 +61,17 @@ class LlamaCppRunner:
         import llama_cpp
 
         self._lib: Any = llama_cpp
-        self._quiet = llama_cpp.llama_log_callback(lambda *_: None)
-        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        said: list[str] = []
+        # Kept: llama.cpp calls it for as long as the process lives.
+        self._log = llama_cpp.llama_log_callback(lambda level, text, _: _remember(said, level, text))
+        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
             str(file).encode(), llama_cpp.llama_model_default_params()
         )
         if not self._model:
-            raise BundleError(f"{file} can't be opened by llama.cpp", hint="Compile the bundle again.")
+            reason = said[0] if said else "it does not say why"
+            raise BundleError(f"llama.cpp can't open {file}: {reason}", hint="Compile the bundle again.")
         self.context_window = context_window
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         self._cells, self._step_tokens = cells, step_tokens
