@@ -105,7 +105,7 @@ async def test_many_at_once_each_get_their_own(folder: Path) -> None:
         assert last.timings is not None
         assert min(last.timings.queued, last.timings.prefill, last.timings.decode) >= 0
     assert (stats.running, stats.waiting) == (0, 0)
-    assert stats.extra.get("blocks_held", 0) == stats.extra.get("cells_held", 0) == 0
+    assert stats.extra.get("blocks_held", 0) == stats.extra.get("places_held", 0) == 0
 
 
 async def test_a_beginning_seen_before_is_not_read_again(folder: Path) -> None:

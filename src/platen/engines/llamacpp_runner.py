@@ -1,7 +1,8 @@
 """Runs a GGUF file with llama.cpp for a batching engine: all sequences' tokens in one `llama_decode`.
 
-llama.cpp's cache is one pool of cells, each a token of one or more sequences. A sequence that is over stays
-in it until room is needed, and a new one that begins alike starts as a copy, which costs no memory.
+The cache has a number of places, each with room for a whole context window; attention reads a sequence's own
+place alone. A sequence that is over stays in its place until that is needed, and a new one that begins alike
+goes on from there, or from a copy.
 """
 
 from __future__ import annotations
@@ -41,10 +42,7 @@ _WORTH_REUSING = 16
 
 
 class LlamaCppRunner:
-    """One GGUF file on the CPU.
-
-    `cells` tokens fit its cache, over all sequences; a step computes `step_tokens` tokens at most.
-    """
+    """One GGUF file on the CPU, with `places` for sequences; a step computes `step_tokens` at most."""
 
     name = "llamacpp"
 
@@ -53,8 +51,7 @@ class LlamaCppRunner:
         file: Path,
         *,
         context_window: int,
-        max_rows: int,
-        cells: int,
+        places: int,
         step_tokens: int,
         threads: int | None = None,
     ) -> None:
@@ -74,16 +71,17 @@ class LlamaCppRunner:
             raise BundleError(f"llama.cpp can't open {file}: {reason}", hint="Compile the bundle again.")
         self.context_window = context_window
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
-        self._cells, self._step_tokens = cells, step_tokens
-        # Half of the places are for sequences that are over.
-        self._places = min(2 * max_rows, int(llama_cpp.llama_max_parallel_sequences()))
+        self._places = min(places, int(llama_cpp.llama_max_parallel_sequences()))
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_seq_max, options.kv_unified = cells, self._places, True
+        options.n_ctx, options.n_seq_max = self._places * context_window, self._places
+        options.kv_unified, options.flash_attn_type = False, llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         options.n_batch, options.n_ubatch, options.no_perf = step_tokens, min(step_tokens, 512), True
         options.n_threads = options.n_threads_batch = threads or physical_cores()
         self._context = llama_cpp.llama_init_from_model(self._model, options)
         if not self._context:
-            raise BundleError(f"{file}: no memory for a cache of {cells} tokens", hint="Serve fewer at once.")
+            raise BundleError(
+                f"{file}: no memory for a cache of {self._places} windows", hint="Serve fewer at once."
+            )
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(step_tokens, 0, 1)
         self.reset()
@@ -92,38 +90,31 @@ class LlamaCppRunner:
         self._lib.llama_memory_clear(self._memory, True)
         self._free = list(range(self._places - 1, -1, -1))
         self._place: dict[Request, int] = {}
-        self._reserved: dict[Request, int] = {}
         self._over: OrderedDict[int, list[int]] = OrderedDict()  # place to tokens; oldest first
         self._reused = 0
 
     def fits(self, tokens: int) -> bool:
-        return tokens <= self._cells
+        return tokens <= self.context_window
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
-        needed = sequence.prompt_length + sequence.max_new_tokens
-        if needed + sum(self._reserved.values()) > self._cells:
+        if not self._free and not self._over:
             return None
         source, common = self._longest_beginning(sequence.tokens[:-1]) if reuse else (None, 0)
-        if source is not None:
-            self._over.move_to_end(source)
-        while self._over and (not self._free or needed + self._taken() > self._cells):
+        if source is not None and not self._free:
+            self._over.move_to_end(source)  # the last to be dropped
+        if self._free:
+            place = self._free.pop()
+        else:
             place, _ = self._over.popitem(last=False)
-            if place == source:  # nothing else to drop: it becomes the new sequence
-                self._free.append(place)
-                break
+        if place != source:
             self._lib.llama_memory_seq_rm(self._memory, place, -1, -1)
-            self._free.append(place)
-        place = self._free.pop()
-        if source is not None and place != source:
-            self._lib.llama_memory_seq_cp(self._memory, source, place, 0, common)
-        elif source is not None:
+            if source is not None:
+                self._lib.llama_memory_seq_cp(self._memory, source, place, -1, -1)
+        if source is not None:
             self._lib.llama_memory_seq_rm(self._memory, place, common, -1)
-        self._place[sequence], self._reserved[sequence] = place, needed
+        self._place[sequence] = place
         self._reused += common
         return common
-
-    def _taken(self) -> int:
-        return sum(self._reserved.values()) + sum(map(len, self._over.values()))
 
     def _longest_beginning(self, tokens: list[int]) -> tuple[int | None, int]:
         """The finished sequence that shares the longest beginning with `tokens`, and its length."""
@@ -138,7 +129,7 @@ class LlamaCppRunner:
         return best if best[0] is not None else (None, 0)
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
-        batch, count, rows = self._batch, 0, []
+        batch, count, rows = self._batch, 0, 0
         for part in parts:
             place = self._place[part.sequence]
             for position in range(part.start, part.stop):
@@ -148,28 +139,26 @@ class LlamaCppRunner:
                 batch.seq_id[count][0] = place
                 wanted = part.logits == "all" or (part.logits == "last" and position == part.stop - 1)
                 batch.logits[count] = wanted
-                if wanted:
-                    rows.append(count)
+                rows += wanted
                 count += 1
         batch.n_tokens = count
         if (code := self._lib.llama_decode(self._context, batch)) != 0:
             raise RuntimeError(f"llama_decode answered {code}")
-        logits = np.empty((len(rows), self.vocab_size), dtype=np.float32)
-        for row, index in enumerate(rows):
-            pointer = self._lib.llama_get_logits_ith(self._context, index)
-            logits[row] = np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
-        return torch.from_numpy(logits)
+        if rows == 0:
+            return torch.empty(0, self.vocab_size)
+        # llama.cpp's own buffer, in the batch's order; it holds until the next step.
+        pointer = self._lib.llama_get_logits(self._context)
+        return torch.from_numpy(np.ctypeslib.as_array(pointer, shape=(rows, self.vocab_size)))
 
     def release(self, sequence: Request) -> None:
         place = self._place.pop(sequence, None)
         if place is not None:
-            del self._reserved[sequence]
             self._over[place] = sequence.tokens[: sequence.computed]
 
     def figures(self) -> dict[str, float]:
         return {
-            "cells": float(self._cells),
-            "cells_held": float(sum(self._reserved.values())),
+            "places": float(self._places),
+            "places_held": float(len(self._place)),
             "reused_tokens": float(self._reused),
         }
 

