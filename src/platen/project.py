@@ -294,6 +294,10 @@ class ReleaseConfig(Section):
     gate: tuple[GateRule, ...]
 
 
+COMPILED_WEIGHTS = {"openvino": ("int8", "int4", "bf16"), "gguf": ("q8_0", "f16", "bf16")}
+"""What a compiled form can keep matrices in; the first is the default."""
+
+
 class CompileConfig(Section):
     """The form of a released model that a faster CPU engine runs."""
 
@@ -304,7 +308,7 @@ class CompileConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> CompileConfig:
-        allowed = {"openvino": ("int8", "int4", "bf16"), "gguf": ("q8_0", "f16", "bf16")}[self.to]
+        allowed = COMPILED_WEIGHTS[self.to]
         if self.weights is not None and self.weights not in allowed:
             raise ValueError(f"{self.to} weights can be {', '.join(allowed)}; found {self.weights}")
         return self

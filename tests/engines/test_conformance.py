@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,8 +31,6 @@ FORMS = {
 TOLERANCE = {"torch": 1e-4, "openvino": 0.1, "llamacpp": 0.02}
 """Of log-probabilities against the float32 bundle; OpenVINO computes in bfloat16 where the CPU can, and keeps
 keys and values in 8 bits."""
-
-Opens = Callable[..., LocalModel]
 
 
 @pytest.fixture(scope="module", params=FORMS)

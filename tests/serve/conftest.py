@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from platen.engines.grammar import GrammarCompiler
 from platen.engines.torch_engine import TorchEngine
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import TextStream, Tokenizer
@@ -20,6 +21,8 @@ def server(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Iterator[RunningServ
         tiny_llama,
         new_detokenizer=lambda: TextStream(tiny_tokenizer),
         token_text=lambda token_id: tiny_tokenizer.decode([token_id], skip_special=False),
+        grammars=GrammarCompiler(tiny_tokenizer.raw.decode(), tiny_tokenizer.vocab_size, (0,)),
+        eos_ids=(0,),
         max_concurrent=4,
         max_queue=8,
     )

@@ -16,6 +16,7 @@ from platen.engines.protocol import (
     EngineStats,
     FinishReason,
     GenerationRequest,
+    Grammar,
     TokenEvent,
     Usage,
 )
@@ -65,6 +66,9 @@ class ScriptedEngine:
     @staticmethod
     def last(request: GenerationRequest, said: int, reason: FinishReason) -> TokenEvent:
         return TokenEvent(finish_reason=reason, usage=Usage(len(request.prompt_ids), said))
+
+    def prepare(self, grammar: Grammar) -> None:
+        raise ValueError("this engine takes no grammars")
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         if self.full_for is not None:

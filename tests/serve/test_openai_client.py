@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pytest
 
@@ -271,3 +273,38 @@ def test_what_outlasts_the_drain_ends_with_an_error(
     scripted_server.state.start_draining(0.2)
     with pytest.raises(openai.APIError, match="shutting down"):
         list(stream)
+
+
+def test_answers_that_match_a_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "A number?"}],
+        max_completion_tokens=60,
+        seed=3,
+        temperature=0.5,
+        response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert 0 <= json.loads(answer.choices[0].message.content or "")["n"] <= 9
+    chosen = client.completions.create(
+        model="tiny",
+        prompt="To be",
+        n=3,
+        extra_body={"response_format": {"type": "regex", "pattern": "(yes|no)"}},
+    )
+    assert {choice.text for choice in chosen.choices} <= {"yes", "no"}
+
+
+def test_a_prompt_seen_before_is_read_from_the_cache(client: openai.OpenAI) -> None:
+    prompt = "Whether 'tis nobler in the mind " * 3
+    for expected in (False, True):
+        answer = client.completions.create(**GREEDY, prompt=prompt, max_tokens=2)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        assert bool(answer.usage.prompt_tokens_details.cached_tokens) is expected

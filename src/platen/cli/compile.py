@@ -22,7 +22,7 @@ def command(
         str | None,
         typer.Option(help="openvino: int8, int4, bf16; gguf: q8_0, f16, bf16. Default: the first."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default: beside the bundle.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: MODEL-FORM, here.")] = None,
 ) -> None:
     """Compile a bundle for a CPU engine; `platen serve` then serves the folder it makes.
 

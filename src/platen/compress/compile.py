@@ -9,13 +9,11 @@ from platen.artifacts import Artifact, Store
 from platen.errors import BundleError, MissingExtraError
 from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
 from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
-from platen.project import CompileConfig
+from platen.project import COMPILED_WEIGHTS, CompileConfig
 from platen.stages import StageContext, StageResult
 
 KIND = "compiled"
 """Of the artifact."""
-WEIGHTS = {"openvino": ("int8", "int4", "bf16"), "gguf": ("q8_0", "f16", "bf16")}
-"""What each target can keep matrices in; the first is the default."""
 _EXTRAS = {"openvino": "openvino", "gguf": "edge"}
 _BESIDE = (
     "config.json",
@@ -48,14 +46,15 @@ def compiled_form(store: Store, bundle: str) -> Artifact | None:
 def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None = None) -> Compiled:
     """Write `bundle` in the form `to` (openvino or gguf) into the folder `out`, its tokenizer beside it.
 
-    `weights` None takes the first of `WEIGHTS`. The same bundle gives the same bytes. Raises BundleError for
-    what can't be opened or made, MissingExtraError.
+    `weights` None takes the first of `COMPILED_WEIGHTS`. The same bundle gives the same bytes. Raises
+    BundleError for what can't be opened or made, MissingExtraError.
     """
-    if to not in WEIGHTS:
-        raise BundleError(f"there is no compiled form {to!r}", hint=f"there is: {', '.join(WEIGHTS)}")
-    weights = weights or WEIGHTS[to][0]
-    if weights not in WEIGHTS[to]:
-        raise BundleError(f"{to} weights can't be {weights!r}", hint=f"they can be {', '.join(WEIGHTS[to])}")
+    if to not in COMPILED_WEIGHTS:
+        raise BundleError(f"there is no compiled form {to!r}", hint=f"forms: {', '.join(COMPILED_WEIGHTS)}")
+    possible = COMPILED_WEIGHTS[to]
+    weights = weights or possible[0]
+    if weights not in possible:
+        raise BundleError(f"{to} weights can't be {weights!r}", hint=f"they can be {', '.join(possible)}")
     opened = open_bundle(bundle)
     out.mkdir(parents=True, exist_ok=True)
     try:

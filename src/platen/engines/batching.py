@@ -16,13 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from platen.engines.grammar import GrammarCompiler
+from platen.engines.grammar import GrammarCompiler, Matcher
 from platen.engines.protocol import (
     Capacity,
     EngineFailed,
     EngineOverloaded,
     EngineStats,
     GenerationRequest,
+    Grammar,
     TokenEvent,
     TokenLogprob,
     Usage,
@@ -99,6 +100,14 @@ class BatchingEngine:
             self._wake.notify()
         return stream
 
+    def prepare(self, grammar: Grammar) -> None:
+        self._matcher(grammar)
+
+    def _matcher(self, grammar: Grammar) -> Matcher:
+        if self._grammars is None:
+            raise ValueError("this engine takes no grammars")
+        return self._grammars.matcher(grammar)
+
     def cancel(self, request_id: str) -> None:
         with self._wake:
             if request_id in self._open:
@@ -129,11 +138,7 @@ class BatchingEngine:
         allowance = self._allowance(request)
         if any(not 0 <= token_id < self._vocab_size for token_id, _ in params.logit_bias):
             raise ValueError(f"logit_bias has a token outside the vocabulary of {self._vocab_size}")
-        matcher = None
-        if params.grammar is not None:
-            if self._grammars is None:
-                raise ValueError("this engine takes no grammars")
-            matcher = self._grammars.matcher(params.grammar)
+        matcher = None if params.grammar is None else self._matcher(params.grammar)
         return Sequence(
             request,
             TextAssembler(self._new_detokenizer(), params.stop),
@@ -178,6 +183,7 @@ class BatchingEngine:
                 for sequence in self._scheduler.everyone():
                     self._end(sequence, "cancelled")
                 self._flush()
+                self._runner.close()
                 return
             try:
                 self._step()

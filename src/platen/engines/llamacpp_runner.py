@@ -11,6 +11,7 @@ import ctypes
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,30 @@ from platen.engines.sequence import Sequence as Request
 from platen.errors import BundleError
 
 
-def physical_cores() -> int:
+def _physical_cores() -> int:
     """Cores to compute on; more threads than these slow llama.cpp down."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def _remember(said: list[str], level: int, text: bytes) -> None:
-    """Of llama.cpp's log keep the first errors; the rest is chatter."""
-    if level == _LOG_ERROR and len(said) < 5:
-        said.append(text.decode(errors="replace").strip())
+@cache
+def _quiet() -> list[str]:
+    """Silence llama.cpp's log for the whole process; the first errors are kept in the list."""
+    import llama_cpp
+
+    errors: list[str] = []
+
+    def remember(level: int, text: bytes, _: object) -> None:
+        if level == _LOG_ERROR and len(errors) < 5:
+            errors.append(text.decode(errors="replace").strip())
+
+    callback = llama_cpp.llama_log_callback(remember)
+    _CALLBACKS.append(callback)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    return errors
 
 
+_CALLBACKS: list[object] = []  # llama.cpp calls them for as long as the process lives
 _LOG_ERROR = 4
 _WORTH_REUSING = 16
 """Tokens in common below which starting from nothing is as fast."""
@@ -53,21 +66,18 @@ class LlamaCppRunner:
         context_window: int,
         places: int,
         step_tokens: int,
-        threads: int | None = None,
     ) -> None:
         import llama_cpp
 
         self._lib: Any = llama_cpp
-        said: list[str] = []
-        # Kept: llama.cpp calls it for as long as the process lives.
-        self._log = llama_cpp.llama_log_callback(lambda level, text, _: _remember(said, level, text))
-        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
+        errors = _quiet()
+        errors.clear()
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
             str(file).encode(), llama_cpp.llama_model_default_params()
         )
         if not self._model:
-            reason = said[0] if said else "it does not say why"
+            reason = errors[0] if errors else "it does not say why"
             raise BundleError(f"llama.cpp can't open {file}: {reason}", hint="Compile the bundle again.")
         self.context_window = context_window
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
@@ -76,7 +86,7 @@ class LlamaCppRunner:
         options.n_ctx, options.n_seq_max = self._places * context_window, self._places
         options.kv_unified, options.flash_attn_type = False, llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         options.n_batch, options.n_ubatch, options.no_perf = step_tokens, min(step_tokens, 512), True
-        options.n_threads = options.n_threads_batch = threads or physical_cores()
+        options.n_threads = options.n_threads_batch = _physical_cores()
         self._context = llama_cpp.llama_init_from_model(self._model, options)
         if not self._context:
             raise BundleError(

@@ -30,7 +30,7 @@ _ROWS = "logits_rows"
 
 
 class OpenVinoRunner:
-    """A compiled folder (`platen compile --to openvino`) on one device.
+    """A compiled folder (`platen compile --to openvino`) on the CPU.
 
     `cache_bytes` bounds the key/value cache; it is no larger than `max_rows` full windows need.
     """
@@ -38,22 +38,11 @@ class OpenVinoRunner:
     name = "openvino"
     BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        max_rows: int,
-        cache_bytes: int,
-        threads: int | None = None,
-        device: str = "CPU",
-    ) -> None:
+    def __init__(self, folder: Path, *, max_rows: int, cache_bytes: int) -> None:
         config = LlamaConfig.from_hf(read_json(folder / "config.json"))
         self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
         model = _paged(folder / OPENVINO_FILE)
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        compiled = ov.Core().compile_model(model, device, options)
+        compiled = ov.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
         self._request = compiled.create_infer_request()
         self._caches = [port for port in compiled.inputs if "_cache." in port.get_any_name()]
         block_bytes = sum(_block_bytes(port) for port in self._caches)
@@ -129,6 +118,9 @@ class OpenVinoRunner:
         if table is not None:
             self._pool.name(table, sequence.tokens[: sequence.computed])
             self._pool.release(table)
+
+    def close(self) -> None:
+        del self._request
 
     def figures(self) -> dict[str, float]:
         return {

@@ -147,6 +147,13 @@ class Engine(Protocol):
         """
         ...
 
+    def prepare(self, grammar: Grammar) -> None:
+        """Compile a grammar, so that submitting with it is quick; on a thread, for it may take long.
+
+        Raises ValueError when it is not one.
+        """
+        ...
+
     def cancel(self, request_id: str) -> None:
         """Stop a request; its stream ends with finish_reason `cancelled`. Unknown ids are ignored."""
         ...

@@ -61,6 +61,10 @@ class Runner(Protocol):
         """Forget everything, after a failure."""
         ...
 
+    def close(self) -> None:
+        """Free the weights and the cache; nothing is called afterwards but `figures`."""
+        ...
+
     def figures(self) -> dict[str, float]:
         """For `EngineStats.extra`."""
         ...

@@ -135,5 +135,9 @@ class TorchRunner:
         self._rows[row] = self._rows[-1]
         self._rows.pop()
 
+    def close(self) -> None:
+        self._prompts.clear()
+        self._rows.clear()
+
     def figures(self) -> dict[str, float]:
         return {"cache_bytes": float(self._batch.size_bytes), "reused_tokens": float(self._reused)}

@@ -54,7 +54,7 @@ class _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        generation = Generation(
+        generation = await Generation.start(
             context.engine,
             [await context.chat_prompt([message.for_template() for message in body.messages])],
             sampling_of(body, body.limit, logprobs),

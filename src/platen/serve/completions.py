@@ -44,7 +44,7 @@ class _Completion:
     async def start(cls, context: ServeContext, body: CompletionRequest) -> _Completion:
         prompts = await _prompts(context, body.prompt)
         n = body.n or 1
-        generation = Generation(
+        generation = await Generation.start(
             context.engine,
             prompts,
             sampling_of(body, body.max_tokens, body.logprobs),

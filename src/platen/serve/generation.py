@@ -87,6 +87,25 @@ class Generation:
             self.cancel()
             raise draining(5) from None
 
+    @classmethod
+    async def start(
+        cls,
+        engine: Engine,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        *,
+        n: int = 1,
+        prompt_logprobs: int | None = None,
+        prompt_param: str = "prompt",
+    ) -> Generation:
+        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile."""
+        if sampling.grammar is not None:
+            try:
+                await asyncio.to_thread(engine.prepare, sampling.grammar)
+            except ValueError as error:
+                raise _refused(str(error), prompt_param) from None
+        return cls(engine, prompts, sampling, n=n, prompt_logprobs=prompt_logprobs, prompt_param=prompt_param)
+
     def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
         request_id = uuid.uuid4().hex
         self._streams.append(
