@@ -132,6 +132,15 @@ def test_a_row_is_sampled_alike_alone_and_in_a_batch(
             )
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-308, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([[1.0, -3.0, 7.5, 7.0]]).expand(3, 4)
+    params = [
+        SamplingParams(temperature=temperature, top_p=p, top_k=k) for p, k in [(1, 0), (0.5, 0), (1, 3)]
+    ]
+    assert sample(logits, params, [0.0, 0.5, 0.999]) == [2, 2, 2]
+
+
 def test_frequencies_follow_the_distribution() -> None:
     logits = torch.log(torch.tensor([[0.6, 0.3, 0.1]])).expand(3000, 3)
     stream = RandomStream(1)

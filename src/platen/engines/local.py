@@ -49,8 +49,8 @@ def open_model(
     tokenizer = bundle.tokenizer
     engine = TorchEngine(
         bundle.model,
-        new_detokenizer=lambda: TextStream(tokenizer),
-        token_text=lambda token_id: tokenizer.decode([token_id], skip_special=False),
+        new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
+        token_text=tokenizer.token_text,
         eos_ids=_end_ids(bundle),
         max_concurrent=max_concurrent,
         max_queue=max_queue,

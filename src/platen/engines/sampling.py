@@ -41,7 +41,7 @@ def filtered_distribution(
     Returns probabilities (B, V) in descending order, zero where filtered and summing to 1, and the token
     ids (B, V) that they belong to.
     """
-    scaled = logits.double() / temperature.double()[:, None]
+    scaled = _scaled(logits, temperature)
     ordered, token_ids = torch.sort(scaled, dim=-1, descending=True, stable=True)
     ranks = torch.arange(logits.shape[-1], device=logits.device)
     outside_k = (top_k[:, None] > 0) & (ranks >= top_k[:, None])
@@ -82,7 +82,7 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[
         chosen[greedy] = logits[greedy].argmax(-1)
     if plain:
         temperature = _column(logits, [params[row].temperature for row in plain])
-        probabilities = torch.softmax(logits[plain].double() / temperature[:, None], dim=-1)
+        probabilities = torch.softmax(_scaled(logits[plain], temperature), dim=-1)
         chosen[plain] = inverse_cdf(probabilities, numbers[plain])
     if filtered:
         rows = [params[row] for row in filtered]
@@ -95,6 +95,15 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[
         index = inverse_cdf(probabilities, numbers[filtered])
         chosen[filtered] = token_ids.gather(1, index[:, None])[:, 0]
     return [int(token_id) for token_id in chosen.tolist()]
+
+
+def _scaled(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Logits (B, V) over temperature (B,) in float64, the largest of each row at 0.
+
+    So even the smallest temperature leaves numbers: zero, and others down to minus infinity.
+    """
+    wide = logits.double()
+    return (wide - wide.amax(-1, keepdim=True)) / temperature.double()[:, None]
 
 
 def _is_filtered(params: SamplingParams) -> bool:

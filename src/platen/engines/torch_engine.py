@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as TokenSequence
 from typing import Literal
 
 import torch
@@ -36,13 +37,15 @@ from platen.models.llama import Llama
 log = logging.getLogger(__name__)
 
 EndReason = Literal["stop", "length", "cancelled"]
+TokenIds = TokenSequence[int]
 
 
 class TorchEngine:
     """Continuous batching on one device.
 
-    `new_detokenizer` makes a fresh incremental detokenizer for each request; `token_text` names a single
-    token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of its text.
+    `new_detokenizer` makes a fresh incremental detokenizer for the text after a prompt; `token_text` names a
+    single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
+    its text.
     """
 
     name = "torch"
@@ -51,7 +54,7 @@ class TorchEngine:
         self,
         model: Llama,
         *,
-        new_detokenizer: Callable[[], Detokenizer],
+        new_detokenizer: Callable[[TokenIds], Detokenizer],
         token_text: Callable[[int], str],
         eos_ids: tuple[int, ...] = (),
         max_concurrent: int = 16,
@@ -82,11 +85,12 @@ class TorchEngine:
 
     def submit(self, request: GenerationRequest) -> EventStream:
         """Queue a request; see `Engine.submit`. Must be called inside a running event loop."""
+        allowance = self._allowance(request)
         sequence = Sequence(
             request,
-            TextAssembler(self._new_detokenizer(), request.sampling.stop),
+            TextAssembler(self._new_detokenizer(request.prompt_ids), request.sampling.stop),
             RandomStream(request.sampling.seed),
-            self._allowance(request),
+            allowance,
         )
         stream = EventStream(lambda: self.cancel(request.request_id))
         with self._wake:
@@ -132,11 +136,11 @@ class TorchEngine:
         asked = request.sampling.max_tokens
         if length == 0:
             raise ValueError("the prompt has no tokens")
-        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
-            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
         room = window - length
         if room < 0 or (room == 0 and asked != 0):
             raise ValueError(f"the prompt has {length} tokens; the context window is {window}")
+        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
+            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
         return room if asked is None else min(asked, room)
 
     def _retry_after(self) -> float:
@@ -145,8 +149,19 @@ class TorchEngine:
 
     # The thread.
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("the engine's thread has broken down; it takes no more requests")
+            with self._wake:
+                self._closing = True
+                streams = [stream for _, stream in self._open.values()]
+                self._open.clear()
+            deliver([*self._outbox, *((stream, _failure(error)) for stream in streams)])
+
+    @torch.inference_mode()
+    def _work(self) -> None:
         while True:
             with self._wake:
                 while self._scheduler.idle and not self._inbox and not self._closing:
@@ -260,10 +275,14 @@ class TorchEngine:
             lost = [sequence for sequence, _ in self._open.values() if sequence not in self._inbox]
         for sequence in lost:
             self._scheduler.remove(sequence)
-            self._send(sequence, EngineFailed(f"the engine failed: {type(error).__name__}"))
+            self._send(sequence, _failure(error))
             self._close_request(sequence)
         self._runner.reset()
 
     def _flush(self) -> None:
         items, self._outbox = self._outbox, []
         deliver(items)
+
+
+def _failure(error: Exception) -> EngineFailed:
+    return EngineFailed(f"the engine failed: {type(error).__name__}")
