@@ -11,6 +11,8 @@ import pytest
 from platen.engines.local import open_model, stream_chat, stream_text
 from platen.engines.prompts import chat_prompt, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import SamplingParams
+from platen.models.bundle import save_bundle
+from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=10)
@@ -83,6 +85,30 @@ async def test_a_bundle_writes_and_answers(tiny_bundle: Path) -> None:
         with pytest.raises(ValueError, match="context window"):
             async for _ in stream_chat(model.engine, model.tokenizer, [user("1 " * 200)], GREEDY):
                 pass
+    finally:
+        await model.engine.close()
+
+
+async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Llama, tmp_path: Path) -> None:
+    """Tokenizers of Llama 2's kind write a word's blank before it and drop that of a text's first word."""
+    marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    words = {f"▁w{i}": i for i in range(tiny_llama.config.vocab_size)}
+    raw = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": marks,
+        "post_processor": None,
+        "decoder": marks,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "▁w0"},
+    }
+    save_bundle(tmp_path / "bundle", tiny_llama, Tokenizer(json.dumps(raw).encode(), {}))
+    model = open_model(tmp_path / "bundle")
+    try:
+        events = [e async for e in stream_text(model.engine, model.tokenizer, "w5 w6", GREEDY)]
+        ids = [token_id for event in events for token_id in event.token_ids]
+        assert len(ids) == 10
+        assert "".join(event.text for event in events) == "".join(f" w{token_id}" for token_id in ids)
     finally:
         await model.engine.close()
 

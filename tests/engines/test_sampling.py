@@ -261,6 +261,16 @@ def test_a_large_vocabulary_is_sampled_alike_alone_and_in_a_batch() -> None:
     assert together == [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-308, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([[1.0, -3.0, 7.5, 7.0]]).expand(3, 4)
+    rows = [
+        Row(SamplingParams(temperature=temperature, top_p=p, top_k=k), uniform)
+        for p, k, uniform in [(1, 0, 0.0), (0.5, 0, 0.5), (1, 3, 0.999)]
+    ]
+    assert sample(logits, rows) == [2, 2, 2]
+
+
 def test_frequencies_follow_the_distribution() -> None:
     logits = torch.log(torch.tensor([[0.6, 0.3, 0.1]])).expand(3000, 3)
     stream = RandomStream(1)

@@ -55,8 +55,8 @@ class Make:
     async def __call__(self, **options: Any) -> AsyncIterator[TorchEngine]:
         engine = TorchEngine(
             options.pop("model", self.model),
-            new_detokenizer=lambda: TextStream(self.tokenizer),
-            token_text=lambda token_id: self.tokenizer.decode([token_id], skip_special=False),
+            new_detokenizer=lambda prompt_ids: TextStream(self.tokenizer, after=prompt_ids),
+            token_text=self.tokenizer.token_text,
             **options,
         )
         try:
@@ -280,7 +280,7 @@ async def test_logprobs_equal_a_plain_forward_pass(make: Make) -> None:
         assert score.token_id == result.token_ids[step]
         assert score.logprob == pytest.approx(float(table[at, score.token_id]), abs=1e-4)
         assert [t for t, _, _ in score.top] == table[at].topk(2).indices.tolist()
-        assert score.text == make.tokenizer.decode([score.token_id], skip_special=False)
+        assert score.text == make.tokenizer.token_text(score.token_id)
     read = result.events[0].prompt_logprobs
     assert read[0] is None
     assert [s.token_id for s in read[1:] if s] == ids[1:]
@@ -313,6 +313,26 @@ async def test_a_failing_step_fails_its_requests_and_not_the_next(make: Make) ->
         handle.remove()
         assert engine.stats().running == engine.stats().waiting == 0
         assert len((await collect(engine.submit(GenerationRequest("ok", [1], greedy(5))))).token_ids) == 5
+
+
+async def test_a_thread_that_breaks_down_hangs_nobody(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't even be cleaned up after (a lost device, say) fails whoever waits, and all who come."""
+    with slowed(make.model, 0.01):
+        async with make(max_concurrent=1) as engine:
+
+            def broken() -> None:
+                raise RuntimeError("the device is lost")
+
+            streams = [engine.submit(GenerationRequest(f"r{i}", [1], greedy(100))) for i in range(3)]
+            await anext(streams[0])
+            monkeypatch.setattr(engine._scheduler, "cancelled", broken)
+            monkeypatch.setattr(engine._runner, "reset", broken)
+            for stream in streams:
+                with pytest.raises(EngineFailed):
+                    await asyncio.wait_for(collect(stream), 5)
+            with pytest.raises(EngineFailed):
+                engine.submit(GenerationRequest("late", [1], greedy(1)))
+            assert engine.stats().waiting == 0
 
 
 async def test_close_ends_what_runs(make: Make) -> None:

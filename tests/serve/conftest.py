@@ -19,8 +19,8 @@ from tests.serve.running import RunningServer, ScriptedEngine, serving
 def server(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
     engine = TorchEngine(
         tiny_llama,
-        new_detokenizer=lambda: TextStream(tiny_tokenizer),
-        token_text=lambda token_id: tiny_tokenizer.decode([token_id], skip_special=False),
+        new_detokenizer=lambda prompt_ids: TextStream(tiny_tokenizer, after=prompt_ids),
+        token_text=tiny_tokenizer.token_text,
         grammars=GrammarCompiler(tiny_tokenizer.raw.decode(), tiny_tokenizer.vocab_size, (0,)),
         eos_ids=(0,),
         max_concurrent=4,

@@ -102,6 +102,43 @@ def test_stream_with_word_marks_and_byte_fallback(byte_fallback: Tokenizer, text
     assert not any("\ufffd" in piece for piece in pushed)
 
 
+@pytest.mark.parametrize("prompt", ["ac", "a cold", "héllo 🙂 be"])
+@pytest.mark.parametrize("answer", [" bad", "b", " a\ue000é🙂"])
+def test_a_stream_goes_on_from_its_prompt(byte_fallback: Tokenizer, prompt: str, answer: str) -> None:
+    """The blank before an answer's first word would be lost if the answer were decoded by itself."""
+    prompt_ids = byte_fallback.encode(prompt)
+    ids = byte_fallback.encode(prompt + answer)[len(prompt_ids) :]
+    stream = TextStream(byte_fallback, after=prompt_ids)
+    assert "".join(stream.push([id]) for id in ids) + stream.finish() == answer
+
+
+def test_a_stream_after_half_a_character_stands_alone(tiny_tokenizer: Tokenizer) -> None:
+    half = tiny_tokenizer.encode("🦊")[:1]
+    stream = TextStream(tiny_tokenizer, after=[*tiny_tokenizer.encode("To be"), *half])
+    assert stream.push(tiny_tokenizer.encode(" or")) + stream.finish() == " or"
+
+
+@given(text=TEXTS)
+def test_the_bytes_of_tokens_are_those_of_the_text(tiny_tokenizer: Tokenizer, text: str) -> None:
+    ids = tiny_tokenizer.encode(text)
+    assert b"".join(tiny_tokenizer.token_bytes(id) for id in ids) == text.encode()
+
+
+def test_bytes_and_names_of_single_tokens(tiny_tokenizer: Tokenizer, byte_fallback: Tokenizer) -> None:
+    assert tiny_tokenizer.token_bytes(0) == b"<|end|>"
+    assert tiny_tokenizer.token_bytes(9_999) == b""
+    assert [tiny_tokenizer.token_text(id) for id in tiny_tokenizer.encode("é")] in (
+        ["é"],
+        ["bytes:\\xc3", "bytes:\\xa9"],
+    )
+    blank, *parts = byte_fallback.encode("é")
+    assert byte_fallback.token_bytes(blank) == b" "
+    assert [byte_fallback.token_bytes(id) for id in parts] == [b"\xc3", b"\xa9"]
+    marked = byte_fallback.token_to_id("▁a")
+    assert marked is not None
+    assert byte_fallback.token_text(marked) == " a"
+
+
 def test_stream_is_immediate(tiny_tokenizer: Tokenizer) -> None:
     """Text that is certain isn't held back; half an emoji is."""
     stream = TextStream(tiny_tokenizer)

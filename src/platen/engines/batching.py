@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as TokenSequence
 from typing import Literal
 
 import torch
@@ -38,13 +39,15 @@ from platen.engines.text import Detokenizer, StopResult, TextAssembler
 log = logging.getLogger(__name__)
 
 EndReason = Literal["stop", "length", "cancelled"]
+TokenIds = TokenSequence[int]
 
 
 class BatchingEngine:
     """Continuous batching over one runner.
 
-    `new_detokenizer` makes a fresh incremental detokenizer for each request; `token_text` names a single
-    token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of its text.
+    `new_detokenizer` makes a fresh incremental detokenizer for the text after a prompt; `token_text` names a
+    single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
+    its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
     """
 
@@ -52,7 +55,7 @@ class BatchingEngine:
         self,
         runner: Runner,
         *,
-        new_detokenizer: Callable[[], Detokenizer],
+        new_detokenizer: Callable[[TokenIds], Detokenizer],
         token_text: Callable[[int], str],
         eos_ids: tuple[int, ...] = (),
         grammars: GrammarCompiler | None = None,
@@ -141,7 +144,7 @@ class BatchingEngine:
         matcher = None if params.grammar is None else self._matcher(params.grammar)
         return Sequence(
             request,
-            TextAssembler(self._new_detokenizer(), params.stop),
+            TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop),
             RandomStream(params.seed),
             allowance,
             frozenset() if params.ignore_eos else self._eos_ids,
@@ -154,11 +157,11 @@ class BatchingEngine:
         asked = request.sampling.max_tokens
         if length == 0:
             raise ValueError("the prompt has no tokens")
-        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
-            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
         room = window - length
         if room < 0 or (room == 0 and asked != 0):
             raise ValueError(f"the prompt has {length} tokens; the context window is {window}")
+        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
+            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
         allowance = room if asked is None else min(asked, room)
         if not self._runner.fits(length + allowance):
             raise ValueError(f"a text of {length + allowance} tokens does not fit the key/value cache")
@@ -170,8 +173,19 @@ class BatchingEngine:
 
     # The thread.
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("the engine's thread has broken down; it takes no more requests")
+            with self._wake:
+                self._closing = True
+                streams = [stream for _, stream in self._open.values()]
+                self._open.clear()
+            deliver([*self._outbox, *((stream, _failure(error)) for stream in streams)])
+
+    @torch.inference_mode()
+    def _work(self) -> None:
         while True:
             with self._wake:
                 while self._scheduler.idle and not self._inbox and not self._closing:
@@ -309,10 +323,14 @@ class BatchingEngine:
         self._runner.reset()
         for sequence in lost:
             self._scheduler.remove(sequence)
-            self._send(sequence, EngineFailed(f"the engine failed: {type(error).__name__}"))
+            self._send(sequence, _failure(error))
             self._close_request(sequence)
         self._prompt_scores.clear()
 
     def _flush(self) -> None:
         items, self._outbox = self._outbox, []
         deliver(items)
+
+
+def _failure(error: Exception) -> EngineFailed:
+    return EngineFailed(f"the engine failed: {type(error).__name__}")

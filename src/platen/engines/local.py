@@ -79,8 +79,8 @@ def open_model(
     end_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
     engine = BatchingEngine(
         runner,
-        new_detokenizer=lambda: TextStream(tokenizer),
-        token_text=lambda token_id: tokenizer.decode([token_id], skip_special=False),
+        new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
+        token_text=tokenizer.token_text,
         eos_ids=end_ids,
         grammars=GrammarCompiler(tokenizer.raw.decode(), config.vocab_size, end_ids),
         max_concurrent=max_concurrent,

@@ -143,7 +143,7 @@ def filtered_distribution(
     Among equals the lower token id comes first. Returns probabilities (B, W), zero where filtered and
     summing to 1, and the token ids (B, W) that they belong to; W is the vocabulary or a shortlist of it.
     """
-    scaled = logits.double() / temperature.double()[:, None]
+    scaled = _scaled(logits, temperature)
     total = torch.logsumexp(scaled, dim=-1)
     if scaled.shape[-1] > 4 * shortlist:
         ordered, token_ids = _ordered(scaled, shortlist)
@@ -247,7 +247,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     if greedy:
         chosen[greedy] = torch.tensor(_likeliest(logits[greedy]), device=logits.device)
     if plain:
-        probabilities = torch.softmax(logits[plain].double() / temperature[plain][:, None], dim=-1)
+        probabilities = torch.softmax(_scaled(logits[plain], temperature[plain]), dim=-1)
         chosen[plain] = inverse_cdf(probabilities, numbers[plain])
     if filtered:
         filters = Filters.of([rows[index].params for index in filtered], logits.device)
@@ -255,6 +255,15 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
         index = inverse_cdf(probabilities, numbers[filtered])
         chosen[filtered] = token_ids.gather(1, index[:, None])[:, 0]
     return [int(token_id) for token_id in chosen.tolist()]
+
+
+def _scaled(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Logits (B, V) over temperature (B,) in float64, the largest of each row at 0.
+
+    So even the smallest temperature leaves numbers: zero, and others down to minus infinity.
+    """
+    wide = logits.double()
+    return (wide - wide.amax(-1, keepdim=True)) / temperature.double()[:, None]
 
 
 def _likeliest(logits: Tensor) -> list[int]:

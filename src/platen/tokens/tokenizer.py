@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +57,8 @@ class Tokenizer:
         self.eos_id = self._special("eos_token")
         self.pad_id = self._special("pad_token")
         self._template: Any = None
+        self._added = frozenset(self._backend.get_added_tokens_decoder())
+        self._byte_level = "ByteLevel" in _decoder_types(self._backend)
 
     @classmethod
     def from_dir(cls, path: str | Path) -> Tokenizer:
@@ -131,6 +134,30 @@ class Tokenizer:
         """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text that has begun: its blank too, and a part of a character as it is.
+
+        An id that no token has adds nothing.
+        """
+        piece = self._backend.id_to_token(token_id)
+        if piece is None:
+            return b""
+        if token_id in self._added:
+            return str(piece).encode()
+        if self._byte_level and all(letter in _BYTE_OF_LETTER for letter in piece):
+            return bytes(_BYTE_OF_LETTER[letter] for letter in piece)
+        if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+            return bytes.fromhex(piece[3:5])
+        return str(piece).replace("▁", " ").encode()
+
+    def token_text(self, token_id: int) -> str:
+        """A token by itself, as OpenAI's log-probabilities name it: `bytes:` and hex if it is no text."""
+        data = self.token_bytes(token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
     def token_to_id(self, token: str) -> int | None:
         """The id of a whole token such as `<|end_of_text|>`, or None."""
         found: int | None = self._backend.token_to_id(token)
@@ -177,18 +204,21 @@ class TextStream:
 
     The pushes and the finish together are what `Tokenizer.decode` gives for all ids at once. Only a short
     window of ids is decoded at each push; it keeps the tokens before, because what a token reads as (a
-    leading space, say) can depend on them.
+    leading space, say) can depend on them. `after` are ids whose text goes on here, a prompt's.
     """
 
     # A character is at most four bytes, and a token at least one.
     _LONGEST = 4
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, after: Sequence[int] = (), skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
-        self._ids: list[int] = []  # the window
-        self._known = 0  # ids at its head whose text is out
-        self._out = 0  # characters of the window's text that are out
+        self._ids = list(after[-2 * self._LONGEST :])  # the window
+        text = self._text()
+        if text.endswith("\ufffd"):  # half a character, which is no text that could go on
+            self._ids, text = [], ""
+        self._known = len(self._ids)  # ids at its head whose text is out
+        self._out = len(text)  # characters of the window's text that are out
 
     def push(self, ids: Iterable[int]) -> str:
         """Take new ids; return the text that is now certain, often empty."""
@@ -229,6 +259,22 @@ def _backend(raw: bytes) -> Any:
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def _decoder_types(backend: Any) -> set[str]:
+    """The kinds of decoder that turn its tokens into text."""
+    decoder = {} if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+    return {step.get("type", "") for step in [decoder, *decoder.get("decoders", [])]}
+
+
+def _letters_of_bytes() -> dict[str, int]:
+    """GPT-2's alphabet: a visible letter for each byte; those that are none get letters from 256 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF_LETTER = _letters_of_bytes()
 
 
 def _token_text(entry: Any) -> str | None:
