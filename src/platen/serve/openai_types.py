@@ -1,7 +1,8 @@
 """The OpenAI API's requests and answers as types, as far as this server honours them.
 
 A parameter that would change the answer and can't be honoured is refused by name; one that makes no
-difference to the answer is accepted and ignored. `top_k` is an addition of ours.
+difference to the answer is accepted and ignored. Additions that vLLM has too: `top_k`,
+`truncate_prompt_tokens`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, ValidationError
 
 MAX_CHOICES = 128
+MAX_PROMPTS = 4096
+MAX_TOKENS = 2**20
 MAX_STOPS = 16
 
 
@@ -47,12 +50,12 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=MAX_TOKENS)]
 Prompt = Annotated[
     Text
-    | Annotated[list[Text], Field(min_length=1)]
-    | Annotated[list[TokenId], Field(min_length=1)]
-    | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)],
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
     _one_complaint("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
 StopString = Annotated[Text, Field(min_length=1, max_length=1024)]
@@ -81,6 +84,8 @@ class GenerationParams(BaseModel):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Of a longer text only its end is read; of a longer conversation the oldest turns are left out."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -236,6 +241,15 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class Answer(BaseModel):
+    """What every answer, and every piece of a streamed one, says of itself."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+
+
 class CompletionLogprobs(BaseModel):
     tokens: list[str] = []
     token_logprobs: list[float | None] = []
@@ -257,16 +271,12 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class Completion(BaseModel):
+class Completion(Answer):
     """An answer, or with `stream` one piece of it."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
 
 
 class TopLogprob(BaseModel):
@@ -297,14 +307,12 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatCompletion(BaseModel):
-    id: str
+class ChatCompletion(Answer):
+    """A whole answer in a chat."""
+
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str | None = None
 
 
 class ChatDelta(BaseModel):
@@ -325,14 +333,12 @@ class ChatChunkChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class ChatChunk(BaseModel):
-    id: str
+class ChatChunk(Answer):
+    """One piece of a streamed answer in a chat."""
+
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
 
 
 class ModelCard(BaseModel):
@@ -353,7 +359,7 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    status: Literal["ok", "draining"]
+    status: Literal["ok", "draining", "failed"]
     model: str
     running: int
     waiting: int
