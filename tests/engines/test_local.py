@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from platen.engines.local import open_model, stream_chat, stream_text
-from platen.engines.prompts import chat_prompt, fitting_chat_prompt, kind_of, text_prompt
+from platen.engines.prompts import (
+    chat_prompt,
+    fitting_chat_prompt,
+    fitting_text_prompt,
+    kind_of,
+    text_prompt,
+)
 from platen.engines.protocol import SamplingParams
 from platen.models.bundle import save_bundle
 from platen.models.llama import Llama
@@ -52,6 +58,23 @@ def test_beginning_of_text_is_written_once(chat_tokenizer: Tokenizer) -> None:
 
 def test_an_empty_text_begins_a_document(tiny_tokenizer: Tokenizer) -> None:
     assert text_prompt(tiny_tokenizer, "") == [tiny_tokenizer.eos_id]
+
+
+def test_a_long_text_loses_its_beginning_but_not_the_mark(
+    tiny_tokenizer: Tokenizer, chat_tokenizer: Tokenizer
+) -> None:
+    ids = tiny_tokenizer.encode("to be or not to be")
+    assert fitting_text_prompt(tiny_tokenizer, "to be or not to be", len(ids)) == ids
+    assert fitting_text_prompt(tiny_tokenizer, "to be or not to be", 3) == ids[-3:]
+    assert fitting_text_prompt(chat_tokenizer, "to be or not to be", 3) == [0, *ids[-2:]]
+    assert fitting_text_prompt(chat_tokenizer, "to be or not to be", 1) == ids[-1:]
+
+
+def test_an_answer_is_not_kept_without_its_question(chat_tokenizer: Tokenizer) -> None:
+    messages = [user("one"), assistant("uno"), assistant("eins"), user("two")]
+    last = chat_prompt(chat_tokenizer, messages[3:])
+    for room in range(len(last), len(chat_prompt(chat_tokenizer, messages))):
+        assert fitting_chat_prompt(chat_tokenizer, messages, room) == last
 
 
 def test_a_long_conversation_loses_its_oldest_turns_first(chat_tokenizer: Tokenizer) -> None:

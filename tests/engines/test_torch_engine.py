@@ -332,7 +332,7 @@ async def test_a_thread_that_breaks_down_hangs_nobody(make: Make, monkeypatch: p
                     await asyncio.wait_for(collect(stream), 5)
             with pytest.raises(EngineFailed):
                 engine.submit(GenerationRequest("late", [1], greedy(1)))
-            assert engine.stats().waiting == 0
+            assert (engine.stats().waiting, engine.stats().failed) == (0, True)
 
 
 async def test_close_ends_what_runs(make: Make) -> None:

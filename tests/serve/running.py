@@ -41,6 +41,7 @@ class ScriptedEngine:
         self.cancelled: set[str] = set()
         self.running: set[str] = set()
         self.closed = False
+        self.failed = False
 
     async def submit_events(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         limit = request.sampling.max_tokens
@@ -71,6 +72,8 @@ class ScriptedEngine:
         raise ValueError("this engine takes no grammars")
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        if self.failed:
+            raise EngineFailed("it has broken down")
         if self.full_for is not None:
             raise EngineOverloaded(self.full_for)
         self.requests.append(request)
@@ -83,7 +86,7 @@ class ScriptedEngine:
         return Capacity(128, 4, 4)
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self.running), 0, 0)
+        return EngineStats(len(self.running), 0, 0, failed=self.failed)
 
     async def close(self) -> None:
         self.closed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from platen.serve.openai_types import ChatRequest, CompletionRequest
-from tests.serve.running import RunningServer, ScriptedEngine
+from platen.tokens.tokenizer import Tokenizer
+from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 
 COMPLETION = {"model": "tiny", "prompt": "To be", "max_tokens": 2}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "To be"}], "max_tokens": 2}
@@ -42,6 +44,10 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ("GET", "/static/%2e%2e/app.py", 404, "not_found"),
         ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("TRACE", "/health", 405, "method_not_allowed"),
+        ("POST", "/", 405, "method_not_allowed"),
+        ("PUT", "/static/app.js", 405, "method_not_allowed"),
     ],
 )
 def test_wrong_addresses(http: httpx.Client, method: str, path: str, status: int, code: str) -> None:
@@ -168,6 +174,37 @@ def test_health(http: httpx.Client) -> None:
     assert (health["status"], health["model"], health["running"]) == ("ok", "tiny", 0)
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/v1/models", "/v1/models/tiny", "/static/app.js", "/nothing"]
+)
+def test_head_is_get_without_the_body(http: httpx.Client, path: str) -> None:
+    got, head = http.get(path), http.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert http.head("/v1/completions").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("count", [13, 30_000])
+def test_more_prompts_than_could_ever_run_are_refused_unread(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Their tokenization would hold up every stream."""
+    read: list[str] = []
+    monkeypatch.setattr(Tokenizer, "encode", lambda _, text, **options: read.append(text))
+    response = http.post("/v1/completions", json={**COMPLETION, "prompt": [""] * count})
+    assert (response.status_code, error_of(response)["param"]) == (400, "prompt")
+    assert read == []
+
+
+def test_a_broken_engine_is_told(scripted: ScriptedEngine, scripted_server: RunningServer) -> None:
+    scripted.failed = True
+    with httpx.Client(base_url=scripted_server.url) as http:
+        response = http.post("/v1/completions", json=COMPLETION)
+        assert (response.status_code, error_of(response)["code"]) == (503, "engine_stopped")
+        health = http.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+
+
 def test_health_while_draining(scripted: ScriptedEngine, scripted_server: RunningServer) -> None:
     scripted.seconds_per_piece = 0.2
     body = {**COMPLETION, "stream": True, "max_tokens": 99}
@@ -195,6 +232,14 @@ def test_the_page_brings_everything_itself(http: httpx.Client) -> None:
     assert "unsafe" not in policy
     assert "https://" not in page.text
     assert page.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("value", ["bytes=0-9", "bytes=9-0", "nonsense"])
+def test_files_come_whole(http: httpx.Client, value: str) -> None:
+    """A malformed range used to be refused, and not with an error object."""
+    for path in ("/", "/static/app.js"):
+        response = http.get(path, headers={"range": value})
+        assert (response.status_code, response.content) == (200, http.get(path).content)
 
 
 def test_the_wire_form_of_a_stream(http: httpx.Client) -> None:
@@ -260,3 +305,59 @@ def test_no_json_breaks_the_server(http: httpx.Client, body: Any) -> None:
         )
         assert response.status_code == 400
         error_of(response)
+
+
+methods = st.sampled_from(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+known_paths = ["/", "/health", "/openapi.json", "/static/app.js", "/v1/models", "/v1/models/tiny"]
+known_paths += ["/v1/completions", "/v1/chat/completions"]
+paths = st.sampled_from(known_paths) | st.builds(
+    "{}/{}".format,
+    st.sampled_from(known_paths),
+    st.text(st.characters(codec="ascii", categories=["L", "N", "P"])),
+)
+bodies = st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), json_values)
+header_values = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=30)
+headers = st.dictionaries(
+    st.sampled_from(
+        ["accept", "content-encoding", "content-type", "expect", "if-none-match", "range", "x-forwarded-for"]
+    ),
+    st.sampled_from(["application/json", "gzip", "100-continue", "bytes=0-5", "*"]) | header_values,
+    max_size=3,
+)
+
+
+@given(method=methods, path=paths, body=bodies, headers=headers)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_request_breaks_the_server(
+    http: httpx.Client, method: str, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    response = http.request(
+        method, path.replace("#", "%23").replace("?", "%3F"), content=body, headers=headers
+    )
+    assert response.status_code < 500
+    if response.status_code >= 400 and method != "HEAD":
+        error_of(response)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{",
+        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    ],
+)
+def test_broken_http_leaves_no_work_behind(server: RunningServer, http: httpx.Client, sent: bytes) -> None:
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=5) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        while answer := connection.recv(65_536):
+            assert not answer.startswith(b"HTTP/1.1 5")
+    wait_until(lambda: server.state.active == 0)
+    assert http.post("/v1/completions", json=COMPLETION).status_code == 200

@@ -7,7 +7,9 @@ import json
 import openai
 import pytest
 
+from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
+from tests.engines.test_torch_engine import slowed
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 
 GREEDY = {"model": "tiny", "temperature": 0}
@@ -86,18 +88,89 @@ def test_echo_and_logprobs(client: openai.OpenAI, tiny_tokenizer: Tokenizer) -> 
     scores = choice.logprobs
     assert scores is not None
     assert scores.tokens is not None
-    assert "".join(scores.tokens) == choice.text
     count = len(tiny_tokenizer.encode("To be"))
+    assert "".join(scores.tokens[:count]) == "To be"
     assert len(scores.tokens) == count + 3
     assert scores.token_logprobs is not None
     assert scores.token_logprobs[0] is None
     assert all(value <= 0 for value in scores.token_logprobs[1:])
-    assert scores.text_offset == [len("".join(scores.tokens[:i])) for i in range(count + 3)]
+    assert scores.text_offset[: count + 1] == [len("".join(scores.tokens[:i])) for i in range(count + 1)]  # type: ignore[index]
     greedy_token, best = scores.tokens[count], scores.top_logprobs[count]  # type: ignore[index]
     assert max(best, key=best.__getitem__) == greedy_token
     scored = client.completions.create(**GREEDY, prompt="To be", max_tokens=0, echo=True, logprobs=0)
     assert scored.choices[0].text == "To be"
     assert scored.choices[0].logprobs.token_logprobs == pytest.approx(scores.token_logprobs[:count])  # type: ignore[union-attr]
+
+
+def test_tokens_that_are_parts_of_characters(client: openai.OpenAI, tiny_tokenizer: Tokenizer) -> None:
+    text = "né 🦜🦊x"
+    ids = tiny_tokenizer.encode(text)
+    scores = (
+        client.completions.create(**GREEDY, prompt=["be", text], max_tokens=0, echo=True, logprobs=20)
+        .choices[1]
+        .logprobs
+    )
+    assert scores is not None
+    assert scores.tokens is not None
+    starts = [len(b"".join(map(tiny_tokenizer.token_bytes, ids[:i]))) for i in range(len(ids))]
+    assert scores.text_offset == [len(text.encode()[:start].decode(errors="ignore")) for start in starts]
+    assert scores.top_logprobs is not None
+    for token, value, top in zip(
+        scores.tokens[1:],
+        scores.token_logprobs[1:],  # type: ignore[index]
+        scores.top_logprobs[1:],
+        strict=True,
+    ):
+        assert len(top) >= 20  # different tokens have different names
+        assert top[token] == value  # the chosen one is always among them
+    chat = client.chat.completions.create(
+        **GREEDY, messages=[{"role": "user", "content": text}], max_tokens=30, logprobs=True
+    ).choices[0]
+    data = b"".join(bytes(score.bytes or []) for score in chat.logprobs.content)  # type: ignore[union-attr, arg-type]
+    assert data.decode(errors="replace") == chat.message.content
+
+
+def test_an_empty_prompts_echo_has_no_place_for_what_begins_it(client: openai.OpenAI) -> None:
+    choice = client.completions.create(**GREEDY, prompt="", max_tokens=2, echo=True, logprobs=0).choices[0]
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert choice.logprobs.tokens[0] == "<|end|>"
+    assert choice.logprobs.text_offset[:2] == [0, 0]  # type: ignore[index]
+    assert not choice.text.startswith("<|end|>")
+
+
+def test_a_longer_text_can_be_cut_to_its_end(client: openai.OpenAI, tiny_tokenizer: Tokenizer) -> None:
+    long = "To be, or not to be. " * 30
+    ids = tiny_tokenizer.encode(long)
+    expected = client.completions.create(**GREEDY, prompt=ids[-100:], max_tokens=9).choices[0].text
+    for prompt in (long, [long], ids, [ids]):
+        answer = client.completions.create(
+            **GREEDY,
+            prompt=prompt,
+            max_tokens=9,
+            echo=True,
+            extra_body={"truncate_prompt_tokens": 100},
+        )
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == 100
+        assert answer.choices[0].text == tiny_tokenizer.decode(ids[-100:]) + expected
+
+
+def test_a_longer_conversation_loses_its_oldest_turns(client: openai.OpenAI) -> None:
+    turns = [{"role": "user", "content": f"to be {i}"} for i in range(60)]
+    with pytest.raises(openai.BadRequestError, match="context window"):
+        client.chat.completions.create(**GREEDY, messages=turns, max_tokens=5)  # type: ignore[arg-type]
+    short = client.chat.completions.create(**GREEDY, messages=turns[-3:], max_tokens=5)  # type: ignore[arg-type]
+    assert short.usage is not None
+    cut = client.chat.completions.create(
+        **GREEDY,
+        messages=turns,  # type: ignore[arg-type]
+        max_tokens=5,
+        extra_body={"truncate_prompt_tokens": short.usage.prompt_tokens},
+    )
+    assert cut.choices[0].message == short.choices[0].message
+    assert cut.usage is not None
+    assert cut.usage.prompt_tokens == short.usage.prompt_tokens
 
 
 def test_chat(client: openai.OpenAI) -> None:
@@ -182,6 +255,28 @@ def test_hanging_up_on_the_torch_engine_frees_it(server: RunningServer, client: 
     stream.close()
     wait_until(lambda: server.engine.stats().running == server.engine.stats().waiting == 0)
     assert server.engine.stats().tokens_generated - before < 400
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hanging_up_in_the_queue_gives_the_place_back(
+    tiny_llama: Llama, server: RunningServer, client: openai.OpenAI, streaming: bool
+) -> None:
+    stats = server.engine.stats
+    with (
+        slowed(tiny_llama, 0.02),
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=0.3) as hasty,
+    ):
+        running = client.completions.create(model="tiny", prompt="x", n=4, max_tokens=120, stream=True)
+        next(iter(running))
+        if streaming:
+            hasty.completions.create(model="tiny", prompt="x", n=3, stream=True).close()
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                hasty.completions.create(model="tiny", prompt="x", n=3)
+        wait_until(lambda: stats().waiting == 0)
+        assert stats().running == 4
+        running.close()
+        wait_until(lambda: stats().running == 0)
 
 
 def test_giving_up_on_an_answer_cancels(scripted: ScriptedEngine, scripted_client: openai.OpenAI) -> None:

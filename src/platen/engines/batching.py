@@ -75,7 +75,7 @@ class BatchingEngine:
         # Below: shared between the front and the thread, touched only with `_wake` held.
         self._open: dict[str, tuple[Sequence, EventStream]] = {}
         self._inbox: deque[Sequence] = deque()
-        self._closing = False
+        self._closing = self._failed = False
         # Below: the thread's own; the front only reads the counts.
         self._outbox: list[Delivery] = []
         self._prompt_scores: dict[Sequence, list[LogprobRow]] = {}
@@ -127,6 +127,7 @@ class BatchingEngine:
                 running=active,
                 waiting=max(0, len(self._open) - active),
                 tokens_generated=self._tokens_generated,
+                failed=self._failed,
                 extra={"steps": float(self._steps), **self._runner.figures()},
             )
 
@@ -179,7 +180,7 @@ class BatchingEngine:
         except Exception as error:
             log.exception("the engine's thread has broken down; it takes no more requests")
             with self._wake:
-                self._closing = True
+                self._closing = self._failed = True
                 streams = [stream for _, stream in self._open.values()]
                 self._open.clear()
             deliver([*self._outbox, *((stream, _failure(error)) for stream in streams)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,15 @@ def text_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_bos=True) or _new_document(tokenizer)
 
 
+def fitting_text_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
+    """Like `text_prompt`, but of a longer text only the end that makes `room` tokens."""
+    ids = text_prompt(tokenizer, text)
+    if len(ids) <= room:
+        return ids
+    begin = ids[:1] if room > 1 and ids[0] == tokenizer.bos_id else []
+    return begin + ids[len(ids) - room + len(begin) :]
+
+
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Ids of a conversation, up to where the answer begins. Raises ChatTemplateError, ValueError."""
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
@@ -31,15 +41,18 @@ def fitting_chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, An
 
     The last message always stays; if it is too long by itself, so is the result.
     """
-    kept = list(messages)
-    while len(ids := chat_prompt(tokenizer, kept)) > room:
-        oldest = next((i for i, message in enumerate(kept[:-1]) if message["role"] != "system"), None)
-        if oldest is None:
-            break
-        del kept[oldest]
-        while oldest < len(kept) - 1 and kept[oldest]["role"] == "assistant":
-            del kept[oldest]  # an answer without its question
-    return ids
+    turns = [i for i, message in enumerate(messages[:-1]) if message["role"] != "system"]
+
+    def without(oldest: int) -> list[int]:
+        left_out = set(turns[:oldest])
+        return chat_prompt(tokenizer, [m for i, m in enumerate(messages) if i not in left_out])
+
+    # What stays never begins with an answer whose question is left out.
+    cuts = [
+        n for n in range(len(turns) + 1) if n in (0, len(turns)) or messages[turns[n]]["role"] != "assistant"
+    ]
+    found = bisect_left(cuts, True, key=lambda cut: len(without(cut)) <= room)
+    return without(cuts[min(found, len(cuts) - 1)])
 
 
 def kind_of(tokenizer: Tokenizer) -> ModelKind:

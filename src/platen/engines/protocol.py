@@ -119,6 +119,8 @@ class EngineStats:
     running: int
     waiting: int
     tokens_generated: int
+    failed: bool = False
+    """It has broken down for good and takes nothing more."""
     extra: dict[str, float] = field(default_factory=dict)
 
 

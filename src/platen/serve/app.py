@@ -62,12 +62,12 @@ def create_app(
 
     @app.get("/health")
     async def health(response: Response) -> Health:
-        """Whether the server takes work (200) or is shutting down (503), and how much it has."""
+        """Whether the server takes work (200) or is shutting down or broken (503), and how much it has."""
         stats = engine.stats()
         draining = context.state.draining
-        response.status_code = 503 if draining else 200
+        response.status_code = 503 if draining or stats.failed else 200
         return Health(
-            status="draining" if draining else "ok",
+            status="draining" if draining else "failed" if stats.failed else "ok",
             model=model_info.name,
             running=stats.running,
             waiting=stats.waiting,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from platen.engines.protocol import TokenLogprob
 from platen.serve.context import ServeContext, Stamp
 from platen.serve.errors import ApiError
-from platen.serve.generation import Generation, floored, sampling_of, unless_disconnected
+from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
 from platen.serve.openai_types import (
     AssistantMessage,
     ChatChoice,
@@ -46,6 +46,7 @@ class _Chat:
 
     def __init__(self, context: ServeContext, body: ChatRequest, generation: Generation) -> None:
         self._body = body
+        self._token_bytes = context.tokenizer.token_bytes
         self.generation = generation
         self._stamp = asdict(Stamp.new("chatcmpl", context.info))
 
@@ -54,9 +55,11 @@ class _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        check_count(context.engine, 1, body.n or 1, "messages")
+        messages = [message.for_template() for message in body.messages]
         generation = await Generation.start(
             context.engine,
-            [await context.chat_prompt([message.for_template() for message in body.messages])],
+            [await context.chat_prompt(messages, body.truncate_prompt_tokens)],
             sampling_of(body, body.limit, logprobs),
             n=body.n or 1,
             prompt_param="messages",
@@ -89,7 +92,7 @@ class _Chat:
         choices: dict[int, ChatChoice] = {}
         async for item in self.generation.events():
             texts[item.index] += item.event.text
-            scores[item.index] += [_scored(score) for score in item.event.logprobs]
+            scores[item.index] += [self._scored(score) for score in item.event.logprobs]
             reason = item.event.finish_reason
             if reason == "stop" or reason == "length":
                 choices[item.index] = ChatChoice(
@@ -105,16 +108,15 @@ class _Chat:
         )
 
     def _logprobs(self, scores: tuple[TokenLogprob, ...]) -> ChatLogprobs | None:
-        return ChatLogprobs(content=[_scored(score) for score in scores]) if scores else None
+        return ChatLogprobs(content=[self._scored(score) for score in scores]) if scores else None
 
-
-def _scored(score: TokenLogprob) -> ChatTokenLogprob:
-    return ChatTokenLogprob(
-        token=score.text,
-        logprob=floored(score.logprob),
-        bytes=list(score.text.encode()),
-        top_logprobs=[
-            TopLogprob(token=text, logprob=floored(value), bytes=list(text.encode()))
-            for _, text, value in score.top
-        ],
-    )
+    def _scored(self, score: TokenLogprob) -> ChatTokenLogprob:
+        return ChatTokenLogprob(
+            token=score.text,
+            logprob=floored(score.logprob),
+            bytes=list(self._token_bytes(score.token_id)),
+            top_logprobs=[
+                TopLogprob(token=text, logprob=floored(value), bytes=list(self._token_bytes(token_id)))
+                for token_id, text, value in score.top
+            ],
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenEvent, TokenLogprob
 from platen.serve.context import ServeContext, Stamp
-from platen.serve.generation import Generation, floored, sampling_of, unless_disconnected
+from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
 from platen.serve.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from platen.serve.sse import EventStreamResponse, model_response
 
@@ -42,8 +43,8 @@ class _Completion:
 
     @classmethod
     async def start(cls, context: ServeContext, body: CompletionRequest) -> _Completion:
-        prompts = await _prompts(context, body.prompt)
         n = body.n or 1
+        prompts, texts = await _prompts(context, body, n)
         generation = await Generation.start(
             context.engine,
             prompts,
@@ -51,7 +52,10 @@ class _Completion:
             n=n,
             prompt_logprobs=body.logprobs if body.echo else None,
         )
-        choices = [_Choice(index, context, prompts[index // n], body) for index in range(len(prompts) * n)]
+        choices = [
+            _Choice(index, context, prompts[index // n], texts[index // n] if body.echo else "", body)
+            for index in range(len(prompts) * n)
+        ]
         return cls(context, body, generation, choices)
 
     async def pieces(self) -> AsyncIterator[Completion]:
@@ -86,16 +90,17 @@ class _Choice:
     """Makes one choice's pieces: text, log-probabilities and where in the text each token begins."""
 
     def __init__(
-        self, index: int, context: ServeContext, prompt: Sequence[int], body: CompletionRequest
+        self, index: int, context: ServeContext, prompt: Sequence[int], echo: str, body: CompletionRequest
     ) -> None:
+        """`echo` is the prompt's text if it is to stand before the answer."""
         self._index = index
-        self._echo = ""
-        self._first_token = context.tokenizer.decode(prompt[:1], skip_special=False)
-        if body.echo:
-            echoed = body.prompt if isinstance(body.prompt, str) else None
-            self._echo = context.tokenizer.decode(prompt) if echoed is None else echoed
+        self._echo = echo
+        self._tokenizer = context.tokenizer
+        self._first_token = prompt[0]
+        self._first_is_text = echo.encode().startswith(self._tokenizer.token_bytes(prompt[0]))
         self._with_logprobs = body.logprobs is not None
         self._offset = 0
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def piece(self, event: TokenEvent) -> CompletionChoice | None:
         """What the client gets of an event; None when there is nothing to show yet."""
@@ -109,29 +114,44 @@ class _Choice:
         return CompletionChoice(index=self._index, text=text, logprobs=logprobs, finish_reason=reason)
 
     def _logprobs(self, scores: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
-        result = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+        result = CompletionLogprobs()
         for score in scores:
-            token = self._first_token if score is None else score.text
-            result.tokens.append(token)
+            token_id = self._first_token if score is None else score.token_id
+            result.tokens.append(self._tokenizer.token_text(token_id))
             result.token_logprobs.append(None if score is None else floored(score.logprob))
-            result.top_logprobs.append(
-                None if score is None else {text: floored(value) for _, text, value in score.top}
-            )
+            result.top_logprobs.append(None if score is None else _likeliest(score))
             result.text_offset.append(self._offset)
-            self._offset += len(token)
+            if score is None and not self._first_is_text:
+                continue  # beginning-of-text has no place in the text
+            # A token may be a part of a character: that one begins where its first byte is.
+            self._offset += len(self._characters.decode(self._tokenizer.token_bytes(token_id)))
         return result
 
 
+def _likeliest(score: TokenLogprob) -> dict[str, float]:
+    """The likeliest tokens and, as OpenAI has it, always the one that was chosen."""
+    return {text: floored(value) for _, text, value in score.top} | {score.text: floored(score.logprob)}
+
+
 async def _prompts(
-    context: ServeContext, prompt: str | list[str] | list[int] | list[list[int]]
-) -> list[list[int]]:
-    """Token ids of each prompt in a request. An empty text starts a new document."""
-    if isinstance(prompt, str):
-        return [await context.text_prompt(prompt)]
+    context: ServeContext, body: CompletionRequest, n: int
+) -> tuple[list[list[int]], list[str]]:
+    """Token ids of each prompt in a request, and for an echo its text as far as it is read."""
+    texts: list[str] = []
     prompts: list[list[int]] = []
-    for item in prompt:
-        if isinstance(item, str):
-            prompts.append(await context.text_prompt(item))
-        elif isinstance(item, list):
-            prompts.append(item)
-    return prompts or [[token_id for token_id in prompt if isinstance(token_id, int)]]
+    room = body.truncate_prompt_tokens
+    if isinstance(body.prompt, str):
+        texts = [body.prompt]
+    else:
+        texts = [item for item in body.prompt if isinstance(item, str)]
+        prompts = [item for item in body.prompt if isinstance(item, list)]
+        if not texts and not prompts:
+            prompts = [[token_id for token_id in body.prompt if isinstance(token_id, int)]]
+    check_count(context.engine, len(texts) + len(prompts), n, "prompt")
+    if texts:
+        prompts = await context.text_prompts(texts, room)
+    elif room is not None:
+        prompts = [ids[-room:] for ids in prompts]
+    if body.echo and (room is not None or not texts):
+        texts = [context.tokenizer.decode(ids) for ids in prompts]
+    return prompts, texts

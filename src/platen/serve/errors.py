@@ -72,6 +72,10 @@ def draining(retry_after: float) -> ApiError:
     )
 
 
+def engine_stopped() -> ApiError:
+    return ApiError(503, "The server's engine has stopped. Restart the server.", code="engine_stopped")
+
+
 def failed() -> ApiError:
     return ApiError(500, "The server failed while it worked on this request.", code="internal_error")
 

@@ -25,7 +25,7 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
-from platen.serve.errors import ApiError, draining, failed, overloaded
+from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
 
 log = logging.getLogger(__name__)
@@ -63,15 +63,6 @@ class Generation:
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
-        capacity = engine.capacity()
-        most = capacity.max_concurrent + capacity.max_queue
-        if len(prompts) * n > most:
-            raise ApiError(
-                400,
-                f"This request asks for {len(prompts) * n} texts at once; the server takes {most}.",
-                param=prompt_param if n == 1 else "n",
-                code="too_many_choices",
-            )
         self._n = n
         try:
             for prompt in prompts:
@@ -85,7 +76,7 @@ class Generation:
             raise _refused(str(error), prompt_param) from None
         except EngineFailed:
             self.cancel()
-            raise draining(5) from None
+            raise engine_stopped() from None
 
     @classmethod
     async def start(
@@ -181,6 +172,19 @@ def _reseeded(sampling: SamplingParams, choice: int) -> SamplingParams:
     if sampling.seed is None or choice == 0:
         return sampling
     return replace(sampling, seed=(sampling.seed + choice) % 2**64)
+
+
+def check_count(engine: Engine, prompts: int, n: int, prompt_param: str) -> None:
+    """Raises ApiError when a request asks for more texts than the engine could ever hold."""
+    capacity = engine.capacity()
+    most = capacity.max_concurrent + capacity.max_queue
+    if prompts * n > most:
+        raise ApiError(
+            400,
+            f"This request asks for {prompts * n} texts at once; the server takes {most}.",
+            param=prompt_param if n == 1 else "n",
+            code="too_many_choices",
+        )
 
 
 def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | None) -> SamplingParams:

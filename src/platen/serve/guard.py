@@ -38,6 +38,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _plain(scope)
         headers = Headers(scope=scope)
 
         async def secured(message: Message) -> None:
@@ -89,6 +90,15 @@ class Guard:
         return ApiError(
             413, f"The body is larger than {self._max_body_bytes:,} bytes.", code="body_too_large"
         )
+
+
+def _plain(scope: Scope) -> Scope:
+    """HEAD as GET: the HTTP layer leaves the body out. And every file whole: a range may be ignored, and a
+    malformed one would be refused in a text that is no error object.
+    """
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    headers = [header for header in scope["headers"] if header[0] != b"range"]
+    return {**scope, "method": method, "headers": headers}
 
 
 def _secure(headers: MutableHeaders) -> None:

@@ -1,8 +1,8 @@
 """The OpenAI API's requests and answers as types, as far as this server honours them.
 
 A parameter that would change the answer and can't be honoured is refused by name; one that makes no
-difference to the answer is accepted and ignored. Additions to OpenAI's: `top_k`, `min_p`, `typical_p`,
-`repetition_penalty`, `min_tokens`, `ignore_eos`.
+difference to the answer is accepted and ignored. Additions that vLLM has too: `top_k`, `min_p`,
+`repetition_penalty`, `min_tokens`, `ignore_eos`, `truncate_prompt_tokens`; and `typical_p`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pydantic_core import PydanticCustomError, ValidationError
 from platen.engines.protocol import Grammar
 
 MAX_CHOICES = 128
+MAX_PROMPTS = 4096
+MAX_TOKENS = 2**20
 MAX_STOPS = 16
 
 
@@ -52,12 +54,12 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=MAX_TOKENS)]
 Prompt = Annotated[
     Text
-    | Annotated[list[Text], Field(min_length=1)]
-    | Annotated[list[TokenId], Field(min_length=1)]
-    | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)],
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
     _one_complaint("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
 StopString = Annotated[Text, Field(min_length=1, max_length=1024)]
@@ -125,6 +127,8 @@ class GenerationParams(BaseModel):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Of a longer text only its end is read; of a longer conversation the oldest turns are left out."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -281,6 +285,15 @@ class Usage(BaseModel):
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
+class Answer(BaseModel):
+    """What every answer, and every piece of a streamed one, says of itself."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+
+
 class CompletionLogprobs(BaseModel):
     tokens: list[str] = []
     token_logprobs: list[float | None] = []
@@ -302,16 +315,12 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class Completion(BaseModel):
+class Completion(Answer):
     """An answer, or with `stream` one piece of it."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
 
 
 class TopLogprob(BaseModel):
@@ -342,14 +351,12 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatCompletion(BaseModel):
-    id: str
+class ChatCompletion(Answer):
+    """A whole answer in a chat."""
+
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str | None = None
 
 
 class ChatDelta(BaseModel):
@@ -370,14 +377,12 @@ class ChatChunkChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class ChatChunk(BaseModel):
-    id: str
+class ChatChunk(Answer):
+    """One piece of a streamed answer in a chat."""
+
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
 
 
 class ModelCard(BaseModel):
@@ -398,7 +403,7 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    status: Literal["ok", "draining"]
+    status: Literal["ok", "draining", "failed"]
     model: str
     running: int
     waiting: int
