@@ -314,6 +314,15 @@ class CompileConfig(Section):
         return self
 
 
+class PriceConfig(Section):
+    """What a million tokens cost, in a currency of your choice."""
+
+    prompt: Annotated[float, Field(ge=0)] = 0.0
+    """Tokens read."""
+    completion: Annotated[float, Field(ge=0)] = 0.0
+    """Tokens written."""
+
+
 class ServeConfig(Section):
     """The HTTP service."""
 
@@ -327,6 +336,18 @@ class ServeConfig(Section):
     """Requests that may wait; more are answered 429 with Retry-After."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long SIGTERM lets running requests finish."""
+    keys: Literal["required", "optional", "off"] = "off"
+    """Who may ask: only holders of a key (`platen keys`); anyone, but holders of a key first; or anyone."""
+    prices: dict[Text, PriceConfig] = Field(default_factory=dict)
+    """What models cost their callers, by name or pattern (`*` is every model); the first that fits counts."""
+    limits_store: Annotated[Text, Field(pattern=r"^rediss?://")] | None = None
+    """Address of a Redis where replicas share their counts of requests and tokens a minute."""
+    queue_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for a place in the batch; after it a request is answered 503 with Retry-After."""
+    request_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time that a whole request may take; after it its work is stopped."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for a client that stops sending its request or reading its answer."""
 
 
 class RetryConfig(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class BatchingEngine:
     single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
     its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
+    A request that has waited `max_wait` seconds for a place is given up: its stream raises EngineOverloaded.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class BatchingEngine:
         max_concurrent: int = 16,
         max_queue: int = 64,
         prefill_chunk: int = 512,
+        max_wait: float = math.inf,
     ) -> None:
         self.name = runner.name
         self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
@@ -69,7 +72,7 @@ class BatchingEngine:
         self._new_detokenizer, self._token_text = new_detokenizer, token_text
         self._eos_ids = frozenset(eos_ids)
         self._grammars = grammars
-        self._runner = runner
+        self._runner, self._max_wait = runner, max_wait
         self._scheduler = Scheduler(runner, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
         self._wake = threading.Condition()
         # Below: shared between the front and the thread, touched only with `_wake` held.
@@ -211,6 +214,8 @@ class BatchingEngine:
         """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""
         for sequence in self._scheduler.cancelled():
             self._end(sequence, "cancelled")
+        for sequence in self._scheduler.waiting_longer_than(self._max_wait):
+            self._give_up(sequence, EngineOverloaded(self._retry_after()))
         parts = self._scheduler.plan()
         if not parts:
             return
@@ -318,14 +323,17 @@ class BatchingEngine:
         with self._wake:
             del self._open[sequence.request.request_id]
 
+    def _give_up(self, sequence: Sequence, error: Exception) -> None:
+        self._scheduler.remove(sequence)
+        self._send(sequence, error)
+        self._close_request(sequence)
+
     def _fail_all(self, error: Exception) -> None:
         with self._wake:
             lost = [sequence for sequence, _ in self._open.values() if sequence not in self._inbox]
         self._runner.reset()
         for sequence in lost:
-            self._scheduler.remove(sequence)
-            self._send(sequence, _failure(error))
-            self._close_request(sequence)
+            self._give_up(sequence, _failure(error))
         self._prompt_scores.clear()
 
     def _flush(self) -> None:

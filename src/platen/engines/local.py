@@ -5,6 +5,7 @@ For the server, and for commands that generate without one.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def open_model(
     *,
     max_concurrent: int = 16,
     max_queue: int = 64,
+    max_wait: float = math.inf,
     cache_bytes: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -85,6 +87,7 @@ def open_model(
         grammars=GrammarCompiler(tokenizer.raw.decode(), config.vocab_size, end_ids),
         max_concurrent=max_concurrent,
         max_queue=max_queue,
+        max_wait=max_wait,
         prefill_chunk=PREFILL_CHUNK,
     )
     parameters = config.num_parameters()

@@ -57,6 +57,10 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     prompt_logprobs: int | None = None
     """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
+    tenant: str = ""
+    """For whom it is: tenants share an engine's time fairly."""
+    priority: int = 0
+    """Its class: the higher goes first."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,10 @@ class EngineStats:
 
 
 class EngineOverloaded(Exception):
-    """The queue is full; try again after `retry_after` seconds."""
+    """The queue is full, or a request has waited in it too long; try again after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("the queue is full")
+        super().__init__("the engine has more to do than it can")
         self.retry_after = retry_after
 
 
@@ -144,8 +148,8 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
-        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit or
-        the grammar is not one.
+        Raises EngineOverloaded at once when the queue is full, and out of the stream when the request has
+        waited too long; ValueError when the prompt does not fit or the grammar is not one.
         """
         ...
 

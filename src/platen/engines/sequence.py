@@ -29,6 +29,10 @@ class Sequence:
     computed: int = 0
     reused: int = 0
     cancelled: bool = False
+    came_at: int = 0
+    """How many requests the scheduler had let in when this one came."""
+    passes: int = 0
+    """How many it let in instead of this one, which there was no room for."""
     written: Counter[int] = field(default_factory=Counter)
     _arrived: float = field(default_factory=time.monotonic)
     _admitted: float | None = None
@@ -44,6 +48,11 @@ class Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self._arrived
 
     def admit(self, reused: int) -> None:
         """It has a place; `reused` tokens of its prompt are in the cache already."""

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from platen import __version__
 from platen.engines.protocol import Engine
 from platen.project import ServeConfig
+from platen.serve.access import LOOPBACK, Access, AccessControl, caller_of
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ModelInfo, ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.patience import Patience
 from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
@@ -34,12 +35,18 @@ def create_app(
     config: ServeConfig,
     *,
     state: ServerState | None = None,
+    access: AccessControl | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for one model. `state` lets whoever runs it start the draining."""
+    """The application for one model. `state` lets whoever runs it start the draining.
+
+    `access` knows the keys; it is needed unless `config.keys` is off. The layers are outermost last.
+    """
     context = ServeContext(engine, tokenizer, model_info, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
+    app.add_middleware(Access, control=access or AccessControl(config))
+    app.add_middleware(Patience, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
     app.add_middleware(
         Guard,
         state=context.state,
@@ -50,14 +57,16 @@ def create_app(
     app.include_router(chat_router(context))
 
     @app.get("/v1/models")
-    async def list_models() -> ModelList:
-        """The model served here."""
-        return ModelList(data=[model_info.card()])
+    async def list_models(request: Request) -> ModelList:
+        """The model served here, if the caller may use it."""
+        allowed = caller_of(request).may_use(model_info.name)
+        return ModelList(data=[model_info.card()] if allowed else [])
 
     @app.get("/v1/models/{model:path}")
-    async def retrieve_model(model: str) -> ModelCard:
+    async def retrieve_model(model: str, request: Request) -> ModelCard:
         """The model of this name."""
         context.check_model(model)
+        caller_of(request).check_model(model)
         return model_info.card()
 
     @app.get("/health")

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenLogprob
+from platen.serve.access import caller_of
+from platen.serve.caller import Caller
 from platen.serve.context import ServeContext, Stamp
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
@@ -33,7 +35,7 @@ def chat_router(context: ServeContext) -> APIRouter:
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; with `stream` as server-sent events."""
         context.check_model(body.model)
-        work = await _Chat.start(context, body)
+        work = await _Chat.start(context, body, caller_of(request))
         if body.stream:
             return EventStreamResponse(work.chunks(), work.generation.cancel)
         return model_response(await unless_disconnected(request, work.whole()))
@@ -51,7 +53,7 @@ class _Chat:
         self._stamp = asdict(Stamp.new("chatcmpl", context.info))
 
     @classmethod
-    async def start(cls, context: ServeContext, body: ChatRequest) -> _Chat:
+    async def start(cls, context: ServeContext, body: ChatRequest, caller: Caller) -> _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -61,6 +63,8 @@ class _Chat:
             context.engine,
             [await context.chat_prompt(messages, body.truncate_prompt_tokens)],
             sampling_of(body, body.limit, logprobs),
+            caller=caller,
+            model=context.info.name,
             n=body.n or 1,
             prompt_param="messages",
         )

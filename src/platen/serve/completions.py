@@ -9,6 +9,8 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenEvent, TokenLogprob
+from platen.serve.access import caller_of
+from platen.serve.caller import Caller
 from platen.serve.context import ServeContext, Stamp
 from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
 from platen.serve.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
@@ -22,7 +24,7 @@ def completions_router(context: ServeContext) -> APIRouter:
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt, or several; with `stream` as server-sent events."""
         context.check_model(body.model)
-        work = await _Completion.start(context, body)
+        work = await _Completion.start(context, body, caller_of(request))
         if body.stream:
             return EventStreamResponse(work.pieces(), work.generation.cancel)
         return model_response(await unless_disconnected(request, work.whole()))
@@ -42,13 +44,15 @@ class _Completion:
         self._stamp = asdict(Stamp.new("cmpl", context.info))
 
     @classmethod
-    async def start(cls, context: ServeContext, body: CompletionRequest) -> _Completion:
+    async def start(cls, context: ServeContext, body: CompletionRequest, caller: Caller) -> _Completion:
         n = body.n or 1
         prompts, texts = await _prompts(context, body, n)
         generation = await Generation.start(
             context.engine,
             prompts,
             sampling_of(body, body.max_tokens, body.logprobs),
+            caller=caller,
+            model=context.info.name,
             n=n,
             prompt_logprobs=body.logprobs if body.echo else None,
         )

@@ -25,12 +25,16 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
-from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
+from platen.serve.caller import Caller
+from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded, waited_too_long
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+EXPECTED_TOKENS = 512
+"""What an answer without `max_tokens` is taken to need until it is known."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,16 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        caller: Caller,
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
     ) -> None:
         """Submit everything, or nothing: raises ApiError when the engine does not take it."""
-        self._engine = engine
+        self._engine, self._caller = engine, caller
+        self._prompts = [len(prompt) for prompt in prompts]
+        self._written: dict[int, int] = {}
+        self._failed = True
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
@@ -77,6 +85,7 @@ class Generation:
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
+        self._failed = False
 
     @classmethod
     async def start(
@@ -85,24 +94,47 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        caller: Caller,
+        model: str,
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
     ) -> Generation:
-        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile."""
+        """A generation that its caller may have of `model`.
+
+        Its grammar, if any, is compiled on a thread: other streams go on meanwhile. Raises ApiError when
+        the caller's limits or the engine do not allow it.
+        """
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
                 raise _refused(str(error), prompt_param) from None
-        return cls(engine, prompts, sampling, n=n, prompt_logprobs=prompt_logprobs, prompt_param=prompt_param)
+        window = engine.capacity().context_window
+        wanted = EXPECTED_TOKENS if sampling.max_tokens is None else sampling.max_tokens
+        most = sum(n * max(0, min(wanted, window - len(prompt))) for prompt in prompts)
+        await caller.admit(model, sum(map(len, prompts)), most)
+        return cls(
+            engine,
+            prompts,
+            sampling,
+            caller=caller,
+            n=n,
+            prompt_logprobs=prompt_logprobs,
+            prompt_param=prompt_param,
+        )
 
     def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
-        request_id = uuid.uuid4().hex
-        self._streams.append(
-            self._engine.submit(GenerationRequest(request_id, prompt, sampling, prompt_logprobs))
+        request = GenerationRequest(
+            uuid.uuid4().hex,
+            prompt,
+            sampling,
+            prompt_logprobs,
+            tenant=self._caller.tenant,
+            priority=self._caller.priority,
         )
-        self._ids.append(request_id)
+        self._streams.append(self._engine.submit(request))
+        self._ids.append(request.request_id)
 
     async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
@@ -115,9 +147,12 @@ class Generation:
             while open_choices:
                 item = await queue.get()
                 if isinstance(item, Exception):
-                    log.error("a generation failed: %s", item)
-                    raise failed() from item
+                    self._failed = True
+                    raise _failure(item) from item
+                written = self._written.get(item.index, 0)
+                self._written[item.index] = written + len(item.event.token_ids)
                 if item.event.finish_reason == "cancelled":
+                    self._failed = True
                     raise draining(5)
                 if item.event.finish_reason is not None:
                     open_choices -= 1
@@ -130,9 +165,16 @@ class Generation:
                 reader.cancel()
 
     def cancel(self) -> None:
-        """Stop whatever has not ended."""
+        """Stop whatever has not ended, and settle with the caller.
+
+        Tokens written are counted as far as they were seen. Prompts are counted in full, but when it is not
+        the client who ends the work: then only those that had been read.
+        """
         for request_id in self._ids:
             self._engine.cancel(request_id)
+        read = {index // self._n for index in self._written}
+        prompts = [length for place, length in enumerate(self._prompts) if place in read or not self._failed]
+        self._caller.settle(sum(prompts), sum(self._written.values()))
 
     def usage(self) -> Usage:
         """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""
@@ -145,6 +187,13 @@ class Generation:
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
         )
+
+
+def _failure(error: Exception) -> ApiError:
+    if isinstance(error, EngineOverloaded):
+        return waited_too_long(error.retry_after)
+    log.error("a generation failed: %s", error)
+    return failed()
 
 
 def _refused(reason: str, prompt_param: str) -> ApiError:

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,9 @@ from platen.engines.local import LocalModel, open_model
 from platen.engines.protocol import Engine
 from platen.errors import PlatenError
 from platen.project import ServeConfig
+from platen.serve.access import AccessControl
 from platen.serve.app import create_app
+from platen.serve.connection import Connection
 from platen.serve.context import ModelInfo, ServerState
 
 
@@ -27,11 +30,16 @@ class ServeError(PlatenError):
 
 
 def serve_bundle(
-    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str, str], None]
+    bundle_path: Path | str,
+    *,
+    name: str,
+    config: ServeConfig,
+    access: AccessControl | None = None,
+    on_ready: Callable[[str, str], None],
 ) -> None:
     """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
 
-    `on_ready` gets the URL, and why this engine runs it.
+    `access` knows the keys, if there are any. `on_ready` gets the URL, and why this engine runs it.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -39,14 +47,22 @@ def serve_bundle(
     """
     listener = listen(config.host, config.port)
     with listener:
-        model = open_model(bundle_path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
+        access = access or AccessControl(config)
+        model = open_model(
+            bundle_path,
+            max_concurrent=config.max_concurrent,
+            max_queue=config.max_queue,
+            max_wait=config.queue_seconds,
+        )
         state = ServerState()
-        app = create_app(model.engine, model.tokenizer, model_info(model, name), config, state=state)
+        info = model_info(model, name)
+        app = create_app(model.engine, model.tokenizer, info, config, state=state, access=access)
         server = Server(app, model.engine, state, config, lambda url: on_ready(url, model.why))
         try:
             server.run(sockets=[listener])
         finally:
             asyncio.run(model.engine.close())
+            access.close()
 
 
 def model_info(model: LocalModel, name: str) -> ModelInfo:
@@ -106,7 +122,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
                 loop="uvloop",
-                http="httptools",
+                http=partial(Connection, idle_seconds=config.idle_seconds),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,

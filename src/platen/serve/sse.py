@@ -10,33 +10,47 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from platen.serve.errors import ApiError, failed
+from platen.serve.generation import unless_disconnected
 
 log = logging.getLogger(__name__)
 
 
-class EventStreamResponse(StreamingResponse):
-    """Streams `pieces`. However it ends, `on_close` is called: the client may be gone at any moment."""
+class EventStreamResponse(Response):
+    """Streams `pieces`. However it ends, `on_close` is called: the client may be gone at any moment.
+
+    The answer begins with the first piece, so that what goes wrong before it has a status of its own.
+    """
 
     def __init__(self, pieces: AsyncIterator[BaseModel], on_close: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(_encode(pieces), headers=headers, media_type="text/event-stream")
-        self._on_close = on_close
+        super().__init__()
+        self._pieces, self._on_close = pieces, on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            first = await unless_disconnected(Request(scope, receive), _next(self._pieces))
+            if first is not None:
+                body = _encode(first, self._pieces)
+                headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+                answer = StreamingResponse(body, headers=headers, media_type="text/event-stream")
+                await answer(scope, receive, send)
         finally:
             self._on_close()
 
 
-async def _encode(pieces: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+async def _next(pieces: AsyncIterator[BaseModel]) -> BaseModel:
+    return await anext(pieces)
+
+
+async def _encode(first: BaseModel, rest: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
     """The bytes of a stream. A failure after the start can only be told inside it: as an error object."""
     try:
-        async for piece in pieces:
+        yield b"data: " + first.model_dump_json().encode() + b"\n\n"
+        async for piece in rest:
             yield b"data: " + piece.model_dump_json().encode() + b"\n\n"
     except ApiError as error:
         yield b"data: " + json.dumps(error.body()).encode() + b"\n\n"
