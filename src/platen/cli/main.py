@@ -17,6 +17,7 @@ from platen.cli import (
     doctor,
     gc,
     generate,
+    keys,
     models,
     new,
     plan,
@@ -40,6 +41,7 @@ app = typer.Typer(
 for module in (new, run, status, show, compile, serve, chat, generate, plan, doctor, ui, gc, schema):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(value: bool) -> None:

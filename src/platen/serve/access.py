@@ -20,7 +20,7 @@ from platen.serve.caller import Books, Caller, KeyHolder
 from platen.serve.errors import ApiError
 from platen.serve.keys import Scope as KeyScope
 from platen.serve.keys import parts_of
-from platen.serve.keystore import FILE_NAME, KeyStore
+from platen.serve.keystore import KeyStore, key_file
 from platen.serve.ledger import SYNC_SECONDS, Ledger
 from platen.serve.windows import Counts
 
@@ -29,6 +29,8 @@ _OPEN = frozenset({"/", "/health", "/openapi.json", "/v2/health/live", "/v2/heal
 _OPEN_FILES = "/static/"
 _ADMIN = ("/admin/", "/v2/repository/")
 _LOWEST = -1
+_FOR_ANYONE = (KeyScope.infer, KeyScope.models)
+"""What needs no key where keys are optional."""
 
 
 class AccessError(PlatenError):
@@ -38,31 +40,31 @@ class AccessError(PlatenError):
 
 
 class AccessControl:
-    """Knows a server's keys and counts what they use. `state` is the project's `.platen/`.
+    """Knows a server's keys and counts what they use. `project_dir` is where the keys are.
 
-    Raises AccessError when there are to be keys and no `state`, KeyStoreError, LimitsStoreError.
+    Raises AccessError when there are to be keys and no project, KeyStoreError, LimitsStoreError.
     """
 
-    def __init__(self, config: ServeConfig, state: Path | None = None) -> None:
+    def __init__(self, config: ServeConfig, project_dir: Path | None = None) -> None:
         self._config = config
         self._books: Books | None = None
         self._first_sync: asyncio.Task[None] | None = None
         self._syncing: asyncio.Task[None] | None = None
         if config.keys == "off":
             return
-        if state is None:
+        if project_dir is None:
             raise AccessError(
                 f"serve.keys is '{config.keys}', and keys are kept in a project",
                 hint="Name the project: --project FOLDER.",
             )
-        ledger = Ledger(KeyStore(state / FILE_NAME))
+        ledger = Ledger(KeyStore(key_file(project_dir)))
         self._books = Books(ledger, Counts(config.limits_store), config.prices)
 
     async def identify(self, authorization: bytes | None, scope: KeyScope) -> Caller:
         """Whoever sends this Authorization header. Raises ApiError unless they may do what `scope` names."""
         if self._books is None:
             return Caller()
-        if authorization is None and self._config.keys == "optional" and scope in ("infer", "models"):
+        if authorization is None and self._config.keys == "optional" and scope in _FOR_ANYONE:
             return Caller(priority=_LOWEST)
         await self._up_to_date(self._books.ledger)
         return _holder(self._books, authorization, scope)
@@ -143,7 +145,7 @@ class Access:
         try:
             if needed is not None:
                 caller = await self._control.identify(_authorization(scope), needed)
-            if needed == "infer":
+            if needed is KeyScope.infer:
                 await caller.count_request()
         except ApiError as refusal:
             await refusal.response()(scope, receive, with_limits)
@@ -167,10 +169,10 @@ def _needed(method: str, path: str) -> KeyScope | None:
     if path in _OPEN or path.startswith(_OPEN_FILES):
         return None
     if path == "/metrics":
-        return "metrics"
+        return KeyScope.metrics
     if path.startswith(_ADMIN):
-        return "admin"
-    return "models" if method in ("GET", "OPTIONS") else "infer"
+        return KeyScope.admin
+    return KeyScope.models if method in ("GET", "OPTIONS") else KeyScope.infer
 
 
 def _authorization(scope: Scope) -> bytes | None:

@@ -13,16 +13,24 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Literal
 
-Scope = Literal["infer", "models", "metrics", "admin"]
 Priority = Literal["high", "normal", "low"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 PRIORITIES: dict[Priority, int] = {"high": 1, "normal": 0, "low": -1}
 """A key's class as the engines' scheduler has it: the higher goes first."""
 
 PREFIX = "platen"
+
+
+class Scope(StrEnum):
+    """What a key may be for."""
+
+    infer = "infer"
+    models = "models"
+    metrics = "metrics"
+    admin = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class Grant:
 
     name: str
     tenant: str
-    scopes: frozenset[str] = frozenset({"infer", "models"})
+    scopes: frozenset[Scope] = frozenset({Scope.infer, Scope.models})
     models: tuple[str, ...] = ("*",)
     priority: Priority = "normal"
     limits: Limits = Limits()

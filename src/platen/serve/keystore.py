@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from platen.errors import PlatenError
-from platen.serve.keys import ApiKey, Grant, Limits, new_key
+from platen.serve.keys import ApiKey, Grant, Limits, Scope, new_key
 
-FILE_NAME = "keys.db"
 _FORMAT = 1
 _WAIT_SECONDS = 5.0
 _TABLES = """
@@ -68,6 +67,11 @@ class Snapshot:
     keys: Mapping[str, ApiKey]
     month: str
     spent: Mapping[str, Spent]
+
+
+def key_file(project_dir: Path) -> Path:
+    """Where a project's keys are kept."""
+    return project_dir / ".platen" / "keys.db"
 
 
 def month_of(moment: datetime) -> str:
@@ -204,7 +208,7 @@ def _keys(rows: Iterable[tuple[Any, ...]]) -> Iterator[ApiKey]:
     for key_id, name, tenant, scopes, models, priority, *rest in rows:
         requests_per_minute, tokens_per_minute, tokens, money, salt, digest, created, expires, revoked = rest
         limits = Limits(requests_per_minute, tokens_per_minute, tokens, money)
-        allowed = frozenset(json.loads(scopes))
+        allowed = frozenset(Scope(scope) for scope in json.loads(scopes))
         grant = Grant(name, tenant, allowed, tuple(json.loads(models)), priority, limits, _time(expires))
         yield ApiKey(key_id, grant, salt, digest, datetime.fromisoformat(created), _time(revoked))
 
