@@ -1,6 +1,6 @@
-"""The HTTP application: OpenAI's API over one engine, a health report and the web page.
+"""The HTTP application: OpenAI's API over the models of a hub, a health report and the web page.
 
-`create_app` takes everything it serves and owns none of it, so tests give it an engine of their own.
+`create_app` takes everything it serves and owns none of it, so tests give it engines of their own.
 """
 
 from __future__ import annotations
@@ -12,37 +12,34 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from platen import __version__
-from platen.engines.protocol import Engine
 from platen.project import ServeConfig
 from platen.serve.access import LOOPBACK, Access, AccessControl, caller_of
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
-from platen.serve.context import ModelInfo, ServeContext, ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
+from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList
 from platen.serve.patience import Patience
-from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
 
 
 def create_app(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    model_info: ModelInfo,
+    hub: ModelHub,
     config: ServeConfig,
     *,
     state: ServerState | None = None,
     access: AccessControl | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for one model. `state` lets whoever runs it start the draining.
+    """The application for the hub's models. `state` lets whoever runs it start the draining.
 
     `access` knows the keys; it is needed unless `config.keys` is off. The layers are outermost last.
     """
-    context = ServeContext(engine, tokenizer, model_info, state or ServerState())
+    context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     app.add_middleware(Access, control=access or AccessControl(config))
@@ -58,29 +55,29 @@ def create_app(
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> ModelList:
-        """The model served here, if the caller may use it."""
-        allowed = caller_of(request).may_use(model_info.name)
-        return ModelList(data=[model_info.card()] if allowed else [])
+        """The models served here that the caller may use; the page talks to the first."""
+        caller = caller_of(request)
+        return ModelList(data=[m.info.card() for m in hub.models() if caller.may_use(m.info.name)])
 
     @app.get("/v1/models/{model:path}")
     async def retrieve_model(model: str, request: Request) -> ModelCard:
         """The model of this name."""
-        context.check_model(model)
         caller_of(request).check_model(model)
-        return model_info.card()
+        return hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
         """Whether the server takes work (200) or is shutting down or broken (503), and how much it has."""
-        stats = engine.stats()
+        stats = [model.engine.stats() for model in hub.models()]
+        failed = any(one.failed for one in stats)
         draining = context.state.draining
-        response.status_code = 503 if draining or stats.failed else 200
+        response.status_code = 503 if draining or failed else 200
         return Health(
-            status="draining" if draining else "failed" if stats.failed else "ok",
-            model=model_info.name,
-            running=stats.running,
-            waiting=stats.waiting,
-            tokens_generated=stats.tokens_generated,
+            status="draining" if draining else "failed" if failed else "ok",
+            models=[model.info.name for model in hub.models()],
+            running=sum(one.running for one in stats),
+            waiting=sum(one.waiting for one in stats),
+            tokens_generated=sum(one.tokens_generated for one in stats),
         )
 
     @app.get("/", include_in_schema=False)

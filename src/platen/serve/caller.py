@@ -48,7 +48,7 @@ class Caller:
     async def admit(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Set aside the most that the request is expected to use, once and before its work begins.
 
-        Raises ApiError when the caller may not use the model or has too little left.
+        Raises ApiError when the caller has too little left. `model` says what the tokens cost.
         """
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
@@ -105,7 +105,6 @@ class KeyHolder(Caller):
 
     async def admit(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         assert self._admission is None, "a request is admitted once"
-        self.check_model(model)
         tokens, price = prompt_tokens + completion_tokens, self._books.price(model)
         limit = self._key.grant.limits.tokens_per_minute
         if limit is not None and tokens > limit:

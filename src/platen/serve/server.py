@@ -16,13 +16,14 @@ from types import FrameType
 import uvicorn
 
 from platen.engines.local import LocalModel, open_model
-from platen.engines.protocol import Engine
 from platen.errors import PlatenError
 from platen.project import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.app import create_app
 from platen.serve.connection import Connection
-from platen.serve.context import ModelInfo, ServerState
+from platen.serve.context import ServerState
+from platen.serve.hub import ModelHub
+from platen.serve.served import ModelInfo, ServedModel
 
 
 class ServeError(PlatenError):
@@ -54,27 +55,28 @@ def serve_bundle(
             max_queue=config.max_queue,
             max_wait=config.queue_seconds,
         )
-        state = ServerState()
-        info = model_info(model, name)
-        app = create_app(model.engine, model.tokenizer, info, config, state=state, access=access)
-        server = Server(app, model.engine, state, config, lambda url: on_ready(url, model.why))
+        hub, state = ModelHub([served_model(model, name)]), ServerState()
+        app = create_app(hub, config, state=state, access=access)
+        server = Server(app, hub, state, config, lambda url: on_ready(url, model.why))
         try:
             server.run(sockets=[listener])
         finally:
-            asyncio.run(model.engine.close())
+            asyncio.run(hub.close())
             access.close()
 
 
-def model_info(model: LocalModel, name: str) -> ModelInfo:
-    """What clients are told of an opened bundle."""
-    return ModelInfo(
+def served_model(model: LocalModel, name: str) -> ServedModel:
+    """An opened bundle as clients see it under `name`."""
+    info = ModelInfo(
         name=name,
         context_window=model.engine.capacity().context_window,
         parameters=model.parameters,
         kind=model.kind,
         fingerprint=model.fingerprint,
         created=int(model.path.stat().st_mtime),
+        version=model.fingerprint[:12],
     )
+    return ServedModel(model.engine, model.tokenizer, info)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -113,7 +115,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: object,
-        engine: Engine,
+        hub: ModelHub,
         state: ServerState,
         config: ServeConfig,
         on_ready: Callable[[str], None],
@@ -132,7 +134,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=5,
             )
         )
-        self._engine, self._state, self._drain_seconds = engine, state, config.drain_seconds
+        self._hub, self._state, self._drain_seconds = hub, state, config.drain_seconds
         self._host, self._on_ready = config.host, on_ready
 
     def stop(self) -> None:
@@ -150,7 +152,7 @@ class Server(uvicorn.Server):
             if self._state.active == 0:
                 self.should_exit = True
             elif self._state.drain_seconds_left == 0:
-                await self._engine.close()  # ends what still runs, each stream with an error
+                await self._hub.close()  # ends what still runs, each stream with an error
                 self.should_exit = True
         return await super().on_tick(counter)
 
