@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, re
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
+
+
+KeyMode = Literal["required", "optional", "off"]
 
 
 class Engine(StrEnum):
@@ -34,6 +37,9 @@ def command(
     engine: Annotated[
         Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
     ] = Engine.auto,
+    keys: Annotated[
+        KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
+    ] = None,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
 
@@ -46,37 +52,45 @@ def command(
       platen serve shakespeare@1 -p examples/shakespeare
 
       platen serve ./shakespeare-int8
+
+      platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
     """
     from platen.project import ServeConfig
+    from platen.projectfile import load_project
 
-    if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port)
-        return
-    if model is not None and "/" in model:
-        serve(model, name or model, ServeConfig(), host, port)
+    options = {"host": host, "port": port, "keys": keys}
+    changes = {key: value for key, value in options.items() if value is not None}
+    if model is not None and (Path(model).is_dir() or "/" in model):
+        path: Path | str = Path(model) if Path(model).is_dir() else model
+        config = ServeConfig().model_copy(update=changes)
+        directory = None if config.keys == "off" else load_project(project).directory
+        serve(path, name or (path.resolve().name if isinstance(path, Path) else path), config, directory)
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port)
+    config = pipeline.project.serve.model_copy(update=changes)
+    serve(path, name or registered, config, pipeline.directory)
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     path, name = released_bundle(pipeline, compiled=True)
-    serve(path, name, pipeline.project.serve)
+    serve(path, name, pipeline.project.serve, pipeline.directory)
 
 
-def serve(
-    path: Path | str, name: str, config: ServeConfig, host: str | None = None, port: int | None = None
-) -> None:
-    """Serve until stopped, having told where."""
+def serve(path: Path | str, name: str, config: ServeConfig, project_dir: Path | None) -> None:
+    """Serve until stopped, having told where. The project's folder is where the keys are."""
+    from platen.serve.access import AccessControl
     from platen.serve.server import serve_bundle
 
-    changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    access = AccessControl(config, project_dir)
+    for warning in access.warnings():
+        typer.echo(f"platen: warning: {warning}", err=True)
     serve_bundle(
         path,
         name=name,
-        config=config.model_copy(update=changes),
+        config=config,
+        access=access,
         on_ready=lambda url, why: _announce(url, name, why),
     )
 

@@ -4,7 +4,7 @@ The virtual token counter of Sheng et al., "Fairness in Serving Large Language M
 tenant has a counter of the service it was given, its prompt tokens read and, weighing twice as much, its
 tokens written; the tenant with the lowest goes first. A tenant that comes (back) is lifted to the lowest
 counter of those who wait, so that nobody saves up for later. While two tenants both have requests waiting,
-what they get differs by at most twice the longest prompt or twice what a full batch can write.
+what they are given differs by at most four times the tokens that a full batch holds.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ from platen.engines.fairness import TokenCounters
 from platen.engines.runner import Part, Runner
 from platen.engines.sequence import Sequence
 
-HIGHEST_CLASS = 1
-AGING = 16
-"""A waiting request rises a class each time that so many others have been let in while it waited."""
+MAX_OVERTAKEN = 16
+"""Requests of higher classes that may be let in before one of a class that waits as well."""
 MAX_PASSES = 16
 """Others that may be let in instead of one that there is no room for; then all wait until there is."""
 
@@ -31,7 +30,8 @@ class Scheduler:
         self.reading: deque[Sequence] = deque()
         self.writing: list[Sequence] = []
         self._counters = TokenCounters()
-        self._admissions = 0
+        self._overtaken: dict[int, int] = {}
+        """Of each class that waits: how many of higher ones were let in since one of its own."""
         self._no_room: set[Sequence] = set()
         """Tried since a request last gave its room back."""
 
@@ -45,7 +45,6 @@ class Scheduler:
         return not (self.waiting or self.reading or self.writing)
 
     def add(self, sequence: Sequence) -> None:
-        sequence.came_at = self._admissions
         self._counters.arrive(sequence.request.tenant, (other.request.tenant for other in self.waiting))
         self.waiting.append(sequence)
 
@@ -96,15 +95,11 @@ class Scheduler:
             self.waiting,
             key=lambda s: (
                 s.passes < MAX_PASSES,
-                -self._class_of(s),
+                self._overtaken.get(s.request.priority, 0) < MAX_OVERTAKEN,
+                -s.request.priority,
                 self._counters.served(s.request.tenant),
             ),
         )
-
-    def _class_of(self, sequence: Sequence) -> int:
-        risen = (self._admissions - sequence.came_at) // AGING
-        priority = sequence.request.priority
-        return max(priority, min(priority + risen, HIGHEST_CLASS))
 
     def _let_in(self, sequence: Sequence) -> bool:
         if sequence in self._no_room:
@@ -114,7 +109,11 @@ class Scheduler:
             self._no_room.add(sequence)
             return False
         self._leave_queue(sequence)
-        self._admissions += 1
+        let_in = sequence.request.priority
+        self._overtaken = {
+            waits: 0 if waits == let_in else self._overtaken.get(waits, 0) + (waits < let_in)
+            for waits in {other.request.priority for other in self.waiting}
+        }
         self._counters.read(sequence.request.tenant, sequence.prompt_length - reused)
         sequence.admit(reused)
         self.reading.append(sequence)

@@ -29,10 +29,8 @@ class Sequence:
     computed: int = 0
     reused: int = 0
     cancelled: bool = False
-    came_at: int = 0
-    """How many requests the scheduler had let in when this one came."""
     passes: int = 0
-    """How many it let in instead of this one, which there was no room for."""
+    """How many were let in instead of this one, because there was no room for it."""
     written: Counter[int] = field(default_factory=Counter)
     _arrived: float = field(default_factory=time.monotonic)
     _admitted: float | None = None

@@ -6,9 +6,8 @@ used when it is over, however it ended.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -59,21 +58,16 @@ class Caller:
         return []
 
 
+@dataclass(frozen=True)
 class Books:
     """Where the use of keys is counted, and what tokens cost."""
 
-    def __init__(self, ledger: Ledger, counts: Counts, prices: Mapping[str, PriceConfig]) -> None:
-        self.ledger, self.counts, self._prices = ledger, counts, prices
-        self._running: set[asyncio.Task[None]] = set()
+    ledger: Ledger
+    counts: Counts
+    prices: Mapping[str, PriceConfig]
 
     def price(self, model: str) -> PriceConfig:
-        return next((p for pattern, p in self._prices.items() if fnmatchcase(model, pattern)), PriceConfig())
-
-    def later(self, work: Coroutine[None, None, None]) -> None:
-        """Do it beside the request, which may be over or cancelled."""
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        return next((p for pattern, p in self.prices.items() if fnmatchcase(model, pattern)), PriceConfig())
 
 
 @dataclass(slots=True)
@@ -138,7 +132,7 @@ class KeyHolder(Caller):
         difference = prompt_tokens + completion_tokens - done.taken
         # What was taken in a minute that is over fades by itself; given back now, it would count twice.
         if difference > 0 or (difference < 0 and time.monotonic() < done.minute_ends):
-            self._books.later(self._books.counts.correct(f"{self._key.id}/tokens", difference))
+            self._books.counts.correct(f"{self._key.id}/tokens", difference)
 
     async def _take(self, what: str, limit: int, amount: int) -> Window:
         taken, window = await self._books.counts.take(f"{self._key.id}/{what}", limit, amount)

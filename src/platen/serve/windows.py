@@ -7,11 +7,13 @@ within the last 60 seconds. Counted in memory by default. Replicas share their c
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from platen.errors import MissingExtraError, PlatenError
@@ -108,9 +110,9 @@ class LocalCounts:
 
 
 class Counts:
-    """The counts that limits are held against: in memory, or shared with `store`, a `redis://` address.
+    """The counts that limits are held against: in memory, or shared at `store`, a `redis://` address.
 
-    Raises MissingExtraError, LimitsStoreError when the address is none.
+    Raises MissingExtraError, LimitsStoreError when no Redis answers there.
     """
 
     def __init__(self, store: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -118,15 +120,8 @@ class Counts:
         self._local = LocalCounts(clock)
         self._shared = None if store is None else _redis(store)
         self._where = "" if store is None else _without_secrets(store)
-        self._away_until = 0.0
-
-    async def check(self) -> None:
-        """Raises LimitsStoreError when Redis can't be reached."""
-        if self._shared is not None and not await self._shared.check():
-            raise LimitsStoreError(
-                f"serve.limits_store: can't reach Redis at {self._where}",
-                hint="Start it, or leave serve.limits_store out to count in this process.",
-            )
+        self._away_until = -math.inf
+        self._corrections: set[asyncio.Task[None]] = set()
 
     async def take(self, name: str, limit: int, amount: int) -> tuple[bool, Window]:
         """Use `amount`, unless more than `limit` would be used then; says where the limit stands after it."""
@@ -140,14 +135,22 @@ class Counts:
             return self._local.take(name, limit, amount)
         return taken, Window(limit, previous, current, left if previous else max(0.0, lives - MINUTE))
 
-    async def correct(self, name: str, amount: int) -> None:
-        """Count what was used beyond what had been taken, or with a negative amount give back."""
+    def correct(self, name: str, amount: int) -> None:
+        """Count what was used beyond what had been taken, or with a negative amount give back.
+
+        With Redis beside the request, which may be over or cancelled.
+        """
         if self._shared is None or self._clock() < self._away_until:
             self._local.add(name, amount)
             return
+        task = asyncio.ensure_future(self._correct(self._shared, name, amount))
+        self._corrections.add(task)
+        task.add_done_callback(self._corrections.discard)
+
+    async def _correct(self, shared: RedisStorage, name: str, amount: int) -> None:
         try:
-            await self._shared.acquire_sliding_window_entry(name, _NO_LIMIT, MINUTE, amount)
-        except self._shared.base_exceptions as error:
+            await shared.acquire_sliding_window_entry(name, _NO_LIMIT, MINUTE, amount)
+        except shared.base_exceptions as error:
             self._lost(error)
 
     def _lost(self, error: Exception) -> None:
@@ -161,22 +164,23 @@ class Counts:
 
 def _redis(store: str) -> RedisStorage:
     try:
-        import redis  # noqa: F401
+        import redis
         from limits.aio.storage import RedisStorage
     except ImportError:
         raise MissingExtraError("redis", "serve.limits_store") from None
+    patience: dict[str, Any] = {
+        "socket_timeout": _REDIS_SECONDS,
+        "socket_connect_timeout": _REDIS_SECONDS,
+    }
     try:
-        return RedisStorage(
-            f"async+{store}",
-            implementation="redispy",
-            key_prefix="platen",
-            socket_timeout=_REDIS_SECONDS,
-            socket_connect_timeout=_REDIS_SECONDS,
-        )
-    except ValueError as error:
+        with redis.Redis.from_url(store, **patience) as connection:
+            connection.ping()
+    except (redis.RedisError, ValueError) as error:
         raise LimitsStoreError(
-            f"serve.limits_store: {_without_secrets(store)}: {error}", hint="redis://HOST:PORT/0"
+            f"serve.limits_store: no Redis answers at {_without_secrets(store)} ({type(error).__name__})",
+            hint="Start it, or leave serve.limits_store out: then each server counts for itself.",
         ) from None
+    return RedisStorage(f"async+{store}", implementation="redispy", key_prefix="platen", **patience)
 
 
 def _without_secrets(address: str) -> str:
