@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from platen import __version__
 from platen.project import ServeConfig
 from platen.serve.access import LOOPBACK, Access, AccessControl, caller_of
+from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
@@ -33,11 +34,13 @@ def create_app(
     *,
     state: ServerState | None = None,
     access: AccessControl | None = None,
+    load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for the hub's models. `state` lets whoever runs it start the draining.
+    """The application for the hub's models.
 
-    `access` knows the keys; it is needed unless `config.keys` is off. The layers are outermost last.
+    `state` lets whoever runs it start the draining; `access` knows the keys and is needed unless `config.keys`
+    is off; with `load` the models can be changed while it runs, where keys are or only this machine can ask.
     """
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
@@ -52,6 +55,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    if load is not None and (config.keys != "off" or config.host in LOOPBACK):
+        app.include_router(admin_router(context, load))
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> ModelList:

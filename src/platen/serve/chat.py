@@ -8,7 +8,6 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenLogprob
-from platen.serve.access import caller_of
 from platen.serve.answering import answer
 from platen.serve.caller import Caller
 from platen.serve.context import ServeContext
@@ -39,7 +38,7 @@ def chat_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Chat.start(model, body, caller_of(request)),
+            lambda model, caller: _Chat.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )

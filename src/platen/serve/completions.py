@@ -9,7 +9,6 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenEvent, TokenLogprob
-from platen.serve.access import caller_of
 from platen.serve.answering import answer
 from platen.serve.caller import Caller
 from platen.serve.context import ServeContext
@@ -28,7 +27,7 @@ def completions_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Completion.start(model, body, caller_of(request)),
+            lambda model, caller: _Completion.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )

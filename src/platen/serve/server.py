@@ -37,10 +37,12 @@ def serve_bundle(
     config: ServeConfig,
     access: AccessControl | None = None,
     on_ready: Callable[[str, str], None],
+    find: Callable[[str], Path | str] = str,
 ) -> None:
     """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
 
-    `access` knows the keys, if there are any. `on_ready` gets the URL, and why this engine runs it.
+    `access` knows the keys, if there are any. `on_ready` gets the URL, and why this engine runs it. `find`
+    tells where a model lies that the server is asked to load later on, by a reference such as MODEL@VERSION.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -49,14 +51,13 @@ def serve_bundle(
     listener = listen(config.host, config.port)
     with listener:
         access = access or AccessControl(config)
-        model = open_model(
-            bundle_path,
-            max_concurrent=config.max_concurrent,
-            max_queue=config.max_queue,
-            max_wait=config.queue_seconds,
-        )
-        hub, state = ModelHub([served_model(model, name)]), ServerState()
-        app = create_app(hub, config, state=state, access=access)
+
+        def load(reference: str, name: str) -> ServedModel:
+            return served_model(open_configured(find(reference), config), name, reference)
+
+        model = open_configured(bundle_path, config)
+        hub, state = ModelHub([served_model(model, name, str(bundle_path))]), ServerState()
+        app = create_app(hub, config, state=state, access=access, load=load)
         server = Server(app, hub, state, config, lambda url: on_ready(url, model.why))
         try:
             server.run(sockets=[listener])
@@ -65,7 +66,17 @@ def serve_bundle(
             access.close()
 
 
-def served_model(model: LocalModel, name: str) -> ServedModel:
+def open_configured(path_or_name: Path | str, config: ServeConfig) -> LocalModel:
+    """Open a model with the engine's bounds of the configuration. Raises BundleError."""
+    return open_model(
+        path_or_name,
+        max_concurrent=config.max_concurrent,
+        max_queue=config.max_queue,
+        max_wait=config.queue_seconds,
+    )
+
+
+def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
     """An opened bundle as clients see it under `name`."""
     info = ModelInfo(
         name=name,
@@ -76,7 +87,7 @@ def served_model(model: LocalModel, name: str) -> ServedModel:
         created=int(model.path.stat().st_mtime),
         version=model.fingerprint[:12],
     )
-    return ServedModel(model.engine, model.tokenizer, info)
+    return ServedModel(model.engine, model.tokenizer, info, source)
 
 
 def listen(host: str, port: int) -> socket.socket:
