@@ -39,8 +39,8 @@ def create_app(
 ) -> FastAPI:
     """The application for the hub's models.
 
-    `state` lets whoever runs it start the draining; `access` knows the keys and is needed unless `config.keys`
-    is off; with `load` the models can be changed while it runs, where keys are or only this machine can ask.
+    `state` lets whoever runs it start the draining. `access` knows the keys; without it they must be off.
+    With `load` the models can be changed while it runs, where keys are or only this machine can ask.
     """
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
