@@ -23,6 +23,7 @@ COMMANDS = [
     "chat",
     "generate",
     "models",
+    "keys",
     "plan",
     "doctor",
     "ui",

@@ -16,10 +16,21 @@ if TYPE_CHECKING:
     from platen.serve.keys import ApiKey
     from platen.serve.keystore import KeyStore, Spent
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Make, list and revoke API keys. A server asks for them with `serve.keys: required`.",
-)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def keys() -> None:
+    """Make, list and revoke API keys. A server asks for them with `serve.keys: required`.
+
+    Examples:
+
+      platen keys create alice -p examples/shakespeare
+
+      platen keys list -p examples/shakespeare
+
+      platen keys revoke alice -p examples/shakespeare
+    """
 
 
 @app.command()
