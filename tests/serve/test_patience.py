@@ -128,7 +128,7 @@ def test_a_request_that_waits_too_long_for_its_turn_is_answered_503(
         serving(engine, tiny_tokenizer) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
     ):
-        running = client.completions.create(model="tiny", prompt="x", max_tokens=100, stream=True)
+        running = client.completions.create(model="tiny", prompt="x", max_tokens=50, stream=True)
         next(iter(running))
         with pytest.raises(openai.InternalServerError) as refusal:
             client.completions.create(model="tiny", prompt="x", max_tokens=5, stream=stream)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from platen.engines.protocol import Grammar
 
+MAX_CHARACTERS = 100_000
+"""Of a schema, expression or grammar: what compiles in moderate time and memory."""
+
 
 class Matcher:
     """Follows one text through its grammar."""
@@ -52,6 +55,10 @@ class GrammarCompiler:
     def _compile(self, grammar: Grammar) -> Any:
         from llguidance import LLMatcher, LLTokenizer
 
+        if len(grammar.text) > MAX_CHARACTERS:
+            raise ValueError(
+                f"the {grammar.kind} is not valid: it has more than {MAX_CHARACTERS:,} characters"
+            )
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(
                 self._tokenizer_json, n_vocab=self._vocab_size, eos_token=list(self._end_ids) or None

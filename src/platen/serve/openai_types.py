@@ -28,6 +28,7 @@ from platen.engines.protocol import Grammar
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 4096
+MAX_MESSAGES = 2048
 MAX_TOKENS = 2**20
 MAX_STOPS = 16
 
@@ -236,7 +237,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(GenerationParams):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
