@@ -344,7 +344,7 @@ class ServeConfig(Section):
     """Address of a Redis where replicas share their counts of requests and tokens a minute."""
     queue_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest wait for a place in the batch; after it a request is answered 503 with Retry-After."""
-    request_seconds: Annotated[float, Field(gt=0)] = 600.0
+    request_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest time that a whole request may take; after it its work is stopped."""
     idle_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest wait for a client that stops sending its request or reading its answer."""

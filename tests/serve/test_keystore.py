@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from platen.serve.errors import ApiError
 from platen.serve.keys import Grant, Limits, Scope, new_key, parts_of
 from platen.serve.keystore import KeyStore, KeyStoreError, Spent, key_file, month_of
+from platen.serve.ledger import Ledger
 
 EVERYTHING = Grant(
     "alice",
@@ -111,3 +114,35 @@ def test_a_file_that_is_no_file_of_keys_is_told(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(KeyStoreError, match="newer"):
         KeyStore(path).create(EVERYTHING)
+
+
+def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    store = KeyStore(key_file(tmp_path))
+    key, _ = store.create(EVERYTHING)
+    ledger = Ledger(store)
+    ledger.add(key, Spent(1, 2, 3, 0.5))
+    content = store.path.read_bytes()
+    store.path.write_bytes(b"not a database at all" * 100)
+    asyncio.run(ledger.sync())
+    ledger.add(key, Spent(1, 2, 3, 0.5))
+    assert ledger.key(key.id) == key
+    assert ledger.spent(key.id) == Spent(2, 4, 6, 1.0)
+    store.path.write_bytes(content)
+    asyncio.run(ledger.sync())
+    assert store.read().spent == {key.id: Spent(2, 4, 6, 1.0)}
+    assert ledger.spent(key.id) == Spent(2, 4, 6, 1.0)
+
+
+def test_what_is_set_aside_is_not_there_for_others(tmp_path: Path) -> None:
+    store = KeyStore(key_file(tmp_path))
+    key, _ = store.create(Grant("a", "a", limits=Limits(tokens=100, money=1.0)))
+    ledger = Ledger(store)
+    first = ledger.reserve(key, 60, 0.1)
+    for tokens, money in ((41, 0.1), (40, 0.91)):
+        with pytest.raises(ApiError):
+            ledger.reserve(key, tokens, money)
+    second = ledger.reserve(key, 40, 0.9)
+    ledger.release(key, first)
+    ledger.release(key, second)
+    ledger.add(key, Spent(1, 50, 10, 0.5))
+    ledger.reserve(key, 40, 0.5)

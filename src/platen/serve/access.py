@@ -172,7 +172,7 @@ def _needed(method: str, path: str) -> KeyScope | None:
         return KeyScope.metrics
     if path.startswith(_ADMIN):
         return KeyScope.admin
-    return KeyScope.models if method in ("GET", "OPTIONS") else KeyScope.infer
+    return KeyScope.models if method in ("GET", "HEAD", "OPTIONS") else KeyScope.infer
 
 
 def _authorization(scope: Scope) -> bytes | None:

@@ -159,9 +159,12 @@ class KeyStore:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction, committed unless it raises."""
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
+        try:
+            if not self.path.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.touch(mode=0o600)
+        except OSError as error:
+            raise KeyStoreError(f"{self.path}: {error.strerror}", hint="May you write there?") from None
         with self._connected() as database, database:
             database.execute("BEGIN IMMEDIATE")
             yield database

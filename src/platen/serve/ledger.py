@@ -38,6 +38,7 @@ class Ledger:
         self._known = store.read()
         self._new: dict[tuple[str, str], Spent] = {}
         self._being_written: dict[tuple[str, str], Spent] = {}
+        self._complaint = ""
         self._reserved: defaultdict[str, Reservation] = defaultdict(lambda: Reservation(0, 0.0))
 
     def key(self, key_id: str) -> ApiKey | None:
@@ -85,15 +86,19 @@ class Ledger:
         """Write what is new and learn what others have written. Never raises: the next time may do better."""
         writing, self._new = self._new, {}
         self._being_written = writing
+        complaint = ""
         try:
             snapshot = await asyncio.to_thread(self._exchange, writing)
             if snapshot is not None:
                 self._known = snapshot
-        except KeyStoreError as error:
-            log.error("keys and their usage can't be brought up to date: %s", error)
+        except (KeyStoreError, OSError) as error:
+            complaint = str(error)
             for here, spent in writing.items():
                 self._new[here] = self._new.get(here, Spent()) + spent
         self._being_written = {}
+        if complaint and complaint != self._complaint:
+            log.error("keys and their usage can't be brought up to date: %s", complaint)
+        self._complaint = complaint
 
     def close(self) -> None:
         """Write what is new, at the end."""

@@ -32,19 +32,22 @@ class Patience:
             return
         exchange = _Exchange(receive, send, self._idle_seconds)
         try:
-            async with asyncio.timeout(self._request_seconds) as limit:
-                await self._app(scope, exchange.receive, exchange.send)
+            await self._in_time(scope, exchange)
         except _Stalled:
             await _cut_off(scope, receive)
+
+    async def _in_time(self, scope: Scope, exchange: _Exchange) -> None:
+        try:
+            async with asyncio.timeout(self._request_seconds) as limit:
+                await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
             if not limit.expired():
                 raise
-            if not await exchange.end(scope, _out_of_time(self._request_seconds)):
-                await _cut_off(scope, receive)
+            await exchange.end(scope, _out_of_time(self._request_seconds))
 
 
 class _Stalled(Exception):
-    """The client does not read."""
+    """The client does not read, or can't be told any more that its answer is not complete."""
 
 
 class _Exchange:
@@ -80,14 +83,15 @@ class _Exchange:
         except TimeoutError:
             raise _Stalled from None
 
-    async def end(self, scope: Scope, error: ApiError) -> bool:
-        """Answer with an error, or end the stream of events with one; False where neither is possible."""
+    async def end(self, scope: Scope, error: ApiError) -> None:
+        """Answer with an error, or end the stream of events with one. Raises _Stalled if it is too late."""
         if not self._started:
-            await error.response()(scope, self._receive, self._send)
+            await error.response()(scope, self._receive, self.send)
         elif self._streams_events:
             last = b"data: " + json.dumps(error.body()).encode() + b"\n\n"
-            await self._send({"type": "http.response.body", "body": last})
-        return self._streams_events or not self._started
+            await self.send({"type": "http.response.body", "body": last})
+        else:
+            raise _Stalled
 
 
 def _out_of_time(seconds: float) -> ApiError:
@@ -100,6 +104,8 @@ def _out_of_time(seconds: float) -> ApiError:
 
 async def _cut_off(scope: Scope, receive: Receive) -> None:
     """Close the connection with whatever is still to be sent."""
-    scope["state"][CUT_OFF]()
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    cut_off = scope.get("state", {}).get(CUT_OFF)
+    if cut_off is not None:
+        cut_off()
+        while (await receive())["type"] != "http.disconnect":
+            pass
