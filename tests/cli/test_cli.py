@@ -24,6 +24,7 @@ COMMANDS = [
     "generate",
     "models",
     "keys",
+    "traffic",
     "plan",
     "doctor",
     "ui",

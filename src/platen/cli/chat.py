@@ -11,6 +11,7 @@ import typer
 
 from platen.cli.options import (
     HERE,
+    KEY_VARIABLE,
     MaxTokensOption,
     ProjectOption,
     SeedOption,
@@ -32,7 +33,7 @@ def command(
     project: ProjectOption = HERE,
     url: Annotated[
         str | None,
-        typer.Option(help="Talk to a running server instead. If it asks for a key: PLATEN_API_KEY."),
+        typer.Option(help=f"Talk to a running server instead. If it asks for a key: {KEY_VARIABLE}."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_tokens: MaxTokensOption = 200,
@@ -134,7 +135,7 @@ class _Remote:
     def __init__(self, url: str, sampling: SamplingParams) -> None:
         from platen.serve.client import ChatClient
 
-        self._client = ChatClient(url, api_key=os.environ.get("PLATEN_API_KEY"))
+        self._client = ChatClient(url, api_key=os.environ.get(KEY_VARIABLE))
         self._sampling = sampling
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -58,18 +59,27 @@ def command(
     from platen.project import ServeConfig
     from platen.projectfile import load_project
 
+    def find(reference: str) -> Path | str:
+        """Where a model lies that a running server is told to answer with."""
+        if Path(reference).is_dir():
+            return Path(reference)
+        if "/" in reference:
+            return reference
+        return released_bundle(open_pipeline(project), reference, compiled=engine is Engine.auto)[0]
+
     options = {"host": host, "port": port, "keys": keys}
     changes = {key: value for key, value in options.items() if value is not None}
     if model is not None and (Path(model).is_dir() or "/" in model):
         path: Path | str = Path(model) if Path(model).is_dir() else model
+        name = name or (path.resolve().name if isinstance(path, Path) else path)
         config = ServeConfig().model_copy(update=changes)
         directory = None if config.keys == "off" else load_project(project).directory
-        serve(path, name or (path.resolve().name if isinstance(path, Path) else path), config, directory)
+        serve(path, name, config, directory, find)
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
     config = pipeline.project.serve.model_copy(update=changes)
-    serve(path, name or registered, config, pipeline.directory)
+    serve(path, name or registered, config, pipeline.directory, find)
 
 
 def serve_project(pipeline: Pipeline) -> None:
@@ -78,7 +88,13 @@ def serve_project(pipeline: Pipeline) -> None:
     serve(path, name, pipeline.project.serve, pipeline.directory)
 
 
-def serve(path: Path | str, name: str, config: ServeConfig, project_dir: Path | None) -> None:
+def serve(
+    path: Path | str,
+    name: str,
+    config: ServeConfig,
+    project_dir: Path | None,
+    find: Callable[[str], Path | str] = str,
+) -> None:
     """Serve until stopped, having told where. The project's folder is where the keys are."""
     from platen.serve.access import AccessControl
     from platen.serve.server import serve_bundle
@@ -92,6 +108,7 @@ def serve(path: Path | str, name: str, config: ServeConfig, project_dir: Path | 
         config=config,
         access=access,
         on_ready=lambda url, why: _announce(url, name, why),
+        find=find,
     )
 
 
