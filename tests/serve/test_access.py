@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from platen.project import PriceConfig, ServeConfig
 from platen.serve.access import AccessControl, AccessError
+from platen.serve.errors import ApiError
 from platen.serve.keys import Grant, Limits, Scope
 from platen.serve.keystore import KeyStore, Spent, key_file
 from platen.serve.windows import Counts
@@ -95,6 +100,28 @@ def test_only_a_valid_key_is_let_in(guarded: Door) -> None:
         assert wrong not in refusal.value.message
     without = httpx.post(f"{guarded.url}/v1/completions", json={})
     assert (without.status_code, without.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+@settings(max_examples=50)
+@given(
+    headers=st.lists(
+        st.binary(max_size=40)
+        | st.binary(max_size=40).map(lambda rest: b"Bearer platen_" + rest)
+        | st.sampled_from(
+            [b"Bearer", b"Bearer ", b"bearer platen__", b"Basic cGw6eA==", "Bearer ё".encode()]
+        ),
+        max_size=20,
+    )
+)
+def test_no_header_but_a_keys_gets_in(headers: list[bytes]) -> None:
+    async def ask(control: AccessControl) -> None:
+        for header in headers:
+            with pytest.raises(ApiError) as refusal:
+                await control.identify(header, Scope.infer)
+            assert (refusal.value.status, refusal.value.code) == (401, "invalid_api_key")
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(ask(AccessControl(ServeConfig(keys="required"), Path(folder))))
 
 
 def test_page_health_and_description_need_no_key(guarded: Door) -> None:

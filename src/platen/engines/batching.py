@@ -214,9 +214,9 @@ class BatchingEngine:
         """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""
         for sequence in self._scheduler.cancelled():
             self._end(sequence, "cancelled")
+        parts = self._scheduler.plan()
         for sequence in self._scheduler.waiting_longer_than(self._max_wait):
             self._give_up(sequence, EngineOverloaded(self._retry_after()))
-        parts = self._scheduler.plan()
         if not parts:
             return
         logits = self._runner.forward(parts)
