@@ -49,6 +49,7 @@ class BatchingEngine:
     single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
     its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
+    `on_close` is called when the weights are no longer needed.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class BatchingEngine:
         max_concurrent: int = 16,
         max_queue: int = 64,
         prefill_chunk: int = 512,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         self.name = runner.name
         self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
@@ -70,6 +72,7 @@ class BatchingEngine:
         self._eos_ids = frozenset(eos_ids)
         self._grammars = grammars
         self._runner = runner
+        self._on_close = on_close
         self._scheduler = Scheduler(runner, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
         self._wake = threading.Condition()
         # Below: shared between the front and the thread, touched only with `_wake` held.
@@ -199,6 +202,8 @@ class BatchingEngine:
                     self._end(sequence, "cancelled")
                 self._flush()
                 self._runner.close()
+                if self._on_close is not None:
+                    self._on_close()
                 return
             try:
                 self._step()
