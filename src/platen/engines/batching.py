@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as TokenSequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -35,6 +36,8 @@ from platen.engines.scheduler import Scheduler
 from platen.engines.sequence import Sequence
 from platen.engines.streams import Delivery, EventStream, deliver
 from platen.engines.text import Detokenizer, StopResult, TextAssembler
+from platen.errors import BundleError
+from platen.models.adapter import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class BatchingEngine:
         self._open: dict[str, tuple[Sequence, EventStream]] = {}
         self._inbox: deque[Sequence] = deque()
         self._closing = self._failed = False
+        self._adapters: dict[str, Adapter] = {}
         # Below: the thread's own; the front only reads the counts.
         self._outbox: list[Delivery] = []
         self._prompt_scores: dict[Sequence, list[LogprobRow]] = {}
@@ -114,6 +118,33 @@ class BatchingEngine:
             raise ValueError("this engine takes no grammars")
         return self._grammars.matcher(grammar)
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests choose the adapter in `folder` by `name`; one that had the name is replaced.
+
+        What runs keeps the adapter that it began with. Reads files: on a thread, where streams must not
+        wait. Raises BundleError when it does not fit the model, or this engine takes none.
+        """
+        if self._runner.adapters is None:
+            raise BundleError(
+                f"the {self.name} engine takes no adapters",
+                hint="Serve the bundle itself, not a compiled form: platen serve --engine torch.",
+            )
+        adapter = self._runner.adapters.read(folder)
+        with self._wake:
+            self._adapters[name] = adapter
+            self._wake.notify()
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no more requests for it; what runs with it goes on. Raises KeyError for an unknown name."""
+        with self._wake:
+            del self._adapters[name]
+            self._wake.notify()
+
+    def adapters(self) -> tuple[str, ...]:
+        """The names that a request can choose."""
+        with self._wake:
+            return tuple(self._adapters)
+
     def cancel(self, request_id: str) -> None:
         with self._wake:
             if request_id in self._open:
@@ -146,6 +177,10 @@ class BatchingEngine:
         if any(not 0 <= token_id < self._vocab_size for token_id, _ in params.logit_bias):
             raise ValueError(f"logit_bias has a token outside the vocabulary of {self._vocab_size}")
         matcher = None if params.grammar is None else self._matcher(params.grammar)
+        with self._wake:
+            adapter = None if request.adapter is None else self._adapters.get(request.adapter)
+        if request.adapter is not None and adapter is None:
+            raise ValueError(f"there is no adapter {request.adapter!r}")
         return Sequence(
             request,
             TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop),
@@ -153,6 +188,7 @@ class BatchingEngine:
             allowance,
             frozenset() if params.ignore_eos else self._eos_ids,
             matcher,
+            adapter,
         )
 
     def _allowance(self, request: GenerationRequest) -> int:
@@ -190,6 +226,7 @@ class BatchingEngine:
 
     @torch.inference_mode()
     def _work(self) -> None:
+        kept: set[Adapter] = set()
         while True:
             with self._wake:
                 while self._scheduler.idle and not self._inbox and not self._closing:
@@ -197,6 +234,10 @@ class BatchingEngine:
                 while self._inbox:
                     self._scheduler.add(self._inbox.popleft())
                 closing = self._closing
+                adapters = {
+                    *self._adapters.values(),
+                    *(s.adapter for s, _ in self._open.values() if s.adapter),
+                }
             if closing:
                 for sequence in self._scheduler.everyone():
                     self._end(sequence, "cancelled")
@@ -206,6 +247,9 @@ class BatchingEngine:
                     self._on_close()
                 return
             try:
+                if adapters != kept and self._runner.adapters is not None:
+                    self._runner.adapters.keep(list(adapters))
+                    kept = adapters
                 self._step()
             except Exception as error:
                 log.exception("the engine failed in a step; its requests are lost")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from platen.models.llama import Llama
 
 _ROWS = 8
-"""Rows that the layout is made for. With this one a row's result does not depend on how many there are."""
+"""Rows that the layout is made for. With this one a row's result does not depend on how many there are..."""
+_LONG_ROW = 1024
+"""...but for a single row of more inputs than this, which oneDNN sums up in another order."""
 
 
 class PackedLinear(nn.Module):
@@ -22,9 +24,15 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self._long = weight.shape[1] > _LONG_ROW
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._long and x.numel() == x.shape[-1]:
+            return self._product(torch.cat((x, x)))[:1].view(*x.shape[:-1], -1)
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
 
 
