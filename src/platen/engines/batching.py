@@ -229,15 +229,17 @@ class BatchingEngine:
         kept: set[Adapter] = set()
         while True:
             with self._wake:
-                while self._scheduler.idle and not self._inbox and not self._closing:
+                while (
+                    self._scheduler.idle
+                    and not self._inbox
+                    and not self._closing
+                    and self._wanted_adapters() == kept
+                ):
                     self._wake.wait()
                 while self._inbox:
                     self._scheduler.add(self._inbox.popleft())
                 closing = self._closing
-                adapters = {
-                    *self._adapters.values(),
-                    *(s.adapter for s, _ in self._open.values() if s.adapter),
-                }
+                adapters = self._wanted_adapters()
             if closing:
                 for sequence in self._scheduler.everyone():
                     self._end(sequence, "cancelled")
@@ -255,6 +257,11 @@ class BatchingEngine:
                 log.exception("the engine failed in a step; its requests are lost")
                 self._fail_all(error)
             self._flush()
+
+    def _wanted_adapters(self) -> set[Adapter]:
+        """Those that requests can choose and those that requests still run with."""
+        running = (sequence.adapter for sequence, _ in self._open.values())
+        return {*self._adapters.values(), *(adapter for adapter in running if adapter is not None)}
 
     def _step(self) -> None:
         """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""

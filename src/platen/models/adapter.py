@@ -94,10 +94,10 @@ def read_adapter(
     stored = _read_weights(folder / WEIGHTS_FILE)
     shapes = projections(config)
     weights: dict[str, tuple[Tensor, Tensor]] = {}
-    for name in sorted({key.rpartition(".lora_")[0] for key in stored}):
+    for name in sorted({key.split(".lora_")[0] for key in stored}):
         if name not in shapes:
             raise BundleError(
-                f"{folder} changes {name or 'something'}, which this model doesn't have or can't adapt",
+                f"{folder} changes {name}, which this model doesn't have or can't adapt",
                 hint="An adapter can change q, k, v, o, gate, up and down projections of its own base model.",
             )
         rank, scale = _rank_and_scale(folder, settings, name)

@@ -37,7 +37,8 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(model: Llama) -> bool:
-    weight = model.output_weight
+    """Whether the layers of a model can be packed, or those beside a packed model's."""
+    weight = model.model.embed_tokens.weight
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     return on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
