@@ -29,6 +29,10 @@ Report = Callable[[int, int], None]
 """Told how many bytes are there, of how many."""
 
 
+def no_report(done: int, total: int) -> None:
+    """For callers who don't ask how far a download is."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file to have: `path` below the folder, `size` in bytes, `sha256` None where unknown."""
@@ -56,7 +60,7 @@ def fetch(
     folder: Path,
     *,
     digest: Callable[[Path], str],
-    report: Report = lambda done, total: None,
+    report: Report = no_report,
     phase: Phase = no_phase,
 ) -> None:
     """Make `folder` hold `files`, each as its checksum says; only what is missing or wrong is downloaded.

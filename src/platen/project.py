@@ -327,6 +327,8 @@ class ServeConfig(Section):
     """Requests that may wait; more are answered 429 with Retry-After."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long SIGTERM lets running requests finish."""
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
+    """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
 
 
 class RetryConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_bundle
 
 if TYPE_CHECKING:
+    from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
 
@@ -24,7 +26,7 @@ class Engine(StrEnum):
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="A bundle's folder, Hub name or MODEL@VERSION; default: production."),
+        typer.Argument(help="A bundle's folder, URL, Hub name or MODEL@VERSION; default: production."),
     ] = None,
     project: ProjectOption = HERE,
     overrides: SetOption = None,
@@ -34,6 +36,7 @@ def command(
     engine: Annotated[
         Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
     ] = Engine.auto,
+    explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
 
@@ -46,18 +49,25 @@ def command(
       platen serve shakespeare@1 -p examples/shakespeare
 
       platen serve ./shakespeare-int8
+
+      platen serve s3://models/shakespeare --explain-start
     """
+    from platen.cli.starting import start_phases
+    from platen.models.store import is_url, name_in
     from platen.project import ServeConfig
 
+    phases = start_phases() if explain_start else None
     if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port)
+        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port, phases)
         return
     if model is not None and "/" in model:
-        serve(model, name or model, ServeConfig(), host, port)
+        called = name_in(model) if is_url(model) else model
+        serve(model, name or called, ServeConfig(), host, port, phases)
         return
-    pipeline = open_pipeline(project, overrides)
-    path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port)
+    with phases("find the model") if phases else nullcontext():
+        pipeline = open_pipeline(project, overrides)
+        path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
+    serve(path, name or registered, pipeline.project.serve, host, port, phases)
 
 
 def serve_project(pipeline: Pipeline) -> None:
@@ -67,18 +77,39 @@ def serve_project(pipeline: Pipeline) -> None:
 
 
 def serve(
-    path: Path | str, name: str, config: ServeConfig, host: str | None = None, port: int | None = None
+    path: Path | str,
+    name: str,
+    config: ServeConfig,
+    host: str | None = None,
+    port: int | None = None,
+    phases: Phases | None = None,
 ) -> None:
-    """Serve until stopped, having told where."""
-    from platen.serve.server import serve_bundle
+    """Serve until stopped, having told where and, of `phases`, where the time went."""
+    from platen.cli.starting import DownloadBar, explain
+    from platen.models.store import read_ahead
+    from platen.phases import no_phase
+
+    phase = phases or no_phase
+    if isinstance(path, Path):
+        read_ahead(path)
+    with phase("imports"):
+        from platen.serve.server import serve_bundle
+
+    def ready(url: str, why: str) -> None:
+        if phases is not None:
+            explain(phases)
+        _announce(url, name, why)
 
     changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    serve_bundle(
-        path,
-        name=name,
-        config=config.model_copy(update=changes),
-        on_ready=lambda url, why: _announce(url, name, why),
-    )
+    with DownloadBar() as bar:
+        serve_bundle(
+            path,
+            name=name,
+            config=config.model_copy(update=changes),
+            on_ready=ready,
+            report=bar.update,
+            phase=phase,
+        )
 
 
 def _announce(url: str, name: str, why: str) -> None:

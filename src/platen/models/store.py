@@ -18,13 +18,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from platen.artifacts import MANIFEST, Manifest, SourceIndex, write_atomic
-from platen.download import Remote, RemoteFile, Report, fetch
+from platen.download import Remote, RemoteFile, Report, fetch, no_report
 from platen.errors import ArtifactError
 from platen.phases import Phase, no_phase
 
@@ -50,6 +50,12 @@ def read_ahead(folder: Path) -> None:
 
 def is_url(text: str) -> bool:
     return "://" in text
+
+
+def name_in(url: str) -> str:
+    """What a model at this URL is called: its folder's name."""
+    parts = urlsplit(url)
+    return PurePosixPath(unquote(parts.path)).name or parts.netloc.rpartition("@")[2]
 
 
 def shown(url: str) -> str:
@@ -111,7 +117,7 @@ class ModelCache:
         self,
         url: str,
         *,
-        report: Report = lambda done, total: None,
+        report: Report = no_report,
         waiting: Callable[[str], None] = lambda name: None,
         phase: Phase = no_phase,
     ) -> HeldFolder:
@@ -124,7 +130,7 @@ class ModelCache:
         with phase("list"):
             remote = _remote(url)
             listing = _list(remote)
-        key = f"{Path(urlsplit(url).path).name[:40]}-{listing.version}"
+        key = f"{name_in(url)[:40]}-{listing.version}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
