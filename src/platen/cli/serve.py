@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Engine(StrEnum):
     auto = "auto"
     torch = "torch"
+    vllm = "vllm"
 
 
 def command(
@@ -34,7 +35,10 @@ def command(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
+        Engine,
+        typer.Option(
+            help="auto: the compiled form if there is one; torch: always the bundle; vllm: on GPUs."
+        ),
     ] = Engine.auto,
     explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
@@ -58,21 +62,35 @@ def command(
 
     phases = start_phases() if explain_start else None
     if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port, phases)
+        config = _with_engine(ServeConfig(), engine)
+        serve(Path(model), name or Path(model).resolve().name, config, host, port, phases)
         return
     if model is not None and "/" in model:
         called = name_in(model) if is_url(model) else model
-        serve(model, name or called, ServeConfig(), host, port, phases)
+        serve(model, name or called, _with_engine(ServeConfig(), engine), host, port, phases)
         return
     with phases("find the model") if phases else nullcontext():
         pipeline = open_pipeline(project, overrides)
-        path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port, phases)
+        config = _with_engine(pipeline.project.serve, engine)
+        compiled = engine is Engine.auto and config.vllm is None
+        path, registered = released_bundle(pipeline, model, compiled=compiled)
+    serve(path, name or registered, config, host, port, phases)
+
+
+def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
+    """The configuration for the engine that was asked for; auto leaves it as it is."""
+    from platen.project import VllmConfig
+
+    if engine is Engine.torch:
+        return config.model_copy(update={"vllm": None})
+    if engine is Engine.vllm:
+        return config.model_copy(update={"vllm": config.vllm or VllmConfig()})
+    return config
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
-    path, name = released_bundle(pipeline, compiled=True)
+    path, name = released_bundle(pipeline, compiled=pipeline.project.serve.vllm is None)
     serve(path, name, pipeline.project.serve)
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from platen.engines.admission import allowance
 from platen.engines.grammar import GrammarCompiler, Matcher
 from platen.engines.protocol import (
     Capacity,
@@ -173,9 +174,7 @@ class BatchingEngine:
 
     def _sequence(self, request: GenerationRequest) -> Sequence:
         params = request.sampling
-        allowance = self._allowance(request)
-        if any(not 0 <= token_id < self._vocab_size for token_id, _ in params.logit_bias):
-            raise ValueError(f"logit_bias has a token outside the vocabulary of {self._vocab_size}")
+        tokens = self._allowance(request)
         matcher = None if params.grammar is None else self._matcher(params.grammar)
         with self._wake:
             adapter = None if request.adapter is None else self._adapters.get(request.adapter)
@@ -185,27 +184,20 @@ class BatchingEngine:
             request,
             TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop),
             RandomStream(params.seed),
-            allowance,
+            tokens,
             frozenset() if params.ignore_eos else self._eos_ids,
             matcher,
             adapter,
         )
 
     def _allowance(self, request: GenerationRequest) -> int:
-        """How many tokens the request may get. Raises ValueError when its prompt can't be used."""
-        window, length = self._capacity.context_window, len(request.prompt_ids)
-        asked = request.sampling.max_tokens
-        if length == 0:
-            raise ValueError("the prompt has no tokens")
-        room = window - length
-        if room < 0 or (room == 0 and asked != 0):
-            raise ValueError(f"the prompt has {length} tokens; the context window is {window}")
-        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
-            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
-        allowance = room if asked is None else min(asked, room)
-        if not self._runner.fits(length + allowance):
-            raise ValueError(f"a text of {length + allowance} tokens does not fit the key/value cache")
-        return allowance
+        """How many tokens the request may get. Raises ValueError when it can't be taken."""
+        window = self._capacity.context_window
+        tokens = allowance(request, context_window=window, vocab_size=self._vocab_size)
+        length = len(request.prompt_ids) + tokens
+        if not self._runner.fits(length):
+            raise ValueError(f"a text of {length} tokens does not fit the key/value cache")
+        return tokens
 
     def _retry_after(self) -> float:
         """Seconds until a place is likely to be free, from how long requests have taken lately."""

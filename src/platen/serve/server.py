@@ -18,6 +18,7 @@ import uvicorn
 from platen.download import Report, no_report
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.protocol import EngineFailed
+from platen.engines.vllm_child import VllmOptions
 from platen.errors import PlatenError
 from platen.models.store import ModelCache
 from platen.phases import Phase, no_phase
@@ -91,6 +92,7 @@ def open_configured(
         max_concurrent=config.max_concurrent,
         max_queue=config.max_queue,
         fetched=lambda url: cache.open(url, report=report, waiting=waiting, phase=phase),
+        vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
         phase=phase,
     )
     try:
