@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +14,7 @@ import typer
 from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_bundle
 
 if TYPE_CHECKING:
+    from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
 
@@ -23,12 +25,13 @@ KeyMode = Literal["required", "optional", "off"]
 class Engine(StrEnum):
     auto = "auto"
     torch = "torch"
+    vllm = "vllm"
 
 
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="A bundle's folder, Hub name or MODEL@VERSION; default: production."),
+        typer.Argument(help="A bundle's folder, URL, Hub name or MODEL@VERSION; default: production."),
     ] = None,
     project: ProjectOption = HERE,
     overrides: SetOption = None,
@@ -36,11 +39,15 @@ def command(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
+        Engine,
+        typer.Option(
+            help="auto: the compiled form if there is one; torch: always the bundle; vllm: on GPUs."
+        ),
     ] = Engine.auto,
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
+    explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
 
@@ -55,7 +62,11 @@ def command(
       platen serve ./shakespeare-int8
 
       platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
+
+      platen serve s3://models/shakespeare --explain-start
     """
+    from platen.cli.starting import start_phases
+    from platen.models.store import is_url, name_in
     from platen.project import ServeConfig
     from platen.projectfile import load_project
 
@@ -69,22 +80,36 @@ def command(
 
     options = {"host": host, "port": port, "keys": keys}
     changes = {key: value for key, value in options.items() if value is not None}
+    phases = start_phases() if explain_start else None
     if model is not None and (Path(model).is_dir() or "/" in model):
-        path: Path | str = Path(model) if Path(model).is_dir() else model
-        name = name or (path.resolve().name if isinstance(path, Path) else path)
-        config = ServeConfig().model_copy(update=changes)
+        config = _with_engine(ServeConfig().model_copy(update=changes), engine)
+        folder = Path(model)
+        called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
         directory = None if config.keys == "off" else load_project(project).directory
-        serve(path, name, config, directory, find)
+        serve(folder if folder.is_dir() else model, name or called, config, directory, phases, find)
         return
-    pipeline = open_pipeline(project, overrides)
-    path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    config = pipeline.project.serve.model_copy(update=changes)
-    serve(path, name or registered, config, pipeline.directory, find)
+    with phases("find the model") if phases else nullcontext():
+        pipeline = open_pipeline(project, overrides)
+        config = _with_engine(pipeline.project.serve.model_copy(update=changes), engine)
+        compiled = engine is Engine.auto and config.vllm is None
+        path, registered = released_bundle(pipeline, model, compiled=compiled)
+    serve(path, name or registered, config, pipeline.directory, phases, find)
+
+
+def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
+    """The configuration for the engine that was asked for; auto leaves it as it is."""
+    from platen.project import VllmConfig
+
+    if engine is Engine.torch:
+        return config.model_copy(update={"vllm": None})
+    if engine is Engine.vllm:
+        return config.model_copy(update={"vllm": config.vllm or VllmConfig()})
+    return config
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
-    path, name = released_bundle(pipeline, compiled=True)
+    path, name = released_bundle(pipeline, compiled=pipeline.project.serve.vllm is None)
     serve(path, name, pipeline.project.serve, pipeline.directory)
 
 
@@ -93,23 +118,43 @@ def serve(
     name: str,
     config: ServeConfig,
     project_dir: Path | None,
+    phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
 ) -> None:
-    """Serve until stopped, having told where. The project's folder is where the keys are."""
-    from platen.serve.access import AccessControl
-    from platen.serve.server import serve_bundle
+    """Serve until stopped, having told where and, of `phases`, where the time went.
+
+    The project's folder is where the keys are.
+    """
+    from platen.cli.starting import DownloadBar, explain
+    from platen.models.store import read_ahead
+    from platen.phases import no_phase
+
+    phase = phases or no_phase
+    if isinstance(path, Path):
+        read_ahead(path)
+    with phase("imports"):
+        from platen.serve.access import AccessControl
+        from platen.serve.server import serve_bundle
+
+    def ready(url: str, why: str) -> None:
+        if phases is not None:
+            explain(phases)
+        _announce(url, name, why)
 
     access = AccessControl(config, project_dir)
     for warning in access.warnings():
         typer.echo(f"platen: warning: {warning}", err=True)
-    serve_bundle(
-        path,
-        name=name,
-        config=config,
-        access=access,
-        on_ready=lambda url, why: _announce(url, name, why),
-        find=find,
-    )
+    with DownloadBar() as bar:
+        serve_bundle(
+            path,
+            name=name,
+            config=config,
+            access=access,
+            on_ready=ready,
+            find=find,
+            report=bar.update,
+            phase=phase,
+        )
 
 
 def _announce(url: str, name: str, why: str) -> None:
