@@ -67,9 +67,9 @@ def open_model(
 
     A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
     share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
-    key/value cache, by default to a quarter of the memory that is free. Our own engines give up a request that
-    has waited `max_wait` seconds. `fetched` makes a URL a local folder,
-    by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process. Raises
+    key/value cache, by default to a quarter of the memory that is free. A request that has waited `max_wait`
+    seconds in our own queue is given up. `fetched` makes a URL a local folder, by default in the user's cache
+    of models. With `vllm` a bundle runs in a `vllm serve` process. Raises
     BundleError when the folder can't be opened, ArtifactError when it can't be fetched, MissingExtraError,
     VllmError.
     """
