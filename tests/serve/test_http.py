@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from platen.serve.openai_types import ChatRequest, CompletionRequest
+from platen.serve.chat_types import ChatRequest
+from platen.serve.completion_types import CompletionRequest
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 
@@ -101,10 +102,12 @@ def test_bodies_that_are_no_request(
         ("completions", {"presence_penalty": 2.5}, "presence_penalty"),
         ("completions", {"logit_bias": {"x": 1}}, "logit_bias.x.[key]"),
         ("completions", {"suffix": "end"}, "suffix"),
-        ("completions", {"best_of": 3}, "best_of"),
+        ("completions", {"best_of": 1, "n": 2}, "best_of"),
+        ("completions", {"best_of": 3, "stream": True}, "best_of"),
         ("completions", {"model": "other"}, "model"),
         ("chat/completions", {"messages": []}, "messages"),
-        ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ("chat/completions", {"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+        ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
         ("chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role"),
         (
             "chat/completions",

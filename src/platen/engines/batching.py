@@ -142,13 +142,18 @@ class BatchingEngine:
         allowance = self._allowance(request)
         if any(not 0 <= token_id < self._vocab_size for token_id, _ in params.logit_bias):
             raise ValueError(f"logit_bias has a token outside the vocabulary of {self._vocab_size}")
+        if any(not 0 <= token_id < self._vocab_size for token_id in params.stop_token_ids):
+            raise ValueError(f"stop_token_ids has a token outside the vocabulary of {self._vocab_size}")
         matcher = None if params.grammar is None else self._matcher(params.grammar)
+        detokenizer = self._new_detokenizer(request.prompt_ids)
+        if request.shown:
+            detokenizer.show(request.shown)
         return Sequence(
             request,
-            TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop),
+            TextAssembler(detokenizer, params.stop),
             RandomStream(params.seed),
             allowance,
-            frozenset() if params.ignore_eos else self._eos_ids,
+            frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
             matcher,
         )
 

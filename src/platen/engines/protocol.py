@@ -27,9 +27,9 @@ class SamplingParams:
 
     `temperature` 0 is greedy. Off are: `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `repetition_penalty`
     1, `presence_penalty` and `frequency_penalty` 0. `logit_bias` adds to single tokens' logits. `seed` makes
-    a request's text depend on the request alone, whatever shares its batch. `stop` strings end the text and
-    are not part of it. `max_tokens` None means: up to the context window; before `min_tokens`, or ever with
-    `ignore_eos`, an end-of-text token does not end it.
+    a request's text depend on the request alone, whatever shares its batch. `stop` strings and the tokens
+    `stop_token_ids` end the text and are not part of it. `max_tokens` None means: up to the context window;
+    before `min_tokens`, or ever with `ignore_eos`, an end-of-text token does not end it.
     """
 
     temperature: float = 1.0
@@ -43,6 +43,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     max_tokens: int | None = 128
     min_tokens: int = 0
     ignore_eos: bool = False
@@ -57,6 +58,8 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     prompt_logprobs: int | None = None
     """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
+    shown: tuple[int, ...] = ()
+    """Special tokens whose names are to be part of the text, as what marks a tool call is."""
 
 
 @dataclass(frozen=True)

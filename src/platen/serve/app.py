@@ -20,6 +20,8 @@ from platen.serve.context import ModelInfo, ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.responses import responses_router
+from platen.serve.tokens import tokens_router
 from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
@@ -48,6 +50,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(responses_router(context))
+    app.include_router(tokens_router(context))
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:

@@ -1,6 +1,7 @@
 """Answers on the wire: one JSON object, or server-sent events as OpenAI streams them.
 
-A stream has one `data:` line of JSON for each piece, then `[DONE]`.
+A stream has one `data:` line of JSON for each piece, then `[DONE]`. A stream of typed events, as the
+Responses API has it, names each event's type before, and ends with its last event.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ log = logging.getLogger(__name__)
 class EventStreamResponse(StreamingResponse):
     """Streams `pieces`. However it ends, `on_close` is called: the client may be gone at any moment."""
 
-    def __init__(self, pieces: AsyncIterator[BaseModel], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, pieces: AsyncIterator[BaseModel], on_close: Callable[[], None], *, typed: bool = False
+    ) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(_encode(pieces), headers=headers, media_type="text/event-stream")
+        lines = _encode_typed(pieces) if typed else _encode(pieces)
+        super().__init__(lines, headers=headers, media_type="text/event-stream")
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,8 +52,15 @@ async def _encode(pieces: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
+async def _encode_typed(events: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+    """The bytes of a stream of events that have a `type`, and tell of failures themselves."""
+    async for event in events:
+        data = event.model_dump_json(by_alias=True)
+        yield f"event: {event.type}\ndata: {data}\n\n".encode()  # type: ignore[attr-defined]
+
+
 def model_response(answer: BaseModel | None) -> Response:
     """An answer in one. None means that the client has hung up, so that it does not matter."""
     if answer is None:
         return Response(status_code=499)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
