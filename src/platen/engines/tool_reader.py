@@ -109,8 +109,9 @@ class ToolReader:
         """Text up to a marker; blanks before a marker belong to it, so they wait."""
         marker = self._format.open
         if self._pending.endswith(marker):
-            yield Said(self._pending.removesuffix(marker).rstrip())
-            self._pending, self._state = marker, "opening"
+            text = self._pending.removesuffix(marker).rstrip()
+            yield Said(text)
+            self._pending, self._state = self._pending[len(text) :], "opening"
             return
         certain = len(self._pending) - _beginning(self._pending, marker)
         certain = len(self._pending[:certain].rstrip())

@@ -118,7 +118,8 @@ class _Chat:
                 continue
             if first:
                 delta.role = "assistant"
-                delta.content = "" if silent else delta.content
+                if silent and not self._body.tools:  # with tools it may become a call, and no text
+                    delta.content = ""
                 opened.add(item.index)
             choice = ChatChunkChoice(index=item.index, delta=delta, logprobs=logprobs, finish_reason=reason)
             yield ChatChunk(**self._stamp, choices=[choice])
