@@ -17,11 +17,11 @@ from platen.tokens.tokenizer import Tokenizer
 
 ROLES = (
     "{%- for message in messages %}"
-    "{%- if message.role == 'tool' %}[tool {{ message.name }}: {{ message.content }}]\n"
-    "{%- elif message.tool_calls is not defined %}[{{ message.role }}: {{ message.content }}]\n"
+    "{%- if message.role == 'tool' %}[tool {{ message.name }}: {{ message.content }}]"
+    "{%- elif message.tool_calls is not defined %}[{{ message.role }}: {{ message.content }}]"
     "{%- else %}[assistant: {{ message.content }}"
 )
-TAIL = "]\n{%- endif %}{%- endfor %}{%- if add_generation_prompt %}[assistant: {%- endif %}"
+TAIL = "]{%- endif %}{%- endfor %}{%- if add_generation_prompt %}[assistant: {%- endif %}"
 FUNCTIONS = (
     "{%- if tools %}Functions:{% for tool in tools %} {{ tool.function.name }}{% endfor %}\n{%- endif %}"
 )
