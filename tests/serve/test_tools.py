@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from platen.engines.grammar import GrammarCompiler
-from platen.engines.torch_engine import TorchEngine
 from platen.tokens.tokenizer import TextStream, Tokenizer
+from tests.engines.torch_engine import TorchEngine
 from tests.serve.running import RunningServer, ScriptedEngine, serving
 from tests.toolmodels import MARKERS, SCHEMAS, TEMPLATES, random_llama, tokenizer_with, written
 

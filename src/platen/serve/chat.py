@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenLogprob
 from platen.engines.tool_reader import CallBegun, CallGrown, Piece, Said
+from platen.serve.answering import answer
 from platen.serve.chat_types import (
     AssistantMessage,
     ChatChoice,
@@ -29,12 +30,12 @@ from platen.serve.chat_types import (
     ToolCallDelta,
     TopLogprob,
 )
-from platen.serve.context import ServeContext, Stamp
+from platen.serve.context import ServeContext
 from platen.serve.conversation import Answers, Conversation, ToolUse, Turn, new_call_id
 from platen.serve.errors import ApiError
-from platen.serve.generation import check_count, floored, sampling_of, unless_disconnected
+from platen.serve.generation import check_count, floored, sampling_of
 from platen.serve.openai_types import FunctionDefinition
-from platen.serve.sse import EventStreamResponse, model_response
+from platen.serve.served import ServedModel, Stamp
 
 
 def chat_router(context: ServeContext) -> APIRouter:
@@ -43,11 +44,14 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; with `stream` as server-sent events."""
-        context.check_model(body.model)
-        work = await _Chat.start(context, body)
-        if body.stream:
-            return EventStreamResponse(work.chunks(), work.answers.generation.cancel)
-        return model_response(await unless_disconnected(request, work.whole()))
+        return await answer(
+            context,
+            request,
+            body.model,
+            lambda model: _Chat.start(model, body),
+            stream=bool(body.stream),
+            user=body.end_user,
+        )
 
     return router
 
@@ -81,18 +85,19 @@ def tool_use_of(
 class _Chat:
     """One request being answered."""
 
-    def __init__(self, context: ServeContext, body: ChatRequest, answers: Answers) -> None:
+    def __init__(self, model: ServedModel, body: ChatRequest, answers: Answers) -> None:
         self._body = body
-        self._token_bytes = context.tokenizer.token_bytes
-        self.answers = answers
-        self._stamp = asdict(Stamp.new("chatcmpl", context.info))
+        self._token_bytes = model.tokenizer.token_bytes
+        self._answers = answers
+        self.generation = answers.generation
+        self._stamp = asdict(Stamp.new("chatcmpl", model.info))
 
     @classmethod
-    async def start(cls, context: ServeContext, body: ChatRequest) -> _Chat:
+    async def start(cls, model: ServedModel, body: ChatRequest) -> _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        check_count(context.engine, 1, body.n or 1, "messages")
+        check_count(model.engine, 1, body.n or 1, "messages")
         functions = [tool.function for tool in body.tools or ()]
         choice = body.tool_choice
         named = choice.function.name if isinstance(choice, NamedToolChoice) else None
@@ -103,15 +108,15 @@ class _Chat:
             body.truncate_prompt_tokens,
         )
         sampling = sampling_of(body, body.limit, logprobs)
-        return cls(context, body, await conversation.start(context, sampling, n=body.n or 1))
+        return cls(model, body, await conversation.start(model, sampling, n=body.n or 1))
 
-    async def chunks(self) -> AsyncIterator[ChatChunk]:
+    async def pieces(self) -> AsyncIterator[ChatChunk]:
         """The answer bit by bit: each choice opens with its role, at the end the usage if asked for."""
         opened: set[int] = set()
-        async for item in self.answers.generation.events():
-            delta = _delta(self.answers.read(item.index, item.event))
+        async for item in self.generation.events():
+            delta = _delta(self._answers.read(item.index, item.event))
             logprobs = self._logprobs(item.event.logprobs)
-            reason = self.answers.finish_reason(item.index, item.event)
+            reason = self._answers.finish_reason(item.index, item.event)
             first = item.index not in opened
             silent = delta.content is None and delta.tool_calls is None
             if silent and logprobs is None and item.event.finish_reason is None and not first:
@@ -124,29 +129,29 @@ class _Chat:
             choice = ChatChunkChoice(index=item.index, delta=delta, logprobs=logprobs, finish_reason=reason)
             yield ChatChunk(**self._stamp, choices=[choice])
         if self._body.wants_usage:
-            yield ChatChunk(**self._stamp, choices=[], usage=self.answers.generation.usage())
+            yield ChatChunk(**self._stamp, choices=[], usage=self.generation.usage())
 
     async def whole(self) -> ChatCompletion:
         """The answer in one."""
         count = self._body.n or 1
-        pieces: list[list[Piece]] = [[] for _ in range(count)]
+        said: list[list[Piece]] = [[] for _ in range(count)]
         scores: list[list[ChatTokenLogprob]] = [[] for _ in range(count)]
         choices: dict[int, ChatChoice] = {}
-        async for item in self.answers.generation.events():
-            pieces[item.index] += self.answers.read(item.index, item.event)
+        async for item in self.generation.events():
+            said[item.index] += self._answers.read(item.index, item.event)
             scores[item.index] += [self._scored(score) for score in item.event.logprobs]
-            reason: FinishReason | None = self.answers.finish_reason(item.index, item.event)
+            reason: FinishReason | None = self._answers.finish_reason(item.index, item.event)
             if reason is not None:
                 choices[item.index] = ChatChoice(
                     index=item.index,
-                    message=_message(pieces[item.index]),
+                    message=_message(said[item.index]),
                     logprobs=ChatLogprobs(content=scores[item.index]) if self._body.logprobs else None,
                     finish_reason=reason,
                 )
         return ChatCompletion(
             **self._stamp,
             choices=[choices[index] for index in sorted(choices)],
-            usage=self.answers.generation.usage(),
+            usage=self.generation.usage(),
         )
 
     def _logprobs(self, scores: tuple[TokenLogprob, ...]) -> ChatLogprobs | None:

@@ -12,16 +12,17 @@ from fastapi import APIRouter, Request, Response
 
 from platen.engines.infill import InfillFormat, infill_ends
 from platen.engines.protocol import TokenEvent, TokenLogprob
+from platen.serve.answering import answer
 from platen.serve.completion_types import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
 )
-from platen.serve.context import ServeContext, Stamp
+from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
-from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
-from platen.serve.sse import EventStreamResponse, model_response
+from platen.serve.generation import Generation, check_count, floored, sampling_of
+from platen.serve.served import ServedModel, Stamp
 
 
 def completions_router(context: ServeContext) -> APIRouter:
@@ -30,11 +31,14 @@ def completions_router(context: ServeContext) -> APIRouter:
     @router.post("/v1/completions", response_model=Completion)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt, or several; with `stream` as server-sent events."""
-        context.check_model(body.model)
-        work = await _Completion.start(context, body)
-        if body.stream:
-            return EventStreamResponse(work.pieces(), work.generation.cancel)
-        return model_response(await unless_disconnected(request, work.whole()))
+        return await answer(
+            context,
+            request,
+            body.model,
+            lambda model: _Completion.start(model, body),
+            stream=bool(body.stream),
+            user=body.end_user,
+        )
 
     return router
 
@@ -43,37 +47,37 @@ class _Completion:
     """One request being answered."""
 
     def __init__(
-        self, context: ServeContext, body: CompletionRequest, generation: Generation, choices: list[_Choice]
+        self, model: ServedModel, body: CompletionRequest, generation: Generation, choices: list[_Choice]
     ) -> None:
         self._body = body
         self.generation = generation
         self._choices = choices
-        self._stamp = asdict(Stamp.new("cmpl", context.info))
+        self._stamp = asdict(Stamp.new("cmpl", model.info))
 
     @classmethod
-    async def start(cls, context: ServeContext, body: CompletionRequest) -> _Completion:
+    async def start(cls, model: ServedModel, body: CompletionRequest) -> _Completion:
         _check(body)
         made = body.best_of or body.n or 1
-        prompts, texts = await _prompts(context, body, made)
+        prompts, texts = await _prompts(model, body, made)
         logprobs = body.logprobs
         if made > (body.n or 1):
             logprobs = logprobs or 0  # the best is told by its log-probabilities
         sampling = sampling_of(body, body.max_tokens, logprobs)
         if body.suffix:
-            ends = infill_ends(context.tokenizer, _infill_format(context))
+            ends = infill_ends(model.tokenizer, _infill_format(model))
             sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids + ends)
         generation = await Generation.start(
-            context.engine,
+            model.engine,
             prompts,
             sampling,
             n=made,
             prompt_logprobs=body.logprobs if body.echo else None,
         )
         choices = [
-            _Choice(index, context, prompts[index // made], texts[index // made] if body.echo else "", body)
+            _Choice(index, model, prompts[index // made], texts[index // made] if body.echo else "", body)
             for index in range(len(prompts) * made)
         ]
-        return cls(context, body, generation, choices)
+        return cls(model, body, generation, choices)
 
     async def pieces(self) -> AsyncIterator[Completion]:
         """The answer bit by bit, at the end the usage if it was asked for."""
@@ -125,12 +129,12 @@ class _Choice:
     """Makes one choice's pieces: text, log-probabilities and where in the text each token begins."""
 
     def __init__(
-        self, index: int, context: ServeContext, prompt: Sequence[int], echo: str, body: CompletionRequest
+        self, index: int, model: ServedModel, prompt: Sequence[int], echo: str, body: CompletionRequest
     ) -> None:
         """`echo` is the prompt's text if it is to stand before the answer."""
         self._index = index
         self._echo = echo
-        self._tokenizer = context.tokenizer
+        self._tokenizer = model.tokenizer
         self._first_token = prompt[0]
         self._first_is_text = echo.encode().startswith(self._tokenizer.token_bytes(prompt[0]))
         self._with_logprobs = body.logprobs is not None
@@ -188,20 +192,18 @@ def _check(body: CompletionRequest) -> None:
             )
 
 
-def _infill_format(context: ServeContext) -> InfillFormat:
-    if context.infill_format is None:
+def _infill_format(model: ServedModel) -> InfillFormat:
+    if model.infill_format is None:
         raise ApiError(
             400,
             "This model can't fill in the middle: its tokenizer has no tokens for it. Leave out 'suffix'.",
             param="suffix",
             code="unsupported_parameter",
         )
-    return context.infill_format
+    return model.infill_format
 
 
-async def _prompts(
-    context: ServeContext, body: CompletionRequest, n: int
-) -> tuple[list[list[int]], list[str]]:
+async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple[list[list[int]], list[str]]:
     """Token ids of each prompt in a request, and for an echo its text as far as it is read."""
     texts: list[str] = []
     prompts: list[list[int]] = []
@@ -213,15 +215,15 @@ async def _prompts(
         prompts = [item for item in body.prompt if isinstance(item, list)]
         if not texts and not prompts:
             prompts = [[token_id for token_id in body.prompt if isinstance(token_id, int)]]
-    check_count(context.engine, len(texts) + len(prompts), n, "prompt")
+    check_count(model.engine, len(texts) + len(prompts), n, "prompt")
     if body.suffix:
         if not texts:
             raise ApiError(400, "With 'suffix' a prompt must be text.", param="prompt", code="invalid_value")
-        return await context.infill_prompts(_infill_format(context), texts, body.suffix), texts
+        return await model.infill_prompts(_infill_format(model), texts, body.suffix), texts
     if texts:
-        prompts = await context.text_prompts(texts, room)
+        prompts = await model.text_prompts(texts, room)
     elif room is not None:
         prompts = [ids[-room:] for ids in prompts]
     if body.echo and (room is not None or not texts):
-        texts = [context.tokenizer.decode(ids) for ids in prompts]
+        texts = [model.tokenizer.decode(ids) for ids in prompts]
     return prompts, texts

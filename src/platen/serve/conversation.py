@@ -16,9 +16,9 @@ from platen.engines.protocol import Grammar, SamplingParams, TokenEvent
 from platen.engines.tool_grammar import calls_grammar
 from platen.engines.tool_reader import Piece, Said, ToolReader
 from platen.engines.tools import FunctionTool, ToolCall, ToolFormat
-from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation
+from platen.serve.served import ServedModel
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Conversation:
 
     async def start(
         self,
-        context: ServeContext,
+        model: ServedModel,
         sampling: SamplingParams,
         *,
         n: int = 1,
@@ -64,10 +64,10 @@ class Conversation:
 
         `sampling.grammar` is what an answer that is no call must match.
         """
-        plan = _plan(self, context.tool_format, sampling.grammar, answer_param)
-        prompt = await self._prompt(context, plan)
+        plan = _plan(self, model.tool_format, sampling.grammar, answer_param)
+        prompt = await self._prompt(model, plan)
         generation = await Generation.start(
-            context.engine,
+            model.engine,
             [prompt],
             replace(sampling, grammar=plan.grammar),
             n=n,
@@ -77,15 +77,15 @@ class Conversation:
         )
         return Answers(generation, [plan.reader() for _ in range(n)])
 
-    async def prompt(self, context: ServeContext, *, add_generation_prompt: bool = True) -> list[int]:
+    async def prompt(self, model: ServedModel, *, add_generation_prompt: bool = True) -> list[int]:
         """The ids that the model is given. Raises ApiError when it can't take the conversation."""
-        plan = _plan(self, context.tool_format, None, "response_format")
-        return await self._prompt(context, plan, add_generation_prompt=add_generation_prompt)
+        plan = _plan(self, model.tool_format, None, "response_format")
+        return await self._prompt(model, plan, add_generation_prompt=add_generation_prompt)
 
     async def _prompt(
-        self, context: ServeContext, plan: _Plan, *, add_generation_prompt: bool = True
+        self, model: ServedModel, plan: _Plan, *, add_generation_prompt: bool = True
     ) -> list[int]:
-        return await context.chat_prompt(
+        return await model.chat_prompt(
             self._messages(),
             self.room,
             [tool.for_template() for tool in plan.tools],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,11 +12,11 @@ from fastapi import Response as HttpResponse
 
 from platen.engines.protocol import SamplingParams
 from platen.engines.tool_reader import CallBegun, Piece, Said
+from platen.serve.answering import answer
 from platen.serve.chat import tool_use_of
 from platen.serve.context import ServeContext
 from platen.serve.conversation import Answers, Conversation, Turn, new_call_id
-from platen.serve.errors import ApiError, failed
-from platen.serve.generation import unless_disconnected
+from platen.serve.errors import ApiError
 from platen.serve.openai_types import Usage
 from platen.serve.responses_events import (
     ArgumentsDelta,
@@ -45,9 +44,7 @@ from platen.serve.responses_types import (
     ResponseUsage,
     TextConfig,
 )
-from platen.serve.sse import EventStreamResponse, model_response
-
-log = logging.getLogger(__name__)
+from platen.serve.served import ServedModel
 
 
 def responses_router(context: ServeContext) -> APIRouter:
@@ -56,11 +53,14 @@ def responses_router(context: ServeContext) -> APIRouter:
     @router.post("/v1/responses", response_model=Response)
     async def create_response(body: ResponsesRequest, request: Request) -> HttpResponse:
         """Answer an input; with `stream` as typed server-sent events."""
-        context.check_model(body.model)
-        work = await _Work.start(context, body)
-        if body.stream:
-            return EventStreamResponse(work.events_to_the_end(), work.answers.generation.cancel, typed=True)
-        return model_response(await unless_disconnected(request, work.whole()))
+        return await answer(
+            context,
+            request,
+            body.model,
+            lambda model: _Work.start(model, body),
+            stream=bool(body.stream),
+            user=body.end_user,
+        )
 
     return router
 
@@ -68,13 +68,14 @@ def responses_router(context: ServeContext) -> APIRouter:
 class _Work:
     """One request being answered."""
 
-    def __init__(self, context: ServeContext, body: ResponsesRequest, answers: Answers) -> None:
-        self.answers = answers
+    def __init__(self, model: ServedModel, body: ResponsesRequest, answers: Answers) -> None:
+        self._answers = answers
+        self.generation = answers.generation
         self._count = 0
         self._response = Response(
             id=f"resp_{uuid.uuid4().hex}",
             created_at=int(time.time()),
-            model=context.info.name,
+            model=model.info.name,
             instructions=body.instructions,
             max_output_tokens=body.max_output_tokens,
             temperature=1.0 if body.temperature is None else body.temperature,
@@ -88,11 +89,11 @@ class _Work:
         )
 
     @classmethod
-    async def start(cls, context: ServeContext, body: ResponsesRequest) -> _Work:
+    async def start(cls, model: ServedModel, body: ResponsesRequest) -> _Work:
         choice = body.tool_choice
         named = choice.name if isinstance(choice, NamedTool) else None
         mode = None if isinstance(choice, NamedTool) else choice
-        window = context.engine.capacity().context_window
+        window = model.engine.capacity().context_window
         wanted = min(body.max_output_tokens or window, window // 2)
         conversation = Conversation(
             tuple(_turns(body)),
@@ -106,36 +107,33 @@ class _Work:
             max_tokens=body.max_output_tokens,
             grammar=body.text.format.to_grammar() if body.text and body.text.format else None,
         )
-        return cls(context, body, await conversation.start(context, sampling, answer_param="text.format"))
+        return cls(model, body, await conversation.start(model, sampling, answer_param="text.format"))
 
     async def whole(self) -> Response:
         """The answer in one."""
-        async for _ in self._events():
+        async for _ in self.pieces():
             pass
         return self._response
 
-    async def events_to_the_end(self) -> AsyncIterator[Event]:
-        """The answer bit by bit; a failure on the way is its last event."""
-        try:
-            async for event in self._events():
-                yield event
-        except ApiError as error:
-            yield self._failed(error)
-        except Exception:
-            log.exception("a response failed")
-            yield self._failed(failed())
-
-    async def _events(self) -> AsyncIterator[Event]:
-        for event in self._begin():
-            yield event
-        async for item in self.answers.generation.events():
-            for piece in self.answers.read(0, item.event):
+    async def pieces(self) -> AsyncIterator[Event]:
+        """The answer bit by bit, from when the engine has begun: until then another one can answer."""
+        async for item in self.generation.events():
+            if self._count == 0:
+                for event in self._begin():
+                    yield event
+            for piece in self._answers.read(0, item.event):
                 for event in self._add(piece):
                     yield event
-            reason = self.answers.finish_reason(0, item.event)
+            reason = self._answers.finish_reason(0, item.event)
             if reason is not None:
                 for event in self._end(cut=reason == "length"):
                     yield event
+
+    def failure(self, error: ApiError) -> Event:
+        """The last event of a stream that fails."""
+        self._response.status = "failed"
+        self._response.error = ResponseFailure(message=error.message)
+        return self._numbered(ResponseEvent(type="response.failed", response=self._response))
 
     def _begin(self) -> Iterator[Event]:
         yield self._numbered(ResponseEvent(type="response.created", response=self._response))
@@ -201,7 +199,7 @@ class _Work:
             yield from self._open_message()
         yield from self._close("incomplete" if cut else "completed")
         response = self._response
-        response.usage = _usage(self.answers.generation.usage())
+        response.usage = _usage(self.generation.usage())
         response.status = "incomplete" if cut else "completed"
         if cut:
             response.incomplete_details = IncompleteDetails()
@@ -210,11 +208,6 @@ class _Work:
         yield self._numbered(
             ResponseEvent(type="response.incomplete" if cut else "response.completed", response=response)
         )
-
-    def _failed(self, error: ApiError) -> Event:
-        self._response.status = "failed"
-        self._response.error = ResponseFailure(message=error.message)
-        return self._numbered(ResponseEvent(type="response.failed", response=self._response))
 
     def _item(self, kind: Literal["response.output_item.added", "response.output_item.done"]) -> Event:
         item, index = self._response.output[-1], len(self._response.output) - 1

@@ -182,12 +182,13 @@ class ResponsesRequest(BaseModel):
     image: Any = None
     reasoning: Reasoning | None = None
 
+    user: str | None = None
+    safety_identifier: str | None = None
+
     # Accepted and without effect.
     max_tool_calls: Any = None
     metadata: Any = None
-    user: Any = None
     service_tier: Any = None
-    safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
@@ -213,6 +214,11 @@ class ResponsesRequest(BaseModel):
     @classmethod
     def _nothing_more(cls, value: object) -> object:
         return refuse_unless(value, value in (None, [], ["reasoning.encrypted_content"]))
+
+    @property
+    def end_user(self) -> str | None:
+        """Who asks, in the caller's own words."""
+        return self.safety_identifier or self.user
 
 
 class OutputText(BaseModel):

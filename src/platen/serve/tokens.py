@@ -13,6 +13,7 @@ from platen.serve.chat_types import MAX_TOOLS, ChatMessage, ChatTool
 from platen.serve.context import ServeContext
 from platen.serve.conversation import Conversation, ToolUse
 from platen.serve.openai_types import MAX_TOKENS, Text
+from platen.serve.served import ServedModel
 
 
 class TokenizeRequest(BaseModel):
@@ -72,38 +73,36 @@ def tokens_router(context: ServeContext) -> APIRouter:
     @router.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> Tokens:
         """The tokens of a text or a conversation."""
-        if body.model is not None:
-            context.check_model(body.model)
+        model = _model(context, body.model)
         if body.messages is not None:
             tools = tuple(tool.function.to_tool() for tool in body.tools or ())
             conversation = Conversation(turns_of(body.messages), ToolUse(tools))
-            ids = await conversation.prompt(context, add_generation_prompt=body.add_generation_prompt)
+            ids = await conversation.prompt(model, add_generation_prompt=body.add_generation_prompt)
         else:
-            ids = await context.plain_tokens(body.prompt or "", add_bos=body.add_special_tokens)
-        names = (
-            [context.tokenizer.token_text(token_id) for token_id in ids] if body.return_token_strs else None
-        )
-        window = context.engine.capacity().context_window
+            ids = await model.plain_tokens(body.prompt or "", add_bos=body.add_special_tokens)
+        names = [model.tokenizer.token_text(token_id) for token_id in ids] if body.return_token_strs else None
+        window = model.info.context_window
         return Tokens(count=len(ids), max_model_len=window, tokens=ids, token_strs=names)
 
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> Detokenized:
         """The text of tokens, special ones included. An id that no token has adds nothing."""
-        if body.model is not None:
-            context.check_model(body.model)
-        return Detokenized(prompt=context.tokenizer.decode(body.tokens, skip_special=False))
+        return Detokenized(
+            prompt=_model(context, body.model).tokenizer.decode(body.tokens, skip_special=False)
+        )
 
     @router.get("/tokenizer_info")
     async def tokenizer_info() -> TokenizerInfo:
         """The special tokens and the chat template."""
-        tokenizer = context.tokenizer
+        model = _model(context, None)
+        tokenizer = model.tokenizer
 
         def named(token_id: int | None) -> str | None:
             return None if token_id is None else tokenizer.token_text(token_id)
 
         return TokenizerInfo(
             vocab_size=tokenizer.vocab_size,
-            max_model_len=context.engine.capacity().context_window,
+            max_model_len=model.info.context_window,
             bos_token=named(tokenizer.bos_id),
             eos_token=named(tokenizer.eos_id),
             pad_token=named(tokenizer.pad_id),
@@ -111,3 +110,11 @@ def tokens_router(context: ServeContext) -> APIRouter:
         )
 
     return router
+
+
+def _model(context: ServeContext, name: str | None) -> ServedModel:
+    """The model of this name; the first one when none is named. Raises ApiError when there is none."""
+    models = context.hub.models()
+    if name is None and models:
+        return models[0]
+    return context.hub.route(name or "").stable.model
