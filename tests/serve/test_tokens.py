@@ -74,6 +74,11 @@ def test_what_is_known_of_the_tokenizer(http: httpx.Client) -> None:
 def test_a_text_or_a_conversation(http: httpx.Client, body: dict[str, object]) -> None:
     answer = http.post("/tokenize", content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == 400
+    if "prompt" not in body or "messages" in body:
+        assert answer.json()["error"]["message"] == "Either 'prompt' or 'messages' is needed."
+
+
+def test_an_unknown_model(http: httpx.Client) -> None:
     assert http.post("/tokenize", json={"model": "other", "prompt": "x"}).status_code == 404
     assert http.post("/detokenize", json={"model": "other", "tokens": []}).status_code == 404
 

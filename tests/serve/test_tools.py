@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +10,10 @@ import jsonschema
 import openai
 import pytest
 
-from platen.engines.grammar import GrammarCompiler
-from platen.tokens.tokenizer import TextStream, Tokenizer
-from tests.engines.torch_engine import TorchEngine
+from platen.tokens.tokenizer import Tokenizer
+from tests.serve.conftest import random_server
 from tests.serve.running import RunningServer, ScriptedEngine, serving
-from tests.toolmodels import MARKERS, SCHEMAS, TEMPLATES, random_llama, tokenizer_with, written
+from tests.toolmodels import MARKERS, SCHEMAS, TEMPLATES, tokenizer_with, written
 
 STYLES = ["tags", "list", "bare"]
 TOOLS: list[Any] = [
@@ -39,16 +37,8 @@ def style(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> str:
 @pytest.fixture(scope="module")
 def random_client(tokenizer: Tokenizer) -> Iterator[openai.OpenAI]:
     """A model of random weights that was made for tools."""
-    engine = TorchEngine(
-        random_llama(tokenizer),
-        new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
-        token_text=tokenizer.token_text,
-        grammars=GrammarCompiler(tokenizer.raw.decode(), tokenizer.vocab_size, (0,)),
-        eos_ids=(0,),
-    )
-    with serving(engine, tokenizer) as server, client_of(server) as client:
+    with random_server(tokenizer, window=512) as server, client_of(server) as client:
         yield client
-    asyncio.run(engine.close())
 
 
 def client_of(server: RunningServer) -> openai.OpenAI:

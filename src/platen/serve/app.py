@@ -21,6 +21,7 @@ from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openapi import describe
 from platen.serve.responses import responses_router
 from platen.serve.tokens import tokens_router
 
@@ -45,6 +46,7 @@ def create_app(
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
+    describe(app)
     app.add_middleware(
         Guard,
         state=context.state,

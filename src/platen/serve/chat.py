@@ -35,13 +35,14 @@ from platen.serve.conversation import Answers, Conversation, ToolUse, Turn, new_
 from platen.serve.errors import ApiError
 from platen.serve.generation import check_count, floored, sampling_of
 from platen.serve.openai_types import FunctionDefinition
+from platen.serve.openapi import streamed
 from platen.serve.served import ServedModel, Stamp
 
 
 def chat_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=streamed(ChatChunk))
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; with `stream` as server-sent events."""
         return await answer(

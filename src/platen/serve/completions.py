@@ -22,13 +22,14 @@ from platen.serve.completion_types import (
 from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, check_count, floored, sampling_of
+from platen.serve.openapi import streamed
 from platen.serve.served import ServedModel, Stamp
 
 
 def completions_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", response_model=Completion, responses=streamed(Completion))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt, or several; with `stream` as server-sent events."""
         return await answer(

@@ -18,7 +18,9 @@ from platen.serve.context import ServeContext
 from platen.serve.conversation import Answers, Conversation, Turn, new_call_id
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import Usage
+from platen.serve.openapi import streamed
 from platen.serve.responses_events import (
+    AnyEvent,
     ArgumentsDelta,
     ArgumentsDone,
     Event,
@@ -50,7 +52,7 @@ from platen.serve.served import ServedModel
 def responses_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/responses", response_model=Response)
+    @router.post("/v1/responses", response_model=Response, responses=streamed(AnyEvent))
     async def create_response(body: ResponsesRequest, request: Request) -> HttpResponse:
         """Answer an input; with `stream` as typed server-sent events."""
         return await answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from platen.serve.responses_types import OutputCall, OutputMessage, OutputText, Response
 
@@ -86,3 +86,9 @@ class ArgumentsDone(Event):
     item_id: str
     name: str
     arguments: str
+
+
+class AnyEvent(
+    RootModel[ResponseEvent | ItemEvent | PartEvent | TextDelta | TextDone | ArgumentsDelta | ArgumentsDone]
+):
+    """One event of a stream."""

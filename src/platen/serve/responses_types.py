@@ -21,7 +21,7 @@ from platen.serve.openai_types import (
 )
 
 
-class _Part(BaseModel):
+class InputPart(BaseModel):
     """A piece of a message; clients send answers back with all that was in them, so other keys are let be."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -30,10 +30,10 @@ class _Part(BaseModel):
     text: Text
 
 
-_Content = Annotated[Text | list[_Part], one_complaint("a string or a list of parts of text")]
+_Content = Annotated[Text | list[InputPart], one_complaint("a string or a list of parts of text")]
 
 
-def _text(content: str | list[_Part]) -> str:
+def _text(content: str | list[InputPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
@@ -86,7 +86,7 @@ InputItem = Annotated[
 ]
 
 
-class ResponseFormat(BaseModel):
+class TextFormat(BaseModel):
     """What the text must match."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -98,7 +98,7 @@ class ResponseFormat(BaseModel):
     strict: bool | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> ResponseFormat:
+    def _complete(self) -> TextFormat:
         if self.type == "json_schema" and self.schema_ is None:
             raise PydanticCustomError("incomplete", "type json_schema needs schema")
         return self
@@ -113,7 +113,7 @@ class ResponseFormat(BaseModel):
 class TextConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format: ResponseFormat | None = None
+    format: TextFormat | None = None
     verbosity: None = None
 
 

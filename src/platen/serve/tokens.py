@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from platen.serve.chat import turns_of
 from platen.serve.chat_types import MAX_TOOLS, ChatMessage, ChatTool
@@ -33,7 +32,7 @@ class TokenizeRequest(BaseModel):
     @model_validator(mode="after")
     def _one_of_them(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
-            raise PydanticCustomError("shape", "either 'prompt' or 'messages' is needed")
+            raise ValueError("either 'prompt' or 'messages' is needed")
         return self
 
 
