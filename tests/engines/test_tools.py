@@ -225,7 +225,7 @@ def test_a_model_that_writes_markers_only_is_read_in_time() -> None:
 def some_text(style: str, grammar: Grammar, seed: int, *, special: bool) -> str:
     """A random text that the grammar allows, as a model of random weights writes it."""
     tokenizer = tokenizer_with(template=TEMPLATES[style], special=MARKERS[style] if special else [])
-    matcher = GrammarCompiler(tokenizer.raw.decode(), tokenizer.vocab_size, (0,)).matcher(grammar)
+    matcher = GrammarCompiler(tokenizer, tokenizer.vocab_size, (0,)).matcher(grammar)
     chance = random.Random(seed)
     ids: list[int] = []
     while not matcher.ended and len(ids) < 4000:

@@ -23,7 +23,7 @@ def tiny_server(model: Llama, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) ->
         model,
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
-        grammars=GrammarCompiler(tokenizer.raw.decode(), tokenizer.vocab_size, (0,)),
+        grammars=GrammarCompiler(tokenizer, tokenizer.vocab_size, (0,)),
         eos_ids=eos_ids,
         max_concurrent=4,
         max_queue=8,

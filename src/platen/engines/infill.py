@@ -50,7 +50,7 @@ def infill_format(tokenizer: Tokenizer) -> InfillFormat | None:
     """The family whose marks this tokenizer has; None when the model can't fill in the middle."""
     for found in FORMATS:
         marks = [found.prefix, found.suffix, *([] if found.middle is None else [found.middle])]
-        if all(tokenizer.is_special(mark) for mark in marks):
+        if all(tokenizer.is_added(mark) for mark in marks):
             return found
     return None
 
@@ -62,7 +62,7 @@ def infill_prompt(tokenizer: Tokenizer, format: InfillFormat, prefix: str, suffi
         return [_id(tokenizer, mark), *text]
 
     before = marked(format.prefix, tokenizer.encode(prefix, special=False))
-    after = marked(format.suffix, _going_on(tokenizer, suffix))
+    after = marked(format.suffix, tokenizer.encode_inside(suffix))
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     middle = [] if format.middle is None else [_id(tokenizer, format.middle)]
     return [*begin, *(after + before if format.suffix_first else before + after), *middle]
@@ -71,16 +71,7 @@ def infill_prompt(tokenizer: Tokenizer, format: InfillFormat, prefix: str, suffi
 def infill_ends(tokenizer: Tokenizer, format: InfillFormat) -> tuple[int, ...]:
     """Tokens that end such an answer: a model that is done often begins the next example."""
     names = (format.prefix, format.suffix, format.middle, *format.ends)
-    return tuple(_id(tokenizer, name) for name in names if name is not None and tokenizer.is_special(name))
-
-
-def _going_on(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text that does not begin here: without the blank that some tokenizers put before a text."""
-    ids = tokenizer.encode(text, special=False)
-    if b"".join(map(tokenizer.token_bytes, ids)) == text.encode():
-        return ids
-    line, after = tokenizer.encode("\n", special=False), tokenizer.encode("\n" + text, special=False)
-    return after[len(line) :] if after[: len(line)] == line else ids
+    return tuple(_id(tokenizer, name) for name in names if name is not None and tokenizer.is_added(name))
 
 
 def _id(tokenizer: Tokenizer, name: str) -> int:

@@ -140,11 +140,8 @@ def _read(answer: str, calls: Sequence[ToolCall], tokenizer: Tokenizer) -> ToolF
     opened = answer.rindex(OPEN[style], 0, start) + len(OPEN[style]) if style != "bare" else start
     closed = answer.index(CLOSE[style], end) + len(CLOSE[style])
     tight = (",", ":") if '"first":1' in answer else (", ", ": ")
-    markers = {
-        name: tokenizer.token_to_id(name)
-        for name in (OPEN[style], CLOSE[style])
-        if tokenizer.is_special(name)
-    }
+    markers = {name: tokenizer.token_to_id(name) for name in (OPEN[style], CLOSE[style])}
+    special = tokenizer.special_ids
     return ToolFormat(
         style,
         before=answer[opened:start],
@@ -153,7 +150,7 @@ def _read(answer: str, calls: Sequence[ToolCall], tokenizer: Tokenizer) -> ToolF
         parts=parts,
         separators=tight,
         several=len(spans) > 1,
-        markers={name: found for name, found in markers.items() if found is not None},
+        markers={name: found for name, found in markers.items() if found is not None and found in special},
     )
 
 

@@ -129,6 +129,14 @@ class Tokenizer:
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return [self.bos_id, *ids] if add_bos and self.bos_id is not None else ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of a plain text that does not begin here: without the blank that some put before a text."""
+        ids = self.encode(text, special=False)
+        if b"".join(map(self.token_bytes, ids)) == text.encode():
+            return ids
+        line, after = self.encode("\n", special=False), self.encode("\n" + text, special=False)
+        return after[len(line) :] if after[: len(line)] == line else ids
+
     def encode_batch(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Ids of each text, on all cores."""
         backend = self._backend if special else self._literal
@@ -167,8 +175,14 @@ class Tokenizer:
         found: int | None = self._backend.token_to_id(token)
         return found
 
-    def is_special(self, token: str) -> bool:
-        """Whether this is a token that was added to the vocabulary whole, such as `<|fim_prefix|>`."""
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text, such as `<|end_of_text|>`."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    def is_added(self, token: str) -> bool:
+        """Whether this was added to the vocabulary as one token, special or not, as `<|fim_prefix|>` was."""
         return self.token_to_id(token) in self._added
 
     def apply_chat_template(
