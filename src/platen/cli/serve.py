@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -60,21 +61,27 @@ def command(
     from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
 
+    def find(reference: str) -> Path | str:
+        """Where a model lies that a running server is told to answer with."""
+        if Path(reference).is_dir():
+            return Path(reference)
+        if "/" in reference:
+            return reference
+        return released_bundle(open_pipeline(project), reference, compiled=engine is Engine.auto)[0]
+
     phases = start_phases() if explain_start else None
-    if model is not None and Path(model).is_dir():
+    if model is not None and (Path(model).is_dir() or "/" in model):
         config = _with_engine(ServeConfig(), engine)
-        serve(Path(model), name or Path(model).resolve().name, config, host, port, phases)
-        return
-    if model is not None and "/" in model:
-        called = name_in(model) if is_url(model) else model
-        serve(model, name or called, _with_engine(ServeConfig(), engine), host, port, phases)
+        folder = Path(model)
+        called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
+        serve(folder if folder.is_dir() else model, name or called, config, host, port, phases, find)
         return
     with phases("find the model") if phases else nullcontext():
         pipeline = open_pipeline(project, overrides)
         config = _with_engine(pipeline.project.serve, engine)
         compiled = engine is Engine.auto and config.vllm is None
         path, registered = released_bundle(pipeline, model, compiled=compiled)
-    serve(path, name or registered, config, host, port, phases)
+    serve(path, name or registered, config, host, port, phases, find)
 
 
 def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
@@ -101,6 +108,7 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     phases: Phases | None = None,
+    find: Callable[[str], Path | str] = str,
 ) -> None:
     """Serve until stopped, having told where and, of `phases`, where the time went."""
     from platen.cli.starting import DownloadBar, explain
@@ -125,6 +133,7 @@ def serve(
             name=name,
             config=config.model_copy(update=changes),
             on_ready=ready,
+            find=find,
             report=bar.update,
             phase=phase,
         )
