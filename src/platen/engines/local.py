@@ -29,7 +29,8 @@ from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, r
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.config import LlamaConfig
 from platen.models.packed import can_pack, pack
-from platen.models.store import HeldFolder, ModelCache, is_url, remembered_digests
+from platen.models.remote import is_url
+from platen.models.store import HeldFolder, ModelCache, remembered_digests
 from platen.phases import Phase, no_phase
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
@@ -113,7 +114,7 @@ def open_model(
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
         eos_ids=end_ids,
-        grammars=GrammarCompiler(tokenizer.raw.decode(), config.vocab_size, end_ids),
+        grammars=GrammarCompiler(tokenizer, config.vocab_size, end_ids),
         max_concurrent=max_concurrent,
         max_queue=max_queue,
         on_close=None if files is None else files.release,

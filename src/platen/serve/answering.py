@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -48,6 +48,15 @@ class Work(Protocol):
 
     async def whole(self) -> BaseModel:
         """The answer in one."""
+        ...
+
+
+@runtime_checkable
+class TypedWork(Work, Protocol):
+    """Work whose stream is one of typed events."""
+
+    def failure(self, error: ApiError) -> BaseModel:
+        """The last event of a stream that fails."""
         ...
 
 
@@ -104,7 +113,8 @@ class _Attempt:
         pieces = self._watched(work.pieces())
         # Its first piece is waited for: what goes wrong before it has a status, or another model's answer.
         first = await unless_disconnected(request, anext(pieces, None))
-        return EventStreamResponse(_with_first(first, pieces), self.close, headers)
+        failure = work.failure if isinstance(work, TypedWork) else None
+        return EventStreamResponse(_with_first(first, pieces), self.close, headers, failure)
 
     async def _watched(self, pieces: AsyncIterator[BaseModel]) -> AsyncIterator[BaseModel]:
         try:

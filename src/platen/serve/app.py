@@ -22,7 +22,10 @@ from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openapi import describe
 from platen.serve.patience import Patience
+from platen.serve.responses import responses_router
+from platen.serve.tokens import tokens_router
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -45,6 +48,7 @@ def create_app(
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
+    describe(app)
     app.add_middleware(Access, control=access or AccessControl(config))
     app.add_middleware(Patience, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
     app.add_middleware(
@@ -55,6 +59,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(responses_router(context))
+    app.include_router(tokens_router(context))
     if load is not None and (config.keys != "off" or config.host in LOOPBACK):
         app.include_router(admin_router(context, load))
 

@@ -63,6 +63,8 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        grammar_param: str = "response_format",
+        shown: tuple[int, ...] = (),
     ) -> None:
         """Submit everything, or nothing: raises ApiError when the engine does not take it."""
         self._engine, self._caller = engine, caller
@@ -78,13 +80,22 @@ class Generation:
         try:
             for prompt in prompts:
                 for choice in range(n):
-                    self._submit(prompt, _reseeded(sampling, choice), prompt_logprobs)
+                    request = GenerationRequest(
+                        uuid.uuid4().hex,
+                        prompt,
+                        _reseeded(sampling, choice),
+                        prompt_logprobs,
+                        shown=shown,
+                        tenant=caller.tenant,
+                        priority=caller.priority,
+                    )
+                    self._submit(request)
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
         except ValueError as error:
             self.cancel()
-            raise _refused(str(error), prompt_param) from None
+            raise _refused(str(error), prompt_param, grammar_param) from None
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
@@ -102,17 +113,20 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        grammar_param: str = "response_format",
+        shown: tuple[int, ...] = (),
     ) -> Generation:
-        """A generation that its caller may have of `model`.
+        """A generation that its caller may have, at the price of `model`.
 
-        Its grammar, if any, is compiled on a thread: other streams go on meanwhile. Raises ApiError when
-        the caller's limits or the engine do not allow it.
+        Its grammar, if any, is compiled on a thread: other streams go on meanwhile. `shown` are special
+        tokens whose names are to be part of the text. The params name the request's fields for errors. Raises
+        ApiError when the caller's limits or the engine do not allow it.
         """
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
-                raise _refused(str(error), prompt_param) from None
+                raise _refused(str(error), prompt_param, grammar_param) from None
         window = engine.capacity().context_window
         wanted = EXPECTED_TOKENS if sampling.max_tokens is None else sampling.max_tokens
         most = sum(n * max(0, min(wanted, window - len(prompt))) for prompt in prompts)
@@ -125,17 +139,11 @@ class Generation:
             n=n,
             prompt_logprobs=prompt_logprobs,
             prompt_param=prompt_param,
+            grammar_param=grammar_param,
+            shown=shown,
         )
 
-    def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
-        request = GenerationRequest(
-            uuid.uuid4().hex,
-            prompt,
-            sampling,
-            prompt_logprobs,
-            tenant=self._caller.tenant,
-            priority=self._caller.priority,
-        )
+    def _submit(self, request: GenerationRequest) -> None:
         self._streams.append(self._engine.submit(request))
         self._ids.append(request.request_id)
 
@@ -211,14 +219,15 @@ def _failure(error: Exception) -> ApiError:
     return failed()
 
 
-def _refused(reason: str, prompt_param: str) -> ApiError:
+def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
     """What an engine's ValueError says, as the client's error."""
     message = f"{reason[:1].upper()}{reason[1:]}."
     if "context window" in reason:
         return ApiError(400, message, param=prompt_param, code="context_length_exceeded")
     if "is not valid" in reason or "grammar" in reason:
-        return ApiError(400, message, param="response_format", code="invalid_grammar")
-    param = "logit_bias" if reason.startswith("logit_bias") else prompt_param
+        return ApiError(400, message, param=grammar_param, code="invalid_grammar")
+    first = reason.split(maxsplit=1)[0]
+    param = first if first in ("logit_bias", "stop_token_ids") else prompt_param
     return ApiError(400, message, param=param, code="invalid_value")
 
 
@@ -265,6 +274,7 @@ def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | 
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         seed=body.seed,
         stop=body.stops,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
         max_tokens=max_tokens,
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),
