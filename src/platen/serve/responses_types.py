@@ -150,8 +150,8 @@ class ResponsesRequest(BaseModel):
     input: Annotated[
         Text | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES)],
         one_complaint(
-            f"a string or a list of at most {MAX_MESSAGES} messages, function_calls and function_call_outputs, "
-            "of text"
+            f"a string or a list of at most {MAX_MESSAGES} messages, function_calls and "
+            "function_call_outputs, of text"
         ),
     ]
     instructions: Text | None = None
