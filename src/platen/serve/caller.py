@@ -6,6 +6,7 @@ used when it is over, however it ended.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class KeyHolder(Caller):
         raise ApiError(
             429,
             f"This key's limit of {limit:,} {what} a minute is reached: {window.remaining:,} left, "
-            f"{amount:,} asked for. Try again in {max(1, round(wait))} s.",
+            f"{amount:,} asked for. Try again in {max(1, math.ceil(wait))} s.",
             code="rate_limit_exceeded",
             retry_after=wait,
         )
