@@ -160,9 +160,11 @@ class TransformersEncoder:
     def __init__(self, path: Path) -> None:
         try:
             from transformers import AutoModel
+            from transformers.utils.logging import disable_progress_bar
         except ImportError:
             raise MissingExtraError("embeddings", f"the model {path}") from None
         self._tokenizer = Tokenizer.from_dir(path)
+        disable_progress_bar()
         try:
             self._model: Any = AutoModel.from_pretrained(
                 path,
