@@ -80,18 +80,18 @@ class Embedder:
     def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
         """One vector (C,) for each list of ids, in their order.
 
-        Lists of like length are computed together. Raises ValueError for ids that the model does not have
-        and lists that are empty or too long.
+        Lists of like length are computed together. Raises ValueError as `check` does.
         """
         for ids in batch:
-            self._check(ids)
+            self.check(ids)
         vectors = np.empty((len(batch), self.dimensions), dtype=np.float32)
         with torch.inference_mode():
             for part in _parts(batch):
                 vectors[part] = self._pooled([batch[index] for index in part]).numpy()
         return vectors
 
-    def _check(self, ids: Sequence[int]) -> None:
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises ValueError for a list that is empty or too long, and for ids that the model does not have."""
         if not ids:
             raise ValueError("a text has no tokens")
         if len(ids) > self.max_tokens:
