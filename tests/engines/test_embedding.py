@@ -26,11 +26,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def minilm() -> Embedder:
-    return open_embedder(MINILM)
-
-
 def test_a_sentence_transformers_folder_gives_that_library_s_vectors(minilm: Embedder) -> None:
     from sentence_transformers import SentenceTransformer
 

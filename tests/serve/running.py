@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from platen.engines.protocol import (
@@ -24,7 +24,9 @@ from platen.project import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
-from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.oip.inference import OpenInference
+from platen.serve.oip.rpc import RpcServer
+from platen.serve.served import AnyModel, ModelInfo, ServedModel
 from platen.serve.server import Server, listen
 from platen.tokens.tokenizer import Tokenizer
 
@@ -97,11 +99,17 @@ class ScriptedEngine:
 class RunningServer:
     """A server in a thread of this process."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: ServeConfig) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        config: ServeConfig,
+        further: Sequence[AnyModel] = (),
+    ) -> None:
         info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
         self.state = ServerState()
         self.engine = engine
-        hub = ModelHub([ServedModel(engine, tokenizer, info)])
+        hub = ModelHub([ServedModel(engine, tokenizer, info), *further])
         app = create_app(hub, config, state=self.state, max_body_bytes=100_000)
         ready = threading.Event()
 
@@ -110,7 +118,10 @@ class RunningServer:
             ready.set()
 
         self._listener = listen(config.host, 0)
-        self._server = Server(app, hub, self.state, config, on_ready)
+        self.rpc = None
+        if config.grpc_port is not None:
+            self.rpc = RpcServer(OpenInference(hub, self.state), self.state, config.host, config.grpc_port)
+        self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
         assert ready.wait(10)
@@ -123,9 +134,12 @@ class RunningServer:
 
 @contextmanager
 def serving(
-    engine: Engine, tokenizer: Tokenizer, config: ServeConfig | None = None
+    engine: Engine,
+    tokenizer: Tokenizer,
+    config: ServeConfig | None = None,
+    further: Sequence[AnyModel] = (),
 ) -> Iterator[RunningServer]:
-    server = RunningServer(engine, tokenizer, config or ServeConfig(drain_seconds=1))
+    server = RunningServer(engine, tokenizer, config or ServeConfig(drain_seconds=1), further)
     try:
         yield server
     finally:

@@ -14,6 +14,7 @@ from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, re
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
+    from platen.serve.server import Started
 
 
 class Engine(StrEnum):
@@ -57,17 +58,23 @@ def command(
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port)
+    serve(path, name or registered, pipeline.project.serve, host, port, directory=pipeline.directory)
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     path, name = released_bundle(pipeline, compiled=True)
-    serve(path, name, pipeline.project.serve)
+    serve(path, name, pipeline.project.serve, directory=pipeline.directory)
 
 
 def serve(
-    path: Path | str, name: str, config: ServeConfig, host: str | None = None, port: int | None = None
+    path: Path | str,
+    name: str,
+    config: ServeConfig,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    directory: Path | None = None,
 ) -> None:
     """Serve until stopped, having told where."""
     from platen.serve.server import serve_bundle
@@ -77,23 +84,34 @@ def serve(
         path,
         name=name,
         config=config.model_copy(update=changes),
-        on_ready=lambda url, why: _announce(url, name, why),
+        on_ready=lambda started: _announce(started, name),
+        directory=directory,
     )
 
 
-def _announce(url: str, name: str, why: str) -> None:
+def _announce(started: Started, name: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    url = started.url
     console.print(f"\n[bold]{name}[/] answers at [bold cyan]{url}[/]\n")
     # Plain lines, whatever the terminal's width: they are there to be copied.
-    console.print(f"  engine    {why}", markup=False)
-    console.print(f"  page      {url}", markup=False)
-    console.print(f"  API       {url}/v1  (OpenAI: /models, /completions, /chat/completions)", markup=False)
-    console.print(f"  terminal  platen chat --url {url}", markup=False)
-    body = json.dumps({"model": name, "prompt": "Once upon a time", "max_tokens": 60})
+    console.print(f"  engine    {started.why}", markup=False)
+    if started.grpc_address is not None:
+        console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
+    if started.kind == "embedding":
+        console.print(f"  API       {url}/v1  (OpenAI: /models, /embeddings)", markup=False)
+        route, body = "embeddings", json.dumps({"model": name, "input": "Once upon a time"})
+    else:
+        console.print(f"  page      {url}", markup=False)
+        console.print(
+            f"  API       {url}/v1  (OpenAI: /models, /completions, /chat/completions)", markup=False
+        )
+        console.print(f"  terminal  platen chat --url {url}", markup=False)
+        route = "completions"
+        body = json.dumps({"model": name, "prompt": "Once upon a time", "max_tokens": 60})
     console.print(
-        f"  try       curl {url}/v1/completions -H 'content-type: application/json' -d '{body}'\n",
+        f"  try       curl {url}/v1/{route} -H 'content-type: application/json' -d '{body}'\n",
         markup=False,
     )
     console.print("Ctrl-C ends it.")

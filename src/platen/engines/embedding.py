@@ -91,7 +91,7 @@ class Embedder:
         return vectors
 
     def check(self, ids: Sequence[int]) -> None:
-        """Raises ValueError for a list that is empty or too long, and for ids that the model does not have."""
+        """Raises ValueError for a list that is empty or too long, and for ids that no token has."""
         if not ids:
             raise ValueError("a text has no tokens")
         if len(ids) > self.max_tokens:
@@ -164,7 +164,7 @@ class TransformersEncoder:
         except ImportError:
             raise MissingExtraError("embeddings", f"the model {path}") from None
         self._tokenizer = Tokenizer.from_dir(path)
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._model: Any = AutoModel.from_pretrained(
                 path,

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from platen.serve.context import ServeContext
 from platen.serve.generation import Generation, unless_disconnected
-from platen.serve.served import ServedModel
+from platen.serve.served import ServedModel, writer
 from platen.serve.sse import EventStreamResponse, model_response
 
 
@@ -44,7 +44,7 @@ async def answer(
     """
     lease = context.hub.acquire(model, user=user)
     try:
-        work = await start(lease.model)
+        work = await start(writer(lease.model))
     except BaseException:
         lease.release()
         raise

@@ -16,9 +16,12 @@ from platen.project import ServeConfig
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
+from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
+from platen.serve.oip.inference import OpenInference
+from platen.serve.oip.rest import open_inference_router
 from platen.serve.openai_types import Health, ModelCard, ModelList
 
 STATIC = Path(__file__).parent / "static"
@@ -45,6 +48,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(embeddings_router(context))
+    app.include_router(open_inference_router(OpenInference(hub, context.state)))
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:

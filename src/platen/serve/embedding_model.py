@@ -6,22 +6,26 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from platen.engines.embedding import Embedder, Vectors
+from platen.engines.embedding import Embedder, Vectors, open_embedder
 from platen.engines.protocol import EngineStats
+from platen.models.sentence import Pooling
+from platen.project import BatchingConfig
 from platen.serve.batcher import Batcher, BatchLimits
-from platen.serve.context import LONG_TEXT
 from platen.serve.embedding_types import MODEL_LIMIT
 from platen.serve.errors import ApiError, failed
+from platen.serve.served import AnyModel, ModelInfo, tokenize
 
 log = logging.getLogger(__name__)
 
 TokenIds = Sequence[int]
 
 
-class EmbeddingModel:
+class EmbeddingEngine:
     """An embedder with its batcher. Belongs to one event loop."""
 
     def __init__(self, embedder: Embedder, limits: BatchLimits) -> None:
@@ -41,12 +45,10 @@ class EmbeddingModel:
         limit = self.embedder.max_tokens if truncate == MODEL_LIMIT else truncate
         texts = [given for given in inputs if isinstance(given, str)]
         try:
-            if not texts:
-                batch = [list(given)[:limit] for given in inputs if not isinstance(given, str)]
-            elif sum(map(len, texts)) < LONG_TEXT:
-                batch = self.embedder.token_ids(texts, limit)
+            if texts:
+                batch = await tokenize(sum(map(len, texts)), lambda: self.embedder.token_ids(texts, limit))
             else:
-                batch = await asyncio.to_thread(self.embedder.token_ids, texts, limit)
+                batch = [list(given)[:limit] for given in inputs if not isinstance(given, str)]
             for ids in batch:
                 self.embedder.check(ids)
         except ValueError as error:
@@ -78,9 +80,9 @@ class EmbeddingModel:
             self._running -= 1
         if dimensions is None:
             return vectors
-        shortened = vectors[:, :dimensions]
-        lengths = np.linalg.norm(shortened, axis=1, keepdims=True)
-        return shortened / np.maximum(lengths, np.finfo(np.float32).tiny)
+        shortened: Vectors = vectors[:, :dimensions]
+        shortened /= np.maximum(np.linalg.norm(shortened, axis=1, keepdims=True), 1e-30)
+        return shortened
 
     async def _compute(self, batch: Sequence[TokenIds]) -> Sequence[Vectors]:
         loop = asyncio.get_running_loop()
@@ -100,6 +102,49 @@ class EmbeddingModel:
         """Fail what waits and free the thread."""
         await self._batcher.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingModel:
+    """One loaded embedding model."""
+
+    engine: EmbeddingEngine
+    info: ModelInfo
+
+
+def embedding_of(model: AnyModel) -> EmbeddingModel:
+    """The model, if it is one that embeds; raises ApiError if it writes."""
+    if isinstance(model, EmbeddingModel):
+        return model
+    raise ApiError(
+        400,
+        f"The model '{model.info.name}' writes text; it does not make embeddings.",
+        param="model",
+        code="model_not_supported",
+    )
+
+
+def open_embedding_model(
+    path_or_name: Path | str, name: str, batching: BatchingConfig, pooling: Pooling | None = None
+) -> EmbeddingModel:
+    """Open an embedding model to be served under `name`. Raises what `open_embedder` does."""
+    embedder = open_embedder(path_or_name, pooling=pooling)
+    limits = BatchLimits(
+        max_items=batching.max_texts,
+        max_size=batching.max_tokens,
+        max_delay=batching.max_delay_seconds,
+        max_queue=batching.max_queue,
+    )
+    info = ModelInfo(
+        name=name,
+        context_window=embedder.max_tokens,
+        parameters=embedder.encoder.parameters,
+        kind="embedding",
+        fingerprint=embedder.fingerprint,
+        created=int(embedder.path.stat().st_mtime),
+        version=embedder.fingerprint[:12],
+    )
+    return EmbeddingModel(EmbeddingEngine(embedder, limits), info)
 
 
 def _refused(reason: str, param: str) -> ApiError:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import APIRouter, Request, Response
 
-from platen.serve.embedding_model import EmbeddingModel
+from platen.serve.context import ServeContext
+from platen.serve.embedding_model import embedding_of
 from platen.serve.embedding_types import EmbeddingList, EmbeddingRequest, encode_answer
 from platen.serve.generation import unless_disconnected
 
 
-def embeddings_router(find: Callable[[str], EmbeddingModel]) -> APIRouter:
+def embeddings_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/embeddings", response_model=EmbeddingList)
     async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """Vectors of a text, of several, or of token ids."""
-        model = find(body.model)
-        batch = await model.token_ids(body.inputs, body.truncate_prompt_tokens)
-        vectors = await unless_disconnected(request, model.embed(batch, body.dimensions))
+        lease = context.hub.acquire(body.model, user=body.user)
+        try:
+            engine = embedding_of(lease.model).engine
+            batch = await engine.token_ids(body.inputs, body.truncate_prompt_tokens)
+            vectors = await unless_disconnected(request, engine.embed(batch, body.dimensions))
+        finally:
+            lease.release()
         if vectors is None:
             return Response(status_code=499)
         tokens = sum(map(len, batch))

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 
 from platen.serve.errors import ApiError
-from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.served import AnyModel, ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ class Lease:
 class ModelHub:
     """Models by name. All methods belong to the server's event loop."""
 
-    def __init__(self, models: Iterable[ServedModel] = ()) -> None:
+    def __init__(self, models: Iterable[AnyModel] = ()) -> None:
         self._slots: dict[str, _Slot] = {}
         self._closing: set[asyncio.Task[None]] = set()
         for model in models:
             self.put(model)
 
-    def put(self, model: ServedModel) -> None:
+    def put(self, model: AnyModel) -> None:
         """Let `model` answer to its name; one that did before ends its requests and is closed."""
         before = self._slots.get(model.info.name)
         self._slots[model.info.name] = _Slot(model, self._closing)
@@ -61,7 +61,7 @@ class ModelHub:
         """What clients are told of the model of this name. Raises ApiError for an unknown one."""
         return self._slot(name).model.info
 
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[AnyModel]:
         """What takes requests, the first one first."""
         return [slot.model for slot in self._slots.values()]
 
@@ -87,7 +87,7 @@ class ModelHub:
 class _Slot:
     """A model and how many answers stand on it."""
 
-    def __init__(self, model: ServedModel, closing: set[asyncio.Task[None]]) -> None:
+    def __init__(self, model: AnyModel, closing: set[asyncio.Task[None]]) -> None:
         self.model, self.leases = model, 0
         self._retired, self._closing = False, closing
 

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from platen.engines.prompts import (
     ModelKind,
@@ -16,7 +16,7 @@ from platen.engines.prompts import (
     fitting_text_prompt,
     text_prompt,
 )
-from platen.engines.protocol import Engine
+from platen.engines.protocol import Engine, EngineStats
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import ModelCard
 from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
@@ -29,7 +29,8 @@ LONG_TEXT = 20_000
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What clients are told of the model. `kind` base continues text; chat was trained on turns.
+    """What clients are told of the model. `kind` base continues text; chat was trained on turns; embedding
+    writes nothing.
 
     `version` tells the models apart that come to answer to one name.
     """
@@ -37,7 +38,7 @@ class ModelInfo:
     name: str
     context_window: int
     parameters: int
-    kind: ModelKind
+    kind: ModelKind | Literal["embedding"]
     fingerprint: str
     created: int
     version: str = "1"
@@ -51,6 +52,36 @@ class ModelInfo:
             kind=self.kind,
             version=self.version,
         )
+
+
+class Worker(Protocol):
+    """What does a model's work, whatever that is."""
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None: ...
+
+
+class AnyModel(Protocol):
+    """A model of any kind, as the hub holds it."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def engine(self) -> Worker: ...
+
+
+def writer(model: AnyModel) -> ServedModel:
+    """The model, if it is one that writes text; raises ApiError if not."""
+    if isinstance(model, ServedModel):
+        return model
+    raise ApiError(
+        400,
+        f"The model '{model.info.name}' makes embeddings; it does not write text.",
+        param="model",
+        code="model_not_supported",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +101,7 @@ class ServedModel:
             return [fitting_text_prompt(self.tokenizer, text, room) for text in texts]
 
         try:
-            return await _tokenize(sum(map(len, texts)), work)
+            return await tokenize(sum(map(len, texts)), work)
         except ValueError as error:
             raise ApiError(400, f"{error}.", param="prompt", code="invalid_value") from None
 
@@ -86,12 +117,13 @@ class ServedModel:
             return fitting_chat_prompt(self.tokenizer, messages, room)
 
         try:
-            return await _tokenize(sum(len(m["content"]) + len(m) * 10 for m in messages), work)
+            return await tokenize(sum(len(m["content"]) + len(m) * 10 for m in messages), work)
         except (ChatTemplateError, ValueError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_messages") from None
 
 
-async def _tokenize(characters: int, work: Callable[[], T]) -> T:
+async def tokenize(characters: int, work: Callable[[], T]) -> T:
+    """Do the work, on a thread if the text is long."""
     return work() if characters < LONG_TEXT else await asyncio.to_thread(work)
 
 

@@ -9,30 +9,50 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from platen.engines.local import LocalModel, open_model
 from platen.errors import PlatenError
 from platen.project import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
-from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.oip.inference import OpenInference
+from platen.serve.opening import further_models, open_any
+
+if TYPE_CHECKING:
+    from platen.serve.oip.rpc import RpcServer
 
 
 class ServeError(PlatenError):
     """The server can't start where it was told to."""
 
 
-def serve_bundle(
-    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str, str], None]
-) -> None:
-    """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
+@dataclass(frozen=True)
+class Started:
+    """What is told once a server answers: where, what the model is and why this engine runs it."""
 
-    `on_ready` gets the URL, and why this engine runs it.
+    url: str
+    kind: str
+    why: str
+    grpc_address: str | None = None
+
+
+def serve_bundle(
+    bundle_path: Path | str,
+    *,
+    name: str,
+    config: ServeConfig,
+    on_ready: Callable[[Started], None],
+    directory: Path | None = None,
+) -> None:
+    """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
+
+    The paths of further models (`config.models`) are relative to `directory`, by default the current one.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -40,28 +60,28 @@ def serve_bundle(
     """
     listener = listen(config.host, config.port)
     with listener:
-        model = open_model(bundle_path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
-        hub, state = ModelHub([served_model(model, name)]), ServerState()
+        model, why = open_any(bundle_path, name, config)
+        hub = ModelHub([model, *further_models(config, name, directory or Path())])
+        state = ServerState()
         app = create_app(hub, config, state=state)
-        server = Server(app, hub, state, config, lambda url: on_ready(url, model.why))
+        rpc = _rpc_server(hub, state, config)
+
+        def started(url: str) -> None:
+            on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None))
+
+        server = Server(app, hub, state, config, started, rpc)
         try:
             server.run(sockets=[listener])
         finally:
             asyncio.run(hub.close())
 
 
-def served_model(model: LocalModel, name: str) -> ServedModel:
-    """An opened bundle as clients see it under `name`."""
-    info = ModelInfo(
-        name=name,
-        context_window=model.engine.capacity().context_window,
-        parameters=model.parameters,
-        kind=model.kind,
-        fingerprint=model.fingerprint,
-        created=int(model.path.stat().st_mtime),
-        version=model.fingerprint[:12],
-    )
-    return ServedModel(model.engine, model.tokenizer, info)
+def _rpc_server(hub: ModelHub, state: ServerState, config: ServeConfig) -> RpcServer | None:
+    if config.grpc_port is None:
+        return None
+    from platen.serve.oip.rpc import RpcServer
+
+    return RpcServer(OpenInference(hub, state), state, config.host, config.grpc_port)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -104,6 +124,7 @@ class Server(uvicorn.Server):
         state: ServerState,
         config: ServeConfig,
         on_ready: Callable[[str], None],
+        rpc: RpcServer | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -120,7 +141,7 @@ class Server(uvicorn.Server):
             )
         )
         self._hub, self._state, self._drain_seconds = hub, state, config.drain_seconds
-        self._host, self._on_ready = config.host, on_ready
+        self._host, self._on_ready, self._rpc = config.host, on_ready, rpc
 
     def stop(self) -> None:
         """Start draining; safe from any thread and from a signal handler."""
@@ -129,8 +150,15 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         assert sockets
+        if self._rpc is not None:
+            await self._rpc.start()
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._on_ready(f"http://{host}:{sockets[0].getsockname()[1]}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._rpc is not None:
+            await self._rpc.stop()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if self._state.draining and not self.should_exit:

@@ -1,6 +1,6 @@
 """Typed tensors of the Open Inference Protocol: from JSON, from raw bytes and back.
 
-Raw bytes are little-endian and row-major; each element of a BYTES tensor has its length, four bytes, before it.
+Raw bytes are little-endian and row-major; before each element of BYTES stands its length in four bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def from_values(name: str, datatype: str, shape: Sequence[int], data: Sequence[A
     if datatype == BYTES:
         return Tensor(name, datatype, tuple(shape), [_as_bytes(name, value) for value in values])
     kinds: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int, float) if "FP" in datatype else (int,)
-    if not all(isinstance(value, kinds) and (datatype == "BOOL") == isinstance(value, bool) for value in values):
+    if not all(
+        isinstance(value, kinds) and (datatype == "BOOL") == isinstance(value, bool) for value in values
+    ):
         raise _wrong(name, f"has data that is not {datatype}")
     try:
         with np.errstate(over="ignore"):  # a number too large for its float type is infinite, as in JSON
