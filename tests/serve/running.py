@@ -21,6 +21,7 @@ from platen.engines.protocol import (
     Usage,
 )
 from platen.project import ServeConfig
+from platen.serve.admin import Loader
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
@@ -101,16 +102,14 @@ class RunningServer:
 
     def __init__(
         self,
-        engine: Engine,
-        tokenizer: Tokenizer,
+        models: Sequence[AnyModel],
         config: ServeConfig,
-        further: Sequence[AnyModel] = (),
+        load: Loader | None = None,
     ) -> None:
-        info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
         self.state = ServerState()
-        self.engine = engine
-        hub = ModelHub([ServedModel(engine, tokenizer, info), *further])
-        app = create_app(hub, config, state=self.state, max_body_bytes=100_000)
+        self.engine = models[0].engine
+        hub = ModelHub(models)
+        app = create_app(hub, config, state=self.state, load=load, max_body_bytes=100_000)
         ready = threading.Event()
 
         def on_ready(url: str) -> None:
@@ -139,7 +138,9 @@ def serving(
     config: ServeConfig | None = None,
     further: Sequence[AnyModel] = (),
 ) -> Iterator[RunningServer]:
-    server = RunningServer(engine, tokenizer, config or ServeConfig(drain_seconds=1), further)
+    info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
+    models = [ServedModel(engine, tokenizer, info), *further]
+    server = RunningServer(models, config or ServeConfig(drain_seconds=1))
     try:
         yield server
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,13 +59,25 @@ def command(
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port, directory=pipeline.directory)
+    serve(path, name or registered, pipeline.project.serve, host, port, _finder(pipeline))
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     path, name = released_bundle(pipeline, compiled=True)
-    serve(path, name, pipeline.project.serve, directory=pipeline.directory)
+    serve(path, name, pipeline.project.serve, find=_finder(pipeline))
+
+
+def _finder(pipeline: Pipeline) -> Callable[[str], Path | str]:
+    """Where a model lies: a folder relative to the project file, a Hub name, or a registered version."""
+
+    def find(reference: str) -> Path | str:
+        folder = pipeline.directory / Path(reference).expanduser()
+        if folder.is_dir() or "/" in reference:
+            return folder if folder.is_dir() else reference
+        return released_bundle(pipeline, reference, compiled=True)[0]
+
+    return find
 
 
 def serve(
@@ -73,8 +86,7 @@ def serve(
     config: ServeConfig,
     host: str | None = None,
     port: int | None = None,
-    *,
-    directory: Path | None = None,
+    find: Callable[[str], Path | str] = str,
 ) -> None:
     """Serve until stopped, having told where."""
     from platen.serve.server import serve_bundle
@@ -85,7 +97,7 @@ def serve(
         name=name,
         config=config.model_copy(update=changes),
         on_ready=lambda started: _announce(started, name),
-        directory=directory,
+        find=find,
     )
 
 

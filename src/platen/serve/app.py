@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from platen import __version__
 from platen.project import ServeConfig
+from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
@@ -34,9 +35,14 @@ def create_app(
     config: ServeConfig,
     *,
     state: ServerState | None = None,
+    load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for the hub's models. `state` lets whoever runs it start the draining."""
+    """The application for the hub's models.
+
+    `state` lets whoever runs it start the draining; with `load` the models can be changed while it runs, on a
+    loopback address only.
+    """
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
@@ -50,6 +56,8 @@ def create_app(
     app.include_router(chat_router(context))
     app.include_router(embeddings_router(context))
     app.include_router(open_inference_router(OpenInference(hub, context.state)))
+    if load is not None and config.host in LOOPBACK:
+        app.include_router(admin_router(context, load))
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:

@@ -123,7 +123,7 @@ class Batcher(Generic[Item, Result]):
         self._closed = True
         for request in list(self._requests):
             self._fail(request, draining(5))
-        if self._worker is not None:
+        if self._worker is not None and not self._worker.done():
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker

@@ -99,17 +99,18 @@ class EmbeddingEngine:
         return EngineStats(self._running, counted.waiting, 0, extra=extra)
 
     async def close(self) -> None:
-        """Fail what waits and free the thread."""
+        """Fail what waits and free the thread. Closing it again, in whatever loop, does no harm."""
         await self._batcher.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingModel:
-    """One loaded embedding model."""
+    """One loaded embedding model. `source` is what it was loaded from, as it was asked for."""
 
     engine: EmbeddingEngine
     info: ModelInfo
+    source: str = ""
 
 
 def embedding_of(model: AnyModel) -> EmbeddingModel:
@@ -125,7 +126,12 @@ def embedding_of(model: AnyModel) -> EmbeddingModel:
 
 
 def open_embedding_model(
-    path_or_name: Path | str, name: str, batching: BatchingConfig, pooling: Pooling | None = None
+    path_or_name: Path | str,
+    name: str,
+    batching: BatchingConfig,
+    pooling: Pooling | None = None,
+    *,
+    source: str,
 ) -> EmbeddingModel:
     """Open an embedding model to be served under `name`. Raises what `open_embedder` does."""
     embedder = open_embedder(path_or_name, pooling=pooling)
@@ -144,7 +150,7 @@ def open_embedding_model(
         created=int(embedder.path.stat().st_mtime),
         version=embedder.fingerprint[:12],
     )
-    return EmbeddingModel(EmbeddingEngine(embedder, limits), info)
+    return EmbeddingModel(EmbeddingEngine(embedder, limits), info, source)
 
 
 def _refused(reason: str, param: str) -> ApiError:

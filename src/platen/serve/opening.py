@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -19,25 +20,26 @@ def open_any(
     name: str,
     config: ServeConfig,
     *,
+    source: str,
     kind: Literal["auto", "text", "embedding"] = "auto",
     pooling: Pooling | None = None,
 ) -> tuple[AnyModel, str]:
-    """A model to be served under `name`, and why this engine runs it.
+    """A model to be served under `name`, and why this engine runs it; `source` is how it was asked for.
 
     Raises BundleError when the folder can't be opened, MissingExtraError.
     """
     path = find_bundle(path_or_name)
     if kind == "embedding" or (kind == "auto" and is_embedding_folder(path)):
-        model = open_embedding_model(path, name, config.batching, pooling)
+        model = open_embedding_model(path, name, config.batching, pooling, source=source)
         embedder = model.engine.embedder
         how = f"{embedder.config.pooling} of the last hidden states, {embedder.dimensions} dimensions"
         return model, f"{embedder.encoder.name}: an embedding model ({how})"
     local = open_model(path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
-    return served_model(local, name), local.why
+    return served_model(local, name, source), local.why
 
 
-def further_models(config: ServeConfig, first: str, directory: Path) -> list[AnyModel]:
-    """The models that `serve.models` adds to the one named `first`; paths are relative to `directory`.
+def further_models(config: ServeConfig, first: str, find: Callable[[str], Path | str]) -> list[AnyModel]:
+    """The models that `serve.models` adds to the one named `first`; `find` tells where each lies.
 
     Raises ConfigError when two have one name, and what `open_any` does.
     """
@@ -49,13 +51,14 @@ def further_models(config: ServeConfig, first: str, directory: Path) -> list[Any
         )
     opened = []
     for entry in config.models:
-        folder = directory / Path(entry.path).expanduser()
-        path = folder if folder.is_dir() else entry.path
-        opened.append(open_any(path, entry.name, config, kind=entry.kind, pooling=entry.pooling)[0])
+        model, _ = open_any(
+            find(entry.path), entry.name, config, source=entry.path, kind=entry.kind, pooling=entry.pooling
+        )
+        opened.append(model)
     return opened
 
 
-def served_model(model: LocalModel, name: str) -> ServedModel:
+def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
     """An opened bundle as clients see it under `name`."""
     info = ModelInfo(
         name=name,
@@ -66,4 +69,4 @@ def served_model(model: LocalModel, name: str) -> ServedModel:
         created=int(model.path.stat().st_mtime),
         version=model.fingerprint[:12],
     )
-    return ServedModel(model.engine, model.tokenizer, info)
+    return ServedModel(model.engine, model.tokenizer, info, source)

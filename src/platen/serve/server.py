@@ -23,6 +23,7 @@ from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
 from platen.serve.oip.inference import OpenInference
 from platen.serve.opening import further_models, open_any
+from platen.serve.served import AnyModel
 
 if TYPE_CHECKING:
     from platen.serve.oip.rpc import RpcServer
@@ -48,11 +49,12 @@ def serve_bundle(
     name: str,
     config: ServeConfig,
     on_ready: Callable[[Started], None],
-    directory: Path | None = None,
+    find: Callable[[str], Path | str] = str,
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
-    The paths of further models (`config.models`) are relative to `directory`, by default the current one.
+    `find` tells where a model lies that the server is asked to load later on or beside the first one, by a
+    reference such as MODEL@VERSION or a path.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -60,10 +62,14 @@ def serve_bundle(
     """
     listener = listen(config.host, config.port)
     with listener:
-        model, why = open_any(bundle_path, name, config)
-        hub = ModelHub([model, *further_models(config, name, directory or Path())])
+
+        def load(reference: str, name: str) -> AnyModel:
+            return open_any(find(reference), name, config, source=reference)[0]
+
+        model, why = open_any(bundle_path, name, config, source=str(bundle_path))
+        hub = ModelHub([model, *further_models(config, name, find)])
         state = ServerState()
-        app = create_app(hub, config, state=state)
+        app = create_app(hub, config, state=state, load=load)
         rpc = _rpc_server(hub, state, config)
 
         def started(url: str) -> None:

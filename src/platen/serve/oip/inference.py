@@ -18,10 +18,12 @@ from platen.serve.embedding_model import EmbeddingModel
 from platen.serve.embedding_types import EmbeddingRequest
 from platen.serve.errors import ApiError, from_validation
 from platen.serve.generation import Generation, check_count, sampling_of
-from platen.serve.hub import ModelHub
+from platen.serve.hub import Lease, ModelHub
 from platen.serve.oip.tensors import BYTES, Tensor, texts_tensor
 from platen.serve.openai_types import CompletionRequest
+from platen.serve.predicting import predict
 from platen.serve.served import AnyModel, ModelInfo, ServedModel, writer
+from platen.serve.traffic import Variant
 
 SERVER_NAME, SERVER_VERSION = "platen", __version__
 EXTENSIONS = ("binary_tensor_data",)
@@ -77,59 +79,61 @@ class OpenInference:
 
     def ready(self) -> bool:
         """Whether every model takes work."""
-        failed = any(model.engine.stats().failed for model in self._hub.models())
-        return not failed and not self._state.draining
+        return not self._state.draining and not any(map(_failed, self._hub.models()))
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        self._info(name, version)
-        failed = any(model.engine.stats().failed for model in self._hub.models() if model.info.name == name)
-        return not failed and not self._state.draining
+        return not self._state.draining and not _failed(self._variant(name, version).model)
 
     def describe(self, name: str, version: str = "") -> ModelDescription:
-        return _describe(self._info(name, version))
+        info = self._variant(name, version).model.info
+        versions = dict.fromkeys(v.model.info.version for v in self._hub.route(name).variants)
+        inputs, outputs = _tensors(info)
+        return ModelDescription(name, tuple(versions), f"platen_{info.kind}", inputs, outputs)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Run a model; cancelling it stops the work."""
-        lease = self._hub.acquire(request.model)
-        try:
-            _check_version(lease.model.info, request.version)
-            return await _infer(lease.model, request)
-        finally:
-            lease.release()
+        if request.version:
+            route = self._hub.route(request.model)
+            lease = Lease(self._hub, route, self._variant(request.model, request.version))
+        else:
+            lease = self._hub.acquire(request.model)
+        made = await predict(lease, lambda model: _infer(model, request))
+        return made.value
 
-    def _info(self, name: str, version: str) -> ModelInfo:
-        info = self._hub.info(name)
-        _check_version(info, version)
-        return info
+    def _variant(self, name: str, version: str) -> Variant:
+        """What has this version among all that answers to the name; the stable one when it is empty."""
+        route = self._hub.route(name)
+        found = next((v for v in route.variants if version in ("", v.model.info.version)), None)
+        if found is None:
+            here = ", ".join(f"'{v.model.info.version}'" for v in route.variants)
+            raise ApiError(
+                404,
+                f"The model '{name}' has no version '{version}' here; it has {here}.",
+                param="version",
+                code="model_not_found",
+            )
+        return found
 
 
-def _describe(info: ModelInfo) -> ModelDescription:
+def _failed(model: AnyModel) -> bool:
+    return model.engine.stats().failed
+
+
+def _tensors(info: ModelInfo) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """What a model takes and what it gives; the first input is the text."""
     if info.kind == "embedding":
-        text = TensorInfo("text", BYTES, (-1,))
-        outputs: tuple[TensorInfo, ...] = (TensorInfo("embedding", "FP32", (-1, -1)),)
-    else:
-        text = TensorInfo("text_input", BYTES, (-1,))
-        outputs = (TensorInfo("text_output", BYTES, (-1,)), TensorInfo("finish_reason", BYTES, (-1,)))
-    return ModelDescription(info.name, (info.version,), f"platen_{info.kind}", (text,), outputs)
-
-
-def _check_version(info: ModelInfo, version: str) -> None:
-    if version not in ("", info.version):
-        raise ApiError(
-            404,
-            f"The model '{info.name}' has no version '{version}' here; it has '{info.version}'.",
-            param="version",
-            code="model_not_found",
-        )
+        return (TensorInfo("text", BYTES, (-1,)),), (TensorInfo("embedding", "FP32", (-1, -1)),)
+    outputs = TensorInfo("text_output", BYTES, (-1,)), TensorInfo("finish_reason", BYTES, (-1,))
+    return (TensorInfo("text_input", BYTES, (-1,)),), outputs
 
 
 async def _infer(model: AnyModel, request: InferRequest) -> InferResponse:
-    description = _describe(model.info)
-    known = [tensor.name for tensor in description.outputs]
+    inputs, made = _tensors(model.info)
+    known = [tensor.name for tensor in made]
     unknown = next((name for name in request.outputs if name not in known), None)
     if unknown is not None:
         raise _refused("outputs", f"The model has no output '{unknown}'; it has {', '.join(known)}.")
-    text, parameters = _read_inputs(description.inputs[0].name, request)
+    text, parameters = _read_inputs(inputs[0].name, request)
     if isinstance(model, EmbeddingModel):
         outputs, told = await _embed(model, text, parameters)
     else:
