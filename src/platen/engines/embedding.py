@@ -26,6 +26,8 @@ from platen.tokens.tokenizer import Tokenizer
 MAX_BATCH_TOKENS = 8192
 """Tokens computed at once, padding included."""
 MAX_BATCH_TEXTS = 64
+MAX_PADDING = 64
+"""Padding worth computing: a further call costs about as much as so many tokens."""
 
 Vectors = NDArray[np.float32]
 
@@ -124,13 +126,20 @@ def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
 
 def _parts(batch: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """The indices of a batch, longest lists first, cut into pieces that are computed at once."""
-    order = sorted(range(len(batch)), key=lambda index: -len(batch[index]))
-    start = 0
-    while start < len(order):
-        longest = len(batch[order[start]])
-        stop = start + max(1, min(MAX_BATCH_TEXTS, MAX_BATCH_TOKENS // longest))
-        yield order[start:stop]
-        start = stop
+    part: list[int] = []
+    longest = padding = 0
+    for index in sorted(range(len(batch)), key=lambda index: -len(batch[index])):
+        length = len(batch[index])
+        padding += longest - length
+        full = len(part) == MAX_BATCH_TEXTS or (len(part) + 1) * longest > MAX_BATCH_TOKENS
+        if part and (full or padding > MAX_PADDING):
+            yield part
+            part = []
+        if not part:
+            longest, padding = length, 0
+        part.append(index)
+    if part:
+        yield part
 
 
 class LlamaEncoder:
