@@ -32,6 +32,9 @@ def command(
     overrides: SetOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Also speak the Open Inference Protocol over gRPC.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
         Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
@@ -51,33 +54,45 @@ def command(
     """
     from platen.project import ServeConfig
 
+    find = _finder(lambda: open_pipeline(project), compiled=engine is Engine.auto)
     if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port)
+        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port, find, grpc_port)
         return
     if model is not None and "/" in model:
-        serve(model, name or model, ServeConfig(), host, port)
+        serve(model, name or model, ServeConfig(), host, port, find, grpc_port)
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port, _finder(pipeline))
+    serve(path, name or registered, _anchored(pipeline), host, port, find, grpc_port)
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     path, name = released_bundle(pipeline, compiled=True)
-    serve(path, name, pipeline.project.serve, find=_finder(pipeline))
+    serve(path, name, _anchored(pipeline), find=_finder(lambda: pipeline, compiled=True))
 
 
-def _finder(pipeline: Pipeline) -> Callable[[str], Path | str]:
-    """Where a model lies: a folder relative to the project file, a Hub name, or a registered version."""
+def _finder(pipeline: Callable[[], Pipeline], *, compiled: bool) -> Callable[[str], Path | str]:
+    """Tells where a further model lies: in a folder, on the Hub, or registered in the project."""
 
     def find(reference: str) -> Path | str:
-        folder = pipeline.directory / Path(reference).expanduser()
-        if folder.is_dir() or "/" in reference:
-            return folder if folder.is_dir() else reference
-        return released_bundle(pipeline, reference, compiled=True)[0]
+        if Path(reference).is_dir():
+            return Path(reference)
+        if "/" in reference:
+            return reference
+        return released_bundle(pipeline(), reference, compiled=compiled)[0]
 
     return find
+
+
+def _anchored(pipeline: Pipeline) -> ServeConfig:
+    """The project's settings for serving; folders of further models are relative to the project file."""
+    config, here = pipeline.project.serve, pipeline.directory
+    models = [
+        entry.model_copy(update={"path": str(here / entry.path)}) if (here / entry.path).is_dir() else entry
+        for entry in config.models
+    ]
+    return config.model_copy(update={"models": tuple(models)})
 
 
 def serve(
@@ -87,11 +102,13 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     find: Callable[[str], Path | str] = str,
+    grpc_port: int | None = None,
 ) -> None:
     """Serve until stopped, having told where."""
     from platen.serve.server import serve_bundle
 
-    changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    given = {"host": host, "port": port, "grpc_port": grpc_port}
+    changes = {key: value for key, value in given.items() if value is not None}
     serve_bundle(
         path,
         name=name,

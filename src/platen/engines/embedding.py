@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,10 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Embedder:
-    """An open embedding model. Safe to share between threads."""
+    """An open embedding model. Safe to share between threads.
+
+    `fingerprint` is a hash that changes when the vectors do.
+    """
 
     encoder: Encoder
     config: SentenceConfig
@@ -221,4 +225,5 @@ def open_embedder(path_or_name: Path | str, *, pooling: Pooling | None = None) -
     architectures = read_json(path / "config.json").get("architectures") or [""]
     ours = architectures[0] in SUPPORTED_ARCHITECTURES
     encoder: Encoder = LlamaEncoder(path) if ours else TransformersEncoder(path)
-    return Embedder(encoder, config, path, bundle_fingerprint(path))
+    identity = f"{bundle_fingerprint(path)} {config}"
+    return Embedder(encoder, config, path, hashlib.sha256(identity.encode()).hexdigest()[:16])

@@ -65,6 +65,24 @@ def test_wrong_requests_are_invalid_arguments(infer: Any, request_: dict[str, An
     assert complaint in refused.value.details()
 
 
+def test_the_messages_are_those_of_triton() -> None:
+    from tritonclient.grpc import service_pb2
+
+    def fields(message: Any) -> dict[str, tuple[int, int, bool]]:
+        return {f.full_name: (f.number, f.type, f.is_repeated) for f in message.fields} | {
+            name: field for nested in message.nested_types for name, field in fields(nested).items()
+        }
+
+    ours = REQUEST.DESCRIPTOR.file.message_types_by_name
+    theirs = service_pb2.DESCRIPTOR.message_types_by_name
+    for name, message in ours.items():
+        assert fields(message).items() <= fields(theirs[name]).items()
+    assert sum(len(fields(message)) for message in ours.values()) > 60
+    assert set(METHODS) <= set(
+        service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
+    )
+
+
 def test_a_busy_server_says_when_to_come_again(infer: Any, scripted: Any) -> None:
     scripted.full_for = 2.5
     with pytest.raises(grpc.RpcError) as refused:

@@ -74,7 +74,7 @@ class RpcServer:
         except RuntimeError:
             raise RpcError(
                 f"can't listen on {self.address} for gRPC",
-                hint="Stop what uses the port, or take another: --set serve.grpc_port=0 takes any free one.",
+                hint="Stop what uses the port, or take another: --grpc-port 0 takes any free one.",
             ) from None
         await self._server.start()
 
