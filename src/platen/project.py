@@ -324,7 +324,7 @@ class BatchingConfig(Section):
     max_delay_seconds: Annotated[float, Field(ge=0, le=10)] = 0.002
     """How long a text waits for company while nothing is computed."""
     max_queue: PositiveInt = 4096
-    """Texts that may wait; a request with more is answered 429 with Retry-After."""
+    """Texts that may wait; beyond them requests are answered 429 with Retry-After."""
 
 
 class ServedModelConfig(Section):
