@@ -333,11 +333,28 @@ class ServedModelConfig(Section):
     name: Text
     """Its name in the API."""
     path: Text
-    """Its folder, relative to the project file, or its Hub name."""
+    """Its folder, relative to the project file, its URL, its Hub name or a registered MODEL@VERSION."""
     kind: Literal["auto", "text", "embedding"] = "auto"
     """Whether it writes text or makes embeddings; auto goes by what the folder holds."""
     pooling: Literal["mean", "last", "first", "max"] | None = None
     """How a text's last hidden states become its embedding; default: as the folder says, else the mean."""
+
+
+class VllmConfig(Section):
+    """How vLLM is started, on a machine that has it."""
+
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs over which each layer is cut."""
+    pipeline_parallel_size: PositiveInt = 1
+    """Groups of GPUs over which the layers are dealt out."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What it computes in; auto takes the bundle's own."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory that it may take."""
+    max_model_len: PositiveInt | None = None
+    """Longest text in tokens; default: the model's context window."""
+    start_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """How long it may take to become ready."""
 
 
 class ServeConfig(Section):
@@ -359,6 +376,10 @@ class ServeConfig(Section):
     """Further models in the same server, such as one for embeddings."""
     batching: BatchingConfig = BatchingConfig()
     """Adaptive batching of embedding requests."""
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
+    """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
+    vllm: VllmConfig | None = None
+    """When given, a `vllm serve` process runs the bundle."""
 
 
 class RetryConfig(Section):

@@ -22,6 +22,7 @@ from platen.errors import BundleError, MissingExtraError
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.config import SUPPORTED_ARCHITECTURES
 from platen.models.sentence import Pooling, SentenceConfig, read_sentence_config
+from platen.models.store import remembered_digests
 from platen.tokens.tokenizer import Tokenizer
 
 MAX_BATCH_TOKENS = 8192
@@ -225,5 +226,6 @@ def open_embedder(path_or_name: Path | str, *, pooling: Pooling | None = None) -
     architectures = read_json(path / "config.json").get("architectures") or [""]
     ours = architectures[0] in SUPPORTED_ARCHITECTURES
     encoder: Encoder = LlamaEncoder(path) if ours else TransformersEncoder(path)
-    identity = f"{bundle_fingerprint(path)} {config}"
+    with remembered_digests() as digest:
+        identity = f"{bundle_fingerprint(path, digest)} {config}"
     return Embedder(encoder, config, path, hashlib.sha256(identity.encode()).hexdigest()[:16])

@@ -14,6 +14,8 @@ import numpy as np
 from platen.engines.embedding import Embedder, Vectors, open_embedder
 from platen.engines.protocol import EngineStats
 from platen.models.sentence import Pooling
+from platen.models.store import HeldFolder
+from platen.phases import Phase, no_phase
 from platen.project import BatchingConfig
 from platen.serve.batcher import Batcher, BatchLimits
 from platen.serve.embedding_types import MODEL_LIMIT
@@ -28,8 +30,9 @@ TokenIds = Sequence[int]
 class EmbeddingEngine:
     """An embedder with its batcher. Belongs to one event loop."""
 
-    def __init__(self, embedder: Embedder, limits: BatchLimits) -> None:
-        self.embedder = embedder
+    def __init__(self, embedder: Embedder, limits: BatchLimits, held: HeldFolder | None = None) -> None:
+        """`held` is the model's folder in a cache, to be given back at the end."""
+        self.embedder, self._held = embedder, held
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
         self._batcher: Batcher[TokenIds, Vectors] = Batcher(self._compute, limits, size=len)
         self._running = 0
@@ -102,6 +105,8 @@ class EmbeddingEngine:
         """Fail what waits and free the thread. Closing it again, in whatever loop, does no harm."""
         await self._batcher.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._held is not None:
+            self._held.release()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +137,17 @@ def open_embedding_model(
     pooling: Pooling | None = None,
     *,
     source: str,
+    held: HeldFolder | None = None,
+    phase: Phase = no_phase,
 ) -> EmbeddingModel:
-    """Open an embedding model to be served under `name`. Raises what `open_embedder` does."""
-    embedder = open_embedder(path_or_name, pooling=pooling)
+    """Open an embedding model to be served under `name`; it has embedded a text when this returns.
+
+    Raises what `open_embedder` does.
+    """
+    with phase("open weights"):
+        embedder = open_embedder(path_or_name, pooling=pooling)
+    with phase("warm-up"):
+        embedder.embed(embedder.token_ids(["warm"], embedder.max_tokens))
     limits = BatchLimits(
         max_items=batching.max_texts,
         max_size=batching.max_tokens,
@@ -150,7 +163,7 @@ def open_embedding_model(
         created=int(embedder.path.stat().st_mtime),
         version=embedder.fingerprint[:12],
     )
-    return EmbeddingModel(EmbeddingEngine(embedder, limits), info, source)
+    return EmbeddingModel(EmbeddingEngine(embedder, limits, held), info, source)
 
 
 def _refused(reason: str, param: str) -> ApiError:

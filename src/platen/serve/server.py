@@ -16,21 +16,18 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from platen.errors import PlatenError
+from platen.download import Report, no_report
+from platen.phases import Phase, no_phase
 from platen.project import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
 from platen.serve.oip.inference import OpenInference
-from platen.serve.opening import further_models, open_any
+from platen.serve.opening import ServeError, further_models, open_any
 from platen.serve.served import AnyModel
 
 if TYPE_CHECKING:
     from platen.serve.oip.rpc import RpcServer
-
-
-class ServeError(PlatenError):
-    """The server can't start where it was told to."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,14 @@ def serve_bundle(
     config: ServeConfig,
     on_ready: Callable[[Started], None],
     find: Callable[[str], Path | str] = str,
+    report: Report = no_report,
+    phase: Phase = no_phase,
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
     `find` tells where a model lies that the server is asked to load later on or beside the first one, by a
-    reference such as MODEL@VERSION or a path.
+    reference such as MODEL@VERSION. `report` is told how far a download is, and `phase` times what starting
+    is made of.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -66,17 +66,20 @@ def serve_bundle(
         def load(reference: str, name: str) -> AnyModel:
             return open_any(find(reference), name, config, source=reference)[0]
 
-        model, why = open_any(bundle_path, name, config, source=str(bundle_path))
-        hub = ModelHub([model, *further_models(config, name, find)])
+        model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
+        hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
         state = ServerState()
         app = create_app(hub, config, state=state, load=load)
         rpc = _rpc_server(hub, state, config)
+        starting = contextlib.ExitStack()
 
-        def started(url: str) -> None:
+        def ready(url: str) -> None:
+            starting.close()
             on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None))
 
-        server = Server(app, hub, state, config, started, rpc)
+        server = Server(app, hub, state, config, ready, rpc)
         try:
+            starting.enter_context(phase("listen"))
             server.run(sockets=[listener])
         finally:
             asyncio.run(hub.close())
