@@ -33,7 +33,7 @@ def main() -> None:
         name="tiny",
         config=config,
         access=access,
-        on_ready=lambda url, _: print(url, flush=True),
+        on_ready=lambda started: print(started.url, flush=True),
     )
 
 

@@ -78,7 +78,7 @@ def door(
 ) -> Iterator[Door]:
     engine = engine or ScriptedEngine([f"word{i} " for i in range(40)])
     settings = ServeConfig(drain_seconds=1, **({"keys": "required"} | config))
-    with serving(engine, tokenizer, settings, folder) as server:
+    with serving(engine, tokenizer, settings, project_dir=folder) as server:
         yield Door(folder, engine, server)
 
 

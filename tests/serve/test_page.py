@@ -349,7 +349,7 @@ def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(
 ) -> None:
     _, key = KeyStore(key_file(tmp_path)).create(Grant("alice", "alice"))
     config = ServeConfig(keys="required", drain_seconds=1)
-    with serving(scripted, tiny_tokenizer, config, tmp_path) as server:
+    with serving(scripted, tiny_tokenizer, config, project_dir=tmp_path) as server:
         tab.page.goto(server.url)
         expect(tab.alert).to_contain_text("This server asks for an API key.")
         tab.button("Settings").click()

@@ -147,8 +147,8 @@ def test_servers_on_one_redis_share_the_limits_and_go_on_without_it(
     _, other = store.create(Grant("bob", "bob", limits=Limits(2**20, tokens_per_minute=50)))
     engines = [ScriptedEngine(["word "] * 40) for _ in range(2)]
     with (
-        serving(engines[0], tiny_tokenizer, config, tmp_path) as one,
-        serving(engines[1], tiny_tokenizer, config, tmp_path) as two,
+        serving(engines[0], tiny_tokenizer, config, project_dir=tmp_path) as one,
+        serving(engines[1], tiny_tokenizer, config, project_dir=tmp_path) as two,
     ):
         # A minute of Redis begins with a key's first request: no other begins in this test.
         assert [ask(server.url, key) for server in (one, two, one, two)] == [
@@ -172,7 +172,7 @@ def test_tokens_not_used_are_given_back_on_redis(
     _, key = KeyStore(key_file(tmp_path)).create(
         Grant("alice", "alice", limits=Limits(2**20, tokens_per_minute=100))
     )
-    with serving(ScriptedEngine(["word "] * 8), tiny_tokenizer, config, tmp_path) as server:
+    with serving(ScriptedEngine(["word "] * 8), tiny_tokenizer, config, project_dir=tmp_path) as server:
         for _ in range(4):  # each time 70 are set aside and 10 used
             wait_until(lambda: ask(server.url, key, max_tokens=68).endswith("requests"))
         assert ask(server.url, key, max_tokens=68) == "rate_limit_exceeded"
