@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from platen import __version__
+from platen.serve.completion_types import CompletionRequest
 from platen.serve.context import ServerState
 from platen.serve.embedding_model import EmbeddingModel
 from platen.serve.embedding_types import EmbeddingRequest
@@ -20,7 +21,6 @@ from platen.serve.errors import ApiError, from_validation
 from platen.serve.generation import Generation, check_count, sampling_of
 from platen.serve.hub import Lease, ModelHub
 from platen.serve.oip.tensors import BYTES, Tensor, texts_tensor
-from platen.serve.openai_types import CompletionRequest
 from platen.serve.predicting import predict
 from platen.serve.served import AnyModel, ModelInfo, ServedModel, writer
 from platen.serve.traffic import Variant
@@ -28,7 +28,9 @@ from platen.serve.traffic import Variant
 SERVER_NAME, SERVER_VERSION = "platen", __version__
 EXTENSIONS = ("binary_tensor_data",)
 Scalar = bool | int | float | str
-_NOT_PARAMETERS = frozenset({"model", "prompt", "n", "stream", "stream_options", "echo", "logprobs"})
+_NOT_PARAMETERS = frozenset(
+    {"model", "prompt", "n", "stream", "stream_options", "echo", "logprobs", "suffix", "best_of"}
+)
 """Fields of a completion request that this protocol says otherwise or has no place for in its answer."""
 
 
