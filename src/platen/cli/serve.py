@@ -62,7 +62,7 @@ def command(
       platen serve s3://models/shakespeare --explain-start
     """
     from platen.cli.starting import start_phases
-    from platen.models.store import is_url, name_in
+    from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
 
     find = _finder(lambda: open_pipeline(project), compiled=engine is Engine.auto)
