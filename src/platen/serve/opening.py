@@ -14,8 +14,9 @@ from platen.engines.protocol import EngineFailed
 from platen.engines.vllm_child import VllmOptions
 from platen.errors import ConfigError, PlatenError
 from platen.models.bundle import find_bundle
+from platen.models.remote import is_url
 from platen.models.sentence import Pooling, is_embedding_folder
-from platen.models.store import HeldFolder, ModelCache, is_url
+from platen.models.store import HeldFolder, ModelCache
 from platen.phases import Phase, no_phase
 from platen.project import ServeConfig
 from platen.serve.embedding_model import open_embedding_model
