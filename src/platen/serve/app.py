@@ -58,10 +58,10 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
-    app.include_router(embeddings_router(context))
-    app.include_router(open_inference_router(OpenInference(hub, context.state)))
     app.include_router(responses_router(context))
     app.include_router(tokens_router(context))
+    app.include_router(embeddings_router(context))
+    app.include_router(open_inference_router(OpenInference(hub, context.state)))
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 
