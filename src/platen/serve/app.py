@@ -21,6 +21,9 @@ from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openapi import describe
+from platen.serve.responses import responses_router
+from platen.serve.tokens import tokens_router
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -43,6 +46,7 @@ def create_app(
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
+    describe(app)
     app.add_middleware(
         Guard,
         state=context.state,
@@ -51,6 +55,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(responses_router(context))
+    app.include_router(tokens_router(context))
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 
