@@ -6,7 +6,7 @@ server, the terminal chat and the evaluation know this module and never an engin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -50,6 +50,10 @@ class SamplingParams:
     logprobs: int | None = None
     grammar: Grammar | None = None
 
+    def ends(self, eos_ids: Iterable[int]) -> frozenset[int]:
+        """The tokens that end a text, for a model whose end-of-text tokens are `eos_ids`."""
+        return frozenset((*self.stop_token_ids, *(() if self.ignore_eos else eos_ids)))
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -60,6 +64,8 @@ class GenerationRequest:
     """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
     shown: tuple[int, ...] = ()
     """Special tokens whose names are to be part of the text, as what marks a tool call is."""
+    adapter: str | None = None
+    """The name of a loaded adapter to compute with; None is the model itself."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,8 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
-        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit or
-        the grammar is not one.
+        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit, the
+        grammar is not one or the adapter is not loaded.
         """
         ...
 
