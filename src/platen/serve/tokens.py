@@ -112,7 +112,7 @@ def tokens_router(context: ServeContext) -> APIRouter:
 
 
 def _model(context: ServeContext, name: str | None) -> ServedModel:
-    """The model of this name; the first one that writes when none is named. Raises ApiError."""
+    """The model of this name; the first one when none is named. Raises ApiError when there is none."""
     writers = [model for model in context.hub.models() if isinstance(model, ServedModel)]
     if name is None and writers:
         return writers[0]
