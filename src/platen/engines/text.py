@@ -74,10 +74,7 @@ class StopFilter:
 class TextAssembler:
     """A request's way from token ids to text: detokenizer, then stop filter."""
 
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str], *, shown: Sequence[int] = ()) -> None:
-        """`shown` are special tokens whose names are text here."""
-        if shown:
-            detokenizer.show(shown)
+    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
         self._detokenizer = detokenizer
         self._filter = StopFilter(stop)
 

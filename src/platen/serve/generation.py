@@ -73,7 +73,9 @@ class Generation:
             for prompt in prompts:
                 for choice in range(n):
                     own = _reseeded(sampling, choice)
-                    self._submit(GenerationRequest(uuid.uuid4().hex, prompt, own, prompt_logprobs, shown))
+                    self._submit(
+                        GenerationRequest(uuid.uuid4().hex, prompt, own, prompt_logprobs, shown=shown)
+                    )
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
