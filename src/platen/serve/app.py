@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from fastapi import FastAPI, Response
@@ -18,8 +19,10 @@ from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ModelInfo, ServeContext, ServerState
 from platen.serve.errors import install_handlers
+from platen.serve.gateway import Gateway, closing, open_upstreams
 from platen.serve.guard import Guard
-from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
+from platen.serve.outgoing import OutgoingGuard
 from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
@@ -35,11 +38,21 @@ def create_app(
     *,
     state: ServerState | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    outgoing_guard: OutgoingGuard | None = None,
 ) -> FastAPI:
-    """The application for one model. `state` lets whoever runs it start the draining."""
+    """The application for one model and the upstreams. `state` lets whoever runs it start the draining.
+
+    `outgoing_guard` sees what is sent to upstreams that have `redact: true`. Raises ConfigError when there is
+    none for them, when an upstream lacks its key, or when one has the model's own name.
+    """
     context = ServeContext(engine, tokenizer, model_info, state or ServerState())
-    app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
+    upstreams = open_upstreams(config.upstreams, model_info.name, outgoing_guard)
+    app = FastAPI(
+        title="Platen", version=__version__, docs_url=None, redoc_url=None, lifespan=closing(upstreams)
+    )
     install_handlers(app)
+    if upstreams:
+        app.add_middleware(Gateway, upstreams=upstreams, guard=outgoing_guard)
     app.add_middleware(
         Guard,
         state=context.state,
@@ -49,14 +62,19 @@ def create_app(
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
 
+    remote = [UpstreamCard(id=upstream.name, created=int(time.time())) for upstream in upstreams]
+
     @app.get("/v1/models")
     async def list_models() -> ModelList:
-        """The model served here."""
-        return ModelList(data=[model_info.card()])
+        """The model served here, and the upstreams."""
+        return ModelList(data=[model_info.card(), *remote])
 
     @app.get("/v1/models/{model:path}")
-    async def retrieve_model(model: str) -> ModelCard:
+    async def retrieve_model(model: str) -> ModelCard | UpstreamCard:
         """The model of this name."""
+        for card in remote:
+            if card.id == model:
+                return card
         context.check_model(model)
         return model_info.card()
 

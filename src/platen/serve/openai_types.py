@@ -397,9 +397,18 @@ class ModelCard(BaseModel):
     kind: Literal["base", "chat"]
 
 
+class UpstreamCard(BaseModel):
+    """A model elsewhere to which requests are passed on."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "upstream"
+
+
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[ModelCard]
+    data: list[ModelCard | UpstreamCard]
 
 
 class Health(BaseModel):

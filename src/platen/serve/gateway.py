@@ -1,0 +1,304 @@
+"""The gateway: requests for a model that is an upstream of the project file are relayed there, all others go
+on to this server's own routes.
+
+One plain ASGI layer that works on bytes, because it must cost next to nothing beside the upstream's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from platen.engines.protocol import Usage
+from platen.engines.upstream import Answer, Upstream, UpstreamError
+from platen.errors import ConfigError
+from platen.project import UpstreamConfig
+from platen.serve.errors import ApiError
+from platen.serve.outgoing import BYTES_PER_TOKEN, OutgoingGuard, OutgoingRequest
+from platen.serve.relay import EventRelay, NotAnAnswer, relay_whole
+
+log = logging.getLogger(__name__)
+
+RELAYED = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"}
+WATCH_AFTER = 0.02
+"""Seconds after which an answer under way is worth watching whether its client is still there."""
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Caller(Protocol):
+    """Whoever asks, as the access layer knows them; requests without one are not limited."""
+
+    async def admit(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Set aside about what the request will use. Raises ApiError when that is not to be had."""
+        ...
+
+    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """What it came to; exactly once after `admit`."""
+        ...
+
+
+def open_upstreams(
+    configs: Sequence[UpstreamConfig], local_model: str, guard: OutgoingGuard | None
+) -> list[Upstream]:
+    """Clients of the upstreams. Raises ConfigError when one of them could not be used as it should be."""
+    for config in configs:
+        if config.name == local_model:
+            raise ConfigError(
+                f"the upstream {config.name} has the name of the model that is served here",
+                hint="give one of them another name",
+            )
+        if config.redact and guard is None:
+            raise ConfigError(
+                f"the upstream {config.name} has redact: true, but no guard is there to do it",
+                hint="turn the outgoing guard on, or leave redact out",
+            )
+    return [Upstream(config) for config in configs]
+
+
+def closing(upstreams: Sequence[Upstream]) -> Callable[[object], AbstractAsyncContextManager[None]]:
+    """A lifespan for an application: at its end the connections to the upstreams are closed."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        yield
+        for upstream in upstreams:
+            await upstream.close()
+
+    return lifespan
+
+
+class Gateway:
+    """Relays to `upstreams`, falling back as their configuration says.
+
+    `guard` sees what is sent to those that have `redact: true`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, upstreams: Sequence[Upstream], guard: OutgoingGuard | None = None
+    ) -> None:
+        self._app, self._guard = app, guard
+        self._upstreams = {upstream.name: upstream for upstream in upstreams}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in RELAYED:
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._dispatch(scope, receive, send)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _whole_body(receive)
+        if body is None:
+            return  # the client has hung up
+        request = OutgoingRequest.read(scope["path"], body)
+        if request is None or request.model not in self._upstreams:
+            await self._app(scope, _replayed(body, receive), send)
+            return
+        caller: Caller | None = scope.get("state", {}).get("caller")
+        if caller is not None:
+            await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
+        exchange = _Exchange(request, receive, send)
+        try:
+            local = await exchange.run(self._candidates(request.model), self._guard)
+        finally:
+            if caller is not None:
+                caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+        if local is not None:
+            await self._app(scope, _replayed(request.local(local), receive), send)
+
+    def _candidates(self, model: str) -> list[Upstream | str]:
+        """Who may answer, in order; a text is the name of a model of this server."""
+        names = (model, *self._upstreams[model].config.fallbacks)
+        return [self._upstreams.get(name, name) for name in names]
+
+
+class _Exchange:
+    """One request relayed. `usage` is what it has cost so far, estimated where nobody tells."""
+
+    def __init__(self, request: OutgoingRequest, receive: Receive, send: Send) -> None:
+        self._request, self._receive, self._send = request, receive, send
+        self.usage = Usage(0, 0)
+
+    async def run(self, candidates: Sequence[Upstream | str], guard: OutgoingGuard | None) -> str | None:
+        """Relay the answer of the first candidate that has one, while the client is there.
+
+        Gives the name of a local model when it is its turn. Raises ApiError when none answers.
+        """
+        hangup = _Hangup(self._receive)
+        try:
+            return await self._first_answer(candidates, guard)
+        except asyncio.CancelledError:
+            if not hangup.seen:
+                raise
+            hangup.forgive()
+            if self.usage == Usage(0, 0):
+                self.usage = self._estimate(0)
+            return None
+        finally:
+            hangup.stop_watching()
+
+    async def _first_answer(
+        self, candidates: Sequence[Upstream | str], guard: OutgoingGuard | None
+    ) -> str | None:
+        failures: list[UpstreamError] = []
+        for candidate in candidates:
+            if isinstance(candidate, str):
+                return candidate
+            body = await self._request.body(candidate.config, guard if candidate.config.redact else None)
+            try:
+                answer = await candidate.post(self._request.path.removeprefix("/v1"), body)
+                try:
+                    await self._pass_on(answer, candidate)
+                    return None
+                finally:
+                    answer.close()
+            except UpstreamError as error:
+                failures.append(error)
+        raise _no_answer(failures)
+
+    async def _pass_on(self, answer: Answer, upstream: Upstream) -> None:
+        if answer.status >= 400:
+            raise _refusal(answer, upstream)
+        if answer.streams:
+            await self._stream(answer, upstream)
+            return
+        try:
+            body, usage = relay_whole(answer.body, upstream.name)
+        except NotAnAnswer:
+            raise upstream.broke(upstream.garbled()) from None
+        self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, answer: Answer, upstream: Upstream) -> None:
+        """Pass events on as they come. A failure can now only be told inside the stream."""
+        relay = EventRelay(
+            upstream.name,
+            hide_usage=self._request.adds_usage(upstream.config) and not self._request.asks_for_usage,
+        )
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": _STREAM_HEADERS})
+        last = b""
+        try:
+            piece = answer.body
+            while piece:
+                if whole := relay.push(piece):
+                    await self._send({"type": "http.response.body", "body": whole, "more_body": True})
+                piece = await answer.more()
+            last = relay.finish()
+            if not relay.complete:
+                raise upstream.broke(upstream.cut_off())
+        except UpstreamError as error:
+            log.warning("%s", error.message)
+            last += b"data: " + orjson.dumps(_api_error(error).body()) + b"\n\n"
+        finally:
+            self.usage = relay.usage or self._estimate(relay.events)
+        await self._send({"type": "http.response.body", "body": last})
+
+    def _estimate(self, completion_tokens: int) -> Usage:
+        return Usage(self._request.prompt_tokens, completion_tokens)
+
+
+class _Hangup:
+    """Cancels the task that made it when the client goes away. A short answer is not worth the watching."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.seen = False
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._start = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.seen = True
+        assert self._task is not None
+        self._task.cancel()
+
+    def stop_watching(self) -> None:
+        self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def forgive(self) -> None:
+        """The cancellation has done its work; the task goes on to its end."""
+        assert self._task is not None
+        self._task.uncancel()
+
+
+async def _whole_body(receive: Receive) -> bytes | None:
+    """The request's body; None when the client hangs up first. Raises ApiError when it is too large."""
+    pieces = []
+    while True:
+        try:
+            message = await receive()
+        except HTTPException as error:  # from the layer that limits bodies
+            raise ApiError(error.status_code, error.detail, code="body_too_large") from None
+        if message["type"] == "http.disconnect":
+            return None
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """What `receive` would have given, had nobody read the body."""
+    read = False
+
+    async def replay() -> Message:
+        nonlocal read
+        if read:
+            return await receive()
+        read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _refusal(answer: Answer, upstream: Upstream) -> ApiError:
+    """The upstream's own words on what is wrong with the request, as far as they are an error object."""
+    error: object = None
+    with contextlib.suppress(orjson.JSONDecodeError):
+        document = orjson.loads(upstream.without_key(answer.body))
+        error = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        message = f"The upstream '{upstream.name}' refused the request ({answer.status})."
+        return ApiError(answer.status, message, code="upstream_refused")
+    param, code = error.get("param"), error.get("code")
+    return ApiError(
+        answer.status,
+        error["message"],
+        param=param if isinstance(param, str) else None,
+        code=code if isinstance(code, str) else "upstream_refused",
+    )
+
+
+def _no_answer(failures: Sequence[UpstreamError]) -> ApiError:
+    """Why nobody answered: what the upstream that was asked for did, and that its fallbacks did no better."""
+    error = _api_error(failures[0])
+    if len(failures) > 1:
+        error.message += f" Nor did its fallback{'s' if len(failures) > 2 else ''} answer."
+    return error
+
+
+def _api_error(error: UpstreamError) -> ApiError:
+    code = "upstream_overloaded" if error.status == 429 else "upstream_failed"
+    return ApiError(error.status, error.message, code=code, retry_after=error.retry_after)
