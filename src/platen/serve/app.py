@@ -1,6 +1,6 @@
-"""The HTTP application: OpenAI's API over one engine, a health report and the web page.
+"""The HTTP application: OpenAI's API over the models of a hub, a health report and the web page.
 
-`create_app` takes everything it serves and owns none of it, so tests give it an engine of their own.
+`create_app` takes everything it serves and owns none of it, so tests give it engines of their own.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from platen import __version__
-from platen.engines.protocol import Engine
 from platen.project import ServeConfig
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
-from platen.serve.context import ModelInfo, ServeContext, ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.gateway import Gateway, closing, open_upstreams
 from platen.serve.guard import Guard
+from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.outgoing import OutgoingGuard
-from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -31,22 +30,21 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    model_info: ModelInfo,
+    hub: ModelHub,
     config: ServeConfig,
     *,
     state: ServerState | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     outgoing_guard: OutgoingGuard | None = None,
 ) -> FastAPI:
-    """The application for one model and the upstreams. `state` lets whoever runs it start the draining.
+    """The application for the hub's models and upstreams. `state` lets whoever runs it start the draining.
 
     `outgoing_guard` sees what is sent to upstreams that have `redact: true`. Raises ConfigError when there is
-    none for them, when an upstream lacks its key, or when one has the model's own name.
+    none for them, when an upstream lacks its key, or when one has the name of a model in the hub.
     """
-    context = ServeContext(engine, tokenizer, model_info, state or ServerState())
-    upstreams = open_upstreams(config.upstreams, model_info.name, outgoing_guard)
+    context = ServeContext(hub, state or ServerState())
+    local = [model.info.name for model in hub.models()]
+    upstreams = open_upstreams(config.upstreams, local, outgoing_guard)
     app = FastAPI(
         title="Platen", version=__version__, docs_url=None, redoc_url=None, lifespan=closing(upstreams)
     )
@@ -62,34 +60,32 @@ def create_app(
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
 
-    remote = [UpstreamCard(id=upstream.name, created=int(time.time())) for upstream in upstreams]
+    now = int(time.time())
+    remote = {upstream.name: UpstreamCard(id=upstream.name, created=now) for upstream in upstreams}
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:
-        """The model served here, and the upstreams."""
-        return ModelList(data=[model_info.card(), *remote])
+        """The models served here; the first is the one that the page talks to. Then the upstreams."""
+        return ModelList(data=[*(model.info.card() for model in hub.models()), *remote.values()])
 
     @app.get("/v1/models/{model:path}")
     async def retrieve_model(model: str) -> ModelCard | UpstreamCard:
         """The model of this name."""
-        for card in remote:
-            if card.id == model:
-                return card
-        context.check_model(model)
-        return model_info.card()
+        return remote[model] if model in remote else hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
         """Whether the server takes work (200) or is shutting down or broken (503), and how much it has."""
-        stats = engine.stats()
+        stats = [model.engine.stats() for model in hub.models()]
+        failed = any(one.failed for one in stats)
         draining = context.state.draining
-        response.status_code = 503 if draining or stats.failed else 200
+        response.status_code = 503 if draining or failed else 200
         return Health(
-            status="draining" if draining else "failed" if stats.failed else "ok",
-            model=model_info.name,
-            running=stats.running,
-            waiting=stats.waiting,
-            tokens_generated=stats.tokens_generated,
+            status="draining" if draining else "failed" if failed else "ok",
+            models=[model.info.name for model in hub.models()],
+            running=sum(one.running for one in stats),
+            waiting=sum(one.waiting for one in stats),
+            tokens_generated=sum(one.tokens_generated for one in stats),
         )
 
     @app.get("/", include_in_schema=False)

@@ -50,13 +50,13 @@ class Caller(Protocol):
 
 
 def open_upstreams(
-    configs: Sequence[UpstreamConfig], local_model: str, guard: OutgoingGuard | None
+    configs: Sequence[UpstreamConfig], local_models: Sequence[str], guard: OutgoingGuard | None
 ) -> list[Upstream]:
     """Clients of the upstreams. Raises ConfigError when one of them could not be used as it should be."""
     for config in configs:
-        if config.name == local_model:
+        if config.name in local_models:
             raise ConfigError(
-                f"the upstream {config.name} has the name of the model that is served here",
+                f"the upstream {config.name} has the name of a model that is served here",
                 hint="give one of them another name",
             )
         if config.redact and guard is None:

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from platen.project import UpstreamConfig
-from platen.serve.context import LONG_TEXT
 from platen.serve.errors import ApiError
+from platen.serve.served import LONG_TEXT
 
 OutgoingGuard = Callable[[str], str]
 """Gives a text as it may leave, or refuses it: raises ApiError."""
