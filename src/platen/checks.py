@@ -56,7 +56,7 @@ def check_base_url(url: str) -> str:
         raise ValueError("this is no URL; one looks like https://api.example.com/v1") from None
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL must not hold credentials; put the key in a variable, api_key_env: ITS_NAME")
-    if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f]", url):
+    if parts.scheme not in ("http", "https") or not host or not re.fullmatch(r"[!-~]+", url):
         raise ValueError("allowed are http and https URLs, such as https://api.example.com/v1")
     if "?" in url or "#" in url:
         raise ValueError("the URL must end with its path, without ? and #")

@@ -1,7 +1,5 @@
 """One model at an OpenAI-compatible service elsewhere: sends it requests over pooled connections, again when
 that may help, and none while it is known to be down. Gives the answer, or an UpstreamError that says why not.
-
-aiohttp is the HTTP client: through this module it carries 20 times the requests a second that httpx does.
 """
 
 from __future__ import annotations
@@ -11,15 +9,13 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from platen import __version__
 from platen.engines.breaker import Breaker
+from platen.engines.http1 import CannotConnect, HttpError, NotHttp, Origin, Response, Silent
 from platen.engines.retries import is_transient, retry_after_seconds, wait_before_retry
 from platen.errors import ConfigError
 from platen.project import UpstreamConfig
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +52,17 @@ class Answer:
     """
 
     status: int
-    content_type: str
     body: bytes
     streams: bool
     _upstream: Upstream
-    _response: aiohttp.ClientResponse
+    _response: Response
     _open: bool = True
 
     async def more(self) -> bytes:
         """The next piece after `body`, empty at the end. Raises UpstreamError when the service breaks off."""
         try:
-            return await self._response.content.readany()
-        except Exception as error:
+            return await self._response.read()
+        except HttpError as error:
             raise self._upstream.broke(error) from None
 
     def close(self) -> None:
@@ -75,7 +70,7 @@ class Answer:
         if self._open:
             self._open = False
             self._upstream.active -= 1
-            self._response.close()  # which keeps the connection when the answer is complete
+            self._response.close()
 
 
 class Upstream:
@@ -90,7 +85,7 @@ class Upstream:
         self.breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._key = _key(config)
         self._sleep = sleep
-        self._session: aiohttp.ClientSession | None = None
+        self._origin: Origin | None = None
 
     @property
     def name(self) -> str:
@@ -124,25 +119,23 @@ class Upstream:
                 status=503,
                 retry_after=self.breaker.seconds_left,
             )
-        response: aiohttp.ClientResponse | None = None
+        response: Response | None = None
         self.active += 1
         try:
-            response = await self._client().post(
-                self.config.base_url + path, data=body, allow_redirects=False
-            )
+            response = await self._service().post(path, body)
             answer = await self._answer(response)
         except BaseException as error:
             self.active -= 1
             if response is not None:
                 response.close()
-            if not isinstance(error, Exception):
-                self.breaker.abandoned()  # whoever asked has gone away
-                raise
-            raise self.broke(error) from None
+            if isinstance(error, UpstreamError | HttpError):
+                raise self.broke(error) from None
+            self.breaker.abandoned()  # whoever asked has gone away
+            raise
         self.breaker.succeeded()
         return answer
 
-    async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
+    async def _answer(self, response: Response) -> Answer:
         """The answer with its beginning read, so that a failure up to there can still be made good."""
         status = response.status
         if is_transient(status):
@@ -159,18 +152,18 @@ class Upstream:
             raise UpstreamError(f"{self._quoted} refused this server's key ({status}).", fault=False)
         if status < 200 or 300 <= status < 400:
             raise UpstreamError(f"{self._quoted} answered {status}: its base_url is not the right address.")
-        streams = response.content_type == "text/event-stream"
-        body = await (response.content.readany() if streams else self._whole(response))
+        streams = response.headers.get("content-type", "").startswith("text/event-stream")
+        body = await (response.read() if streams else self._whole(response))
         if streams and not body:
             raise UpstreamError(f"{self._quoted} ended its answer before it began.", retryable=True)
         if status < 300 and not streams and not body.lstrip().startswith(b"{"):
             raise self.garbled()
-        return Answer(status, response.content_type, body, streams, self, response)
+        return Answer(status, body, streams, self, response)
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _whole(self, response: Response) -> bytes:
         pieces: list[bytes] = []
         size = 0
-        while piece := await response.content.readany():
+        while piece := await response.read():
             pieces.append(piece)
             size += len(piece)
             if size > MAX_ANSWER_BYTES:
@@ -187,7 +180,7 @@ class Upstream:
         """A text from the service that does not show the key, should it repeat it."""
         return text.replace(self._key.encode(), b"***") if self._key else text
 
-    def broke(self, error: Exception) -> UpstreamError:
+    def broke(self, error: UpstreamError | HttpError) -> UpstreamError:
         """What went wrong as an error to tell, noted by the breaker."""
         failure = error if isinstance(error, UpstreamError) else self._failure(error)
         if failure.fault:
@@ -196,43 +189,34 @@ class Upstream:
             self.breaker.abandoned()
         return failure
 
-    def _failure(self, error: Exception) -> UpstreamError:
-        import aiohttp
-
+    def _failure(self, error: HttpError) -> UpstreamError:
         match error:
-            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            case CannotConnect():
+                log.warning("upstream %s: %s", self.name, error)
                 return UpstreamError(f"{self._quoted} can't be reached.", retryable=True)
-            case TimeoutError():
-                return UpstreamError(
-                    f"{self._quoted} was silent for {self.config.read_seconds:g} s.", status=504
-                )
-            case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
-                return UpstreamError(f"{self._quoted} broke off.", retryable=True)
-            case aiohttp.ClientError():
+            case Silent():
+                seconds = self.config.read_seconds
+                return UpstreamError(f"{self._quoted} was silent for {seconds:g} s.", status=504)
+            case NotHttp():
                 return UpstreamError(f"{self._quoted} does not answer in HTTP.")
-        log.error("upstream %s", self.name, exc_info=error)
-        return UpstreamError(f"{self._quoted} failed.")
+        return UpstreamError(f"{self._quoted} broke off.", retryable=True)
 
-    def _client(self) -> aiohttp.ClientSession:
-        """The session, made in the event loop that uses it."""
-        if self._session is None:
-            import aiohttp
-
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # max_concurrent limits it
-                headers=_headers(self._key),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    sock_connect=self.config.connect_seconds, sock_read=self.config.read_seconds
-                ),
+    def _service(self) -> Origin:
+        """The connections, made in the event loop that uses them."""
+        if self._origin is None:
+            self._origin = Origin(
+                self.config.base_url,
+                _headers(self._key),
+                connect_seconds=self.config.connect_seconds,
+                read_seconds=self.config.read_seconds,
             )
-        return self._session
+        return self._origin
 
     async def close(self) -> None:
         """Close the connections; requests on their way break off."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._origin is not None:
+            self._origin.close()
+            await asyncio.sleep(0)  # in which they are closed
 
     @property
     def _quoted(self) -> str:
@@ -240,8 +224,6 @@ class Upstream:
 
 
 def _headers(key: str) -> dict[str, str]:
-    from platen import __version__
-
     headers = {
         "user-agent": f"platen/{__version__}",
         "content-type": "application/json",
