@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from platen import __version__
 from platen.project import ServeConfig
+from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
@@ -34,13 +35,15 @@ def create_app(
     config: ServeConfig,
     *,
     state: ServerState | None = None,
+    load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     outgoing_guard: OutgoingGuard | None = None,
 ) -> FastAPI:
-    """The application for the hub's models and upstreams. `state` lets whoever runs it start the draining.
+    """The application for the hub's models and the upstreams.
 
-    `outgoing_guard` sees what is sent to upstreams that have `redact: true`. Raises ConfigError when there is
-    none for them, when an upstream lacks its key, or when one has the name of a model in the hub.
+    `state` lets whoever runs it start the draining; with `load` the models can be changed while it runs, on a
+    loopback address only. `outgoing_guard` sees what is sent to upstreams that have `redact: true`. Raises
+    ConfigError when there is none for them, when an upstream lacks its key or has the name of a model here.
     """
     context = ServeContext(hub, state or ServerState())
     local = [model.info.name for model in hub.models()]
@@ -59,6 +62,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    if load is not None and config.host in LOOPBACK:
+        app.include_router(admin_router(context, load))
 
     now = int(time.time())
     remote = {upstream.name: UpstreamCard(id=upstream.name, created=now) for upstream in upstreams}

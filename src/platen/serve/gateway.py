@@ -14,22 +14,20 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import orjson
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from platen.engines.protocol import Usage
 from platen.engines.upstream import Answer, Upstream, UpstreamError
 from platen.errors import ConfigError
 from platen.project import UpstreamConfig
+from platen.serve.asgi import Hangup, replayed, whole_body
 from platen.serve.errors import ApiError
 from platen.serve.outgoing import BYTES_PER_TOKEN, OutgoingGuard, OutgoingRequest
-from platen.serve.relay import EventRelay, NotAnAnswer, relay_whole
+from platen.serve.relay import EventRelay, relay_whole
 
 log = logging.getLogger(__name__)
 
 RELAYED = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"}
-WATCH_AFTER = 0.02
-"""Seconds after which an answer under way is worth watching whether its client is still there."""
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -101,12 +99,12 @@ class Gateway:
             await error.response()(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _whole_body(receive)
+        body = await whole_body(receive)
         if body is None:
             return  # the client has hung up
         request = OutgoingRequest.read(scope["path"], body)
         if request is None or request.model not in self._upstreams:
-            await self._app(scope, _replayed(body, receive), send)
+            await self._app(scope, replayed(body, receive), send)
             return
         caller: Caller | None = scope.get("state", {}).get("caller")
         if caller is not None:
@@ -118,7 +116,7 @@ class Gateway:
             if caller is not None:
                 caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
         if local is not None:
-            await self._app(scope, _replayed(request.local(local), receive), send)
+            await self._app(scope, replayed(request.local(local), receive), send)
 
     def _candidates(self, model: str) -> list[Upstream | str]:
         """Who may answer, in order; a text is the name of a model of this server."""
@@ -138,7 +136,7 @@ class _Exchange:
 
         Gives the name of a local model when it is its turn. Raises ApiError when none answers.
         """
-        hangup = _Hangup(self._receive)
+        hangup = Hangup(self._receive)
         try:
             return await self._first_answer(candidates, guard)
         except asyncio.CancelledError:
@@ -178,7 +176,7 @@ class _Exchange:
             return
         try:
             body, usage = relay_whole(answer.body, upstream.name)
-        except NotAnAnswer:
+        except ValueError:
             raise upstream.broke(upstream.garbled()) from None
         self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -202,75 +200,17 @@ class _Exchange:
             last = relay.finish()
             if not relay.complete:
                 raise upstream.broke(upstream.cut_off())
+        except ValueError:
+            last = _event(upstream.broke(upstream.garbled()))
         except UpstreamError as error:
             log.warning("%s", error.message)
-            last += b"data: " + orjson.dumps(_api_error(error).body()) + b"\n\n"
+            last += _event(error)
         finally:
             self.usage = relay.usage or self._estimate(relay.events)
         await self._send({"type": "http.response.body", "body": last})
 
     def _estimate(self, completion_tokens: int) -> Usage:
         return Usage(self._request.prompt_tokens, completion_tokens)
-
-
-class _Hangup:
-    """Cancels the task that made it when the client goes away. A short answer is not worth the watching."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.seen = False
-        self._receive = receive
-        self._task = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
-        self._start = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.seen = True
-        assert self._task is not None
-        self._task.cancel()
-
-    def stop_watching(self) -> None:
-        self._start.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    def forgive(self) -> None:
-        """The cancellation has done its work; the task goes on to its end."""
-        assert self._task is not None
-        self._task.uncancel()
-
-
-async def _whole_body(receive: Receive) -> bytes | None:
-    """The request's body; None when the client hangs up first. Raises ApiError when it is too large."""
-    pieces = []
-    while True:
-        try:
-            message = await receive()
-        except HTTPException as error:  # from the layer that limits bodies
-            raise ApiError(error.status_code, error.detail, code="body_too_large") from None
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(pieces)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """What `receive` would have given, had nobody read the body."""
-    read = False
-
-    async def replay() -> Message:
-        nonlocal read
-        if read:
-            return await receive()
-        read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 def _refusal(answer: Answer, upstream: Upstream) -> ApiError:
@@ -297,6 +237,11 @@ def _no_answer(failures: Sequence[UpstreamError]) -> ApiError:
     if len(failures) > 1:
         error.message += f" Nor did its fallback{'s' if len(failures) > 2 else ''} answer."
     return error
+
+
+def _event(error: UpstreamError) -> bytes:
+    """A failure as it is told within a stream."""
+    return b"data: " + orjson.dumps(_api_error(error).body()) + b"\n\n"
 
 
 def _api_error(error: UpstreamError) -> ApiError:

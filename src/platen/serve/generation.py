@@ -22,6 +22,7 @@ from platen.engines.protocol import (
     EngineOverloaded,
     GenerationRequest,
     SamplingParams,
+    Timings,
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
@@ -63,6 +64,8 @@ class Generation:
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
+        self._timings: dict[int, Timings] = {}
+        self._open = len(prompts) * n
         self._n = n
         try:
             for prompt in prompts:
@@ -110,9 +113,8 @@ class Generation:
         readers = [
             asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(self._streams)
         ]
-        open_choices = len(readers)
         try:
-            while open_choices:
+            while self._open:
                 item = await queue.get()
                 if isinstance(item, Exception):
                     log.error("a generation failed: %s", item)
@@ -120,9 +122,11 @@ class Generation:
                 if item.event.finish_reason == "cancelled":
                     raise draining(5)
                 if item.event.finish_reason is not None:
-                    open_choices -= 1
+                    self._open -= 1
                     if item.event.usage is not None:
                         self._usage[item.index] = item.event.usage
+                    if item.event.timings is not None:
+                        self._timings[item.index] = item.event.timings
                 yield item
         finally:
             self.cancel()
@@ -133,6 +137,17 @@ class Generation:
         """Stop whatever has not ended."""
         for request_id in self._ids:
             self._engine.cancel(request_id)
+
+    @property
+    def ended(self) -> bool:
+        """All choices have ended by themselves."""
+        return self._open == 0
+
+    def seconds_per_token(self) -> float | None:
+        """Of all choices, from when they were taken up; None when nothing was written."""
+        tokens = sum(used.completion_tokens for used in self._usage.values())
+        seconds = sum(times.prefill + times.decode for times in self._timings.values())
+        return seconds / tokens if tokens else None
 
     def usage(self) -> Usage:
         """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""

@@ -55,11 +55,12 @@ class ModelInfo:
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """One loaded version of a model."""
+    """One loaded version of a model. `source` is what it was loaded from, as it was asked for."""
 
     engine: Engine
     tokenizer: Tokenizer
     info: ModelInfo
+    source: str = ""
 
     async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
         """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""

@@ -28,11 +28,17 @@ class ServeError(PlatenError):
 
 
 def serve_bundle(
-    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str, str], None]
+    bundle_path: Path | str,
+    *,
+    name: str,
+    config: ServeConfig,
+    on_ready: Callable[[str, str], None],
+    find: Callable[[str], Path | str] = str,
 ) -> None:
     """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
 
-    `on_ready` gets the URL, and why this engine runs it.
+    `on_ready` gets the URL, and why this engine runs it. `find` tells where a model lies that the server is
+    asked to load later on, by a reference such as MODEL@VERSION.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -40,9 +46,13 @@ def serve_bundle(
     """
     listener = listen(config.host, config.port)
     with listener:
-        model = open_model(bundle_path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
-        hub, state = ModelHub([served_model(model, name)]), ServerState()
-        app = create_app(hub, config, state=state)
+
+        def load(reference: str, name: str) -> ServedModel:
+            return served_model(open_configured(find(reference), config), name, reference)
+
+        model = open_configured(bundle_path, config)
+        hub, state = ModelHub([served_model(model, name, str(bundle_path))]), ServerState()
+        app = create_app(hub, config, state=state, load=load)
         server = Server(app, hub, state, config, lambda url: on_ready(url, model.why))
         try:
             server.run(sockets=[listener])
@@ -50,7 +60,12 @@ def serve_bundle(
             asyncio.run(hub.close())
 
 
-def served_model(model: LocalModel, name: str) -> ServedModel:
+def open_configured(path_or_name: Path | str, config: ServeConfig) -> LocalModel:
+    """Open a model with the engine's bounds of the configuration. Raises BundleError."""
+    return open_model(path_or_name, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
+
+
+def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
     """An opened bundle as clients see it under `name`."""
     info = ModelInfo(
         name=name,
@@ -61,7 +76,7 @@ def served_model(model: LocalModel, name: str) -> ServedModel:
         created=int(model.path.stat().st_mtime),
         version=model.fingerprint[:12],
     )
-    return ServedModel(model.engine, model.tokenizer, info)
+    return ServedModel(model.engine, model.tokenizer, info, source)
 
 
 def listen(host: str, port: int) -> socket.socket:
