@@ -218,7 +218,7 @@ async def test_a_service_without_a_good_certificate_gets_nothing() -> None:
     plain = Scripted(OK)
     server = await asyncio.start_server(plain, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    there = Origin(f"https://127.0.0.1:{port}/v1", {}, connect_seconds=1, read_seconds=5)
+    there = Origin(f"https://127.0.0.1:{port}/v1", {}, connect_seconds=0.3, read_seconds=5)
     assert there._ssl is not None
     assert there._ssl.verify_mode is ssl.CERT_REQUIRED
     with pytest.raises(CannotConnect):

@@ -257,6 +257,10 @@ def test_the_guard_can_refuse_and_looks_only_where_it_is_wanted() -> None:
     async def _(gateway: Gateway, fake: FakeUpstream) -> None:
         status, body = await Client(evil).ask(gateway, "/v1/completions")
         assert (status, json.loads(body)["error"]["code"]) == (400, "refused_by_guard")
+        deep: Any = "x"
+        for _ in range(800):
+            deep = [deep]
+        assert (await Client({"model": "big", "messages": deep}).ask(gateway))[0] == 400
         long = evil | {"prompt": "a" * 30_000 + "666"}
         assert (await Client(long).ask(gateway, "/v1/completions"))[0] == 400
         assert fake.requests == []

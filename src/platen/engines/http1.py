@@ -103,10 +103,10 @@ class Origin:
                 )
         except (OSError, UnicodeError) as error:  # an SSLError and a TimeoutError are OSErrors
             raise CannotConnect(str(error)) from None
-        return connection
-
-    def _opened(self, connection: _Connection) -> None:
+        if not connection.usable:
+            raise CannotConnect("it closes connections at once")
         self._open.add(connection)
+        return connection
 
     def _free(self, connection: _Connection) -> None:
         self._idle.append(connection)
@@ -129,7 +129,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._origin._opened(self)
+        self.heard = time.monotonic()
 
     @property
     def usable(self) -> bool:

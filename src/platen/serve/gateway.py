@@ -106,7 +106,9 @@ class Gateway:
         if request is None or request.model not in self._upstreams:
             await self._app(scope, replayed(body, receive), send)
             return
-        caller: Caller | None = scope.get("state", {}).get("caller")
+        state = scope.setdefault("state", {})
+        state["model"] = request.model  # for whoever measures
+        caller: Caller | None = state.get("caller")
         if caller is not None:
             await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
         exchange = _Exchange(request, receive, send)

@@ -101,7 +101,10 @@ class OutgoingRequest:
             _refuse_token_ids(document.get(param), param)
 
         def work() -> dict[str, Any]:
-            return document | {key: _guarded(document[key], guard) for key in _TEXTS if key in document}
+            try:
+                return document | {key: _guarded(document[key], guard) for key in _TEXTS if key in document}
+            except RecursionError:
+                raise ApiError(400, "The body is nested too deeply.", code="invalid_body") from None
 
         return work() if self.size < LONG_TEXT else await asyncio.to_thread(work)
 
