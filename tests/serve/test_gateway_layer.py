@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from platen.engines.protocol import Usage
+from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Upstream
 from platen.project import UpstreamConfig
 from platen.serve.errors import ApiError
-from platen.serve.gateway import Gateway
+from platen.serve.gateway import Gateway, Observer
 from platen.serve.relay import EventRelay
 from tests.engines.fake_upstream import (
     USAGE,
@@ -41,7 +41,12 @@ class Ledger:
     """A caller with a limit, who remembers what was asked and charged."""
 
     limit: int = 10**9
+    forbidden: tuple[str, ...] = ()
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def check_model(self, model: str) -> None:
+        if model in self.forbidden:
+            raise ApiError(403, "Not for you.", code="model_not_allowed")
 
     async def admit(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         self.calls.append(("admit", model, prompt_tokens, completion_tokens))
@@ -90,7 +95,10 @@ async def local_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def against(
-    *script: Action, guard: Callable[[str], str] | None = None, **settings: Any
+    *script: Action,
+    guard: Callable[[str], str] | None = None,
+    observer: Observer | None = None,
+    **settings: Any,
 ) -> Callable[[Callable[[Gateway, FakeUpstream], Awaitable[None]]], None]:
     """Runs a coroutine function with a gateway to an upstream with this script."""
 
@@ -100,7 +108,7 @@ def against(
                 config = {"model": "their-model", "retry_delay_seconds": 0} | settings
                 upstream = Upstream(UpstreamConfig(name="big", base_url=fake.url, **config))
                 try:
-                    await test(Gateway(local_app, upstreams=[upstream], guard=guard), fake)
+                    await test(Gateway(local_app, upstreams=[upstream], guard=guard, observer=observer), fake)
                 finally:
                     await upstream.close()
 
@@ -149,6 +157,57 @@ def test_a_caller_over_the_limit_costs_nothing() -> None:
         assert (status, json.loads(body)["error"]["code"]) == (429, "tokens_limit")
         assert [call[0] for call in caller.calls] == ["admit"]
         assert fake.requests == []
+
+
+def test_a_caller_may_be_kept_from_a_model() -> None:
+    @against()
+    async def _(gateway: Gateway, fake: FakeUpstream) -> None:
+        caller = Ledger(forbidden=("big",))
+        status, body = await Client(CHAT, caller).ask(gateway)
+        assert (status, json.loads(body)["error"]["code"]) == (403, "model_not_allowed")
+        assert (caller.calls, fake.requests) == ([], [])
+
+
+class Notes:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def ended(self, model: str, reason: str, usage: Usage | None, timings: Timings | None) -> None:
+        self.seen.append((model, reason, usage, timings is not None))
+
+    def cancelled(self, model: str) -> None:
+        self.seen.append((model, "cancelled"))
+
+
+def test_whoever_measures_is_told_of_answers() -> None:
+    notes = Notes()
+
+    @against(
+        chat("Fine"),
+        chat_stream("Fine"),
+        stream(chat_event("a"), done=False),
+        answer(500),
+        answer(422, {}),
+        observer=notes,
+        max_retries=0,
+    )
+    async def _(gateway: Gateway, fake: FakeUpstream) -> None:
+        for body in (CHAT, STREAM, STREAM, CHAT, CHAT):
+            await Client(body).ask(gateway)
+        fake.script.append(fake.silence())
+        client = Client(CHAT)
+        client.leave.set()
+        with pytest.raises(IndexError):  # nothing was sent
+            await client.ask(gateway)
+
+    assert notes.seen == [
+        ("big", "stop", Usage(7, 3), False),
+        ("big", "stop", Usage(7, 3), True),
+        ("big", "cancelled"),
+        ("big", "cancelled"),
+    ]
 
 
 def test_a_failure_is_settled_with_nothing() -> None:

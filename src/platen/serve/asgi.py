@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
-
-from platen.serve.errors import ApiError
 
 WATCH_AFTER = 0.02
 """Seconds after which an answer under way is worth watching whether its client is still there."""
@@ -45,13 +42,10 @@ class Hangup:
 
 
 async def whole_body(receive: Receive) -> bytes | None:
-    """The request's body; None when the client hangs up first. Raises ApiError when it is too large."""
+    """The request's body; None when the client hangs up first. Raises what the layers before this one do."""
     pieces = []
     while True:
-        try:
-            message = await receive()
-        except HTTPException as error:  # from the layer that limits bodies
-            raise ApiError(error.status_code, error.detail, code="body_too_large") from None
+        message = await receive()
         if message["type"] == "http.disconnect":
             return None
         pieces.append(message.get("body", b""))
@@ -71,3 +65,12 @@ def replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
+
+
+def failing(error: Exception) -> Receive:
+    """A body that can't be had."""
+
+    async def fail() -> Message:
+        raise error
+
+    return fail

@@ -11,16 +11,18 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from time import perf_counter
 from typing import Protocol
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from platen.engines.protocol import Usage
+from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Answer, Upstream, UpstreamError
 from platen.errors import ConfigError
 from platen.project import UpstreamConfig
-from platen.serve.asgi import Hangup, replayed, whole_body
+from platen.serve.asgi import Hangup, failing, replayed, whole_body
 from platen.serve.errors import ApiError
 from platen.serve.outgoing import BYTES_PER_TOKEN, OutgoingGuard, OutgoingRequest
 from platen.serve.relay import EventRelay, relay_whole
@@ -38,12 +40,28 @@ _STREAM_HEADERS = [
 class Caller(Protocol):
     """Whoever asks, as the access layer knows them; requests without one are not limited."""
 
+    def check_model(self, model: str) -> None:
+        """Raises ApiError unless they may use the model."""
+        ...
+
     async def admit(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Set aside about what the request will use. Raises ApiError when that is not to be had."""
         ...
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
         """What it came to; exactly once after `admit`."""
+        ...
+
+
+class Observer(Protocol):
+    """Whoever measures what the upstreams do."""
+
+    def ended(self, model: str, reason: str, usage: Usage | None, timings: Timings | None) -> None:
+        """An upstream has answered; `timings` of streams only."""
+        ...
+
+    def cancelled(self, model: str) -> None:
+        """A request was given up before its end: the client has gone, or the answer broke off."""
         ...
 
 
@@ -80,13 +98,18 @@ def closing(upstreams: Sequence[Upstream]) -> Callable[[object], AbstractAsyncCo
 class Gateway:
     """Relays to `upstreams`, falling back as their configuration says.
 
-    `guard` sees what is sent to those that have `redact: true`.
+    `guard` sees what is sent to those that have `redact: true`; `observer` is told of each answer.
     """
 
     def __init__(
-        self, app: ASGIApp, *, upstreams: Sequence[Upstream], guard: OutgoingGuard | None = None
+        self,
+        app: ASGIApp,
+        *,
+        upstreams: Sequence[Upstream],
+        guard: OutgoingGuard | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        self._app, self._guard = app, guard
+        self._app, self._guard, self._observer = app, guard, observer
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +122,11 @@ class Gateway:
             await error.response()(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await whole_body(receive)
+        try:
+            body = await whole_body(receive)
+        except HTTPException as error:  # it is too large, or too slow: the routes say so
+            await self._app(scope, failing(error), send)
+            return
         if body is None:
             return  # the client has hung up
         request = OutgoingRequest.read(scope["path"], body)
@@ -110,6 +137,7 @@ class Gateway:
         state["model"] = request.model  # for whoever measures
         caller: Caller | None = state.get("caller")
         if caller is not None:
+            caller.check_model(request.model)
             await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
         exchange = _Exchange(request, receive, send)
         try:
@@ -117,6 +145,8 @@ class Gateway:
         finally:
             if caller is not None:
                 caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+            if self._observer is not None:
+                exchange.tell(self._observer)
         if local is not None:
             await self._app(scope, replayed(request.local(local), receive), send)
 
@@ -131,7 +161,18 @@ class _Exchange:
 
     def __init__(self, request: OutgoingRequest, receive: Receive, send: Send) -> None:
         self._request, self._receive, self._send = request, receive, send
+        self._began = perf_counter()
+        self._model: str | None = None
+        self._reason: str | None = None
+        self._timings: Timings | None = None
         self.usage = Usage(0, 0)
+
+    def tell(self, observer: Observer) -> None:
+        """What has become of the request, if an upstream answered it."""
+        if self._model is not None and self._reason is not None:
+            observer.ended(self._model, self._reason, self.usage, self._timings)
+        elif self._model is not None:
+            observer.cancelled(self._model)
 
     async def run(self, candidates: Sequence[Upstream | str], guard: OutgoingGuard | None) -> str | None:
         """Relay the answer of the first candidate that has one, while the client is there.
@@ -159,6 +200,7 @@ class _Exchange:
             if isinstance(candidate, str):
                 return candidate
             body = await self._request.body(candidate.config, guard if candidate.config.redact else None)
+            self._model = candidate.name
             try:
                 answer = await candidate.post(self._request.path.removeprefix("/v1"), body)
                 try:
@@ -167,11 +209,13 @@ class _Exchange:
                 finally:
                     answer.close()
             except UpstreamError as error:
+                self._model = None
                 failures.append(error)
         raise _no_answer(failures)
 
     async def _pass_on(self, answer: Answer, upstream: Upstream) -> None:
         if answer.status >= 400:
+            self._model = None
             raise _refusal(answer, upstream)
         if answer.streams:
             await self._stream(answer, upstream)
@@ -181,6 +225,7 @@ class _Exchange:
         except ValueError:
             raise upstream.broke(upstream.garbled()) from None
         self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
+        self._reason = "stop"
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
@@ -192,7 +237,7 @@ class _Exchange:
             hide_usage=self._request.adds_usage(upstream.config) and not self._request.asks_for_usage,
         )
         await self._send({"type": "http.response.start", "status": answer.status, "headers": _STREAM_HEADERS})
-        last = b""
+        first, last = perf_counter(), b""
         try:
             piece = answer.body
             while piece:
@@ -202,6 +247,8 @@ class _Exchange:
             last = relay.finish()
             if not relay.complete:
                 raise upstream.broke(upstream.cut_off())
+            self._reason = "stop"
+            self._timings = Timings(0.0, first - self._began, perf_counter() - first)
         except ValueError:
             last = _event(upstream.broke(upstream.garbled()))
         except UpstreamError as error:
