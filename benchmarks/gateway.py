@@ -21,6 +21,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -232,6 +233,7 @@ def main() -> None:
     if args.serve:
         serve_ours(args.serve[0], Path(args.serve[1]))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     if args.litellm is None:
         print("left out: LiteLLM (--litellm BIN; --help says how to install it)")
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
@@ -241,7 +243,7 @@ def main() -> None:
         gateways = {"ours": stack.enter_context(our_gateway(port, folder / "bundle"))}
         if args.litellm is not None:
             gateways["litellm"] = stack.enter_context(litellm_proxy(args.litellm, port, folder))
-        seconds, rounds = (1.0, 1) if args.quick else (3.0, 3)
+        seconds, rounds = (1.0, 1) if args.quick else (2.0, 3)
         results = compare(gateways, Gateway(port, None), seconds=seconds, rounds=rounds)
         report(results, json_file=args.json, quick=args.quick)
 
