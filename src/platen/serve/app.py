@@ -23,7 +23,10 @@ from platen.serve.gateway import Gateway, closing, open_upstreams
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
+from platen.serve.openapi import describe
 from platen.serve.outgoing import OutgoingGuard
+from platen.serve.responses import responses_router
+from platen.serve.tokens import tokens_router
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -52,6 +55,7 @@ def create_app(
         title="Platen", version=__version__, docs_url=None, redoc_url=None, lifespan=closing(upstreams)
     )
     install_handlers(app)
+    describe(app)
     if upstreams:
         app.add_middleware(Gateway, upstreams=upstreams, guard=outgoing_guard)
     app.add_middleware(
@@ -62,6 +66,8 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(responses_router(context))
+    app.include_router(tokens_router(context))
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 
