@@ -97,13 +97,16 @@ async def test_the_rarer_parameters_go_along_when_they_are_on() -> None:
     end = stream(piece("", "stop"))
     async with faked(end, end, end, stream_usage=False) as (engine, fake):
         for grammar, _ in grammars:
-            sampling = SamplingParams(top_k=5, logit_bias=((7, -1.0),), max_tokens=None, grammar=grammar)
+            sampling = SamplingParams(
+                top_k=5, logit_bias=((7, -1.0),), seed=2**64 - 2, max_tokens=None, grammar=grammar
+            )
             assert (await collect(engine, sampling))[-1].usage == Usage(3, 1)
     for (_, kind), request in zip(grammars, fake.requests, strict=True):
         assert request.body["response_format"]["type"] == kind
         assert (request.body["top_k"], request.body["logit_bias"]) == (5, {"7": -1.0})
         assert request.body["max_tokens"] == 125
-        assert not {"stream_options", "seed", "min_p", "stop"} & request.body.keys()
+        assert request.body["seed"] == -2
+        assert not {"stream_options", "min_p", "stop"} & request.body.keys()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,8 @@ async def test_what_it_cannot_do_is_refused_at_once() -> None:
             engine.submit(GenerationRequest("r", [1] * 128))
         with pytest.raises(ValueError, match="log-probabilities"):
             engine.submit(GenerationRequest("r", [1], SamplingParams(logprobs=0)))
+        with pytest.raises(ValueError, match="adapters"):
+            engine.submit(GenerationRequest("r", [1], adapter="poet"))
         assert engine.capacity().context_window == 128
 
 

@@ -29,8 +29,16 @@ from platen.engines.streams import EventStream
 from platen.engines.upstream import Upstream, UpstreamError
 
 _OFF = SamplingParams()
-_COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
-_UNCOMMON = ("top_k", "min_p", "typical_p", "repetition_penalty", "min_tokens", "ignore_eos")
+_COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+_UNCOMMON = (
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "stop_token_ids",
+)
 """Not every service knows these, so they are sent only when they are on."""
 
 
@@ -50,6 +58,8 @@ class RemoteEngine:
             raise ValueError(f"the prompt has {length} tokens; the context window is {self._window}")
         if request.sampling.logprobs is not None or request.prompt_logprobs is not None:
             raise ValueError("a remote engine gives no log-probabilities")
+        if request.adapter is not None or request.shown:
+            raise ValueError("a remote engine has neither adapters nor the names of special tokens")
         if len(self._running) >= self.capacity().max_concurrent:
             raise EngineOverloaded(1.0)
         stream = EventStream(lambda: self.cancel(request.request_id))
@@ -126,6 +136,8 @@ class RemoteEngine:
             name: value for name in _UNCOMMON if (value := getattr(sampling, name)) != getattr(_OFF, name)
         }
         body |= {
+            # Ours are numbers of 64 bits, OpenAI's have a sign.
+            "seed": None if sampling.seed is None else (sampling.seed + 2**63) % 2**64 - 2**63,
             "stop": list(sampling.stop) or None,
             "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
             "response_format": _response_format(sampling.grammar),
