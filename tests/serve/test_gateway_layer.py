@@ -17,7 +17,8 @@ from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Upstream
 from platen.project import UpstreamConfig
 from platen.serve.errors import ApiError
-from platen.serve.gateway import Gateway, Observer
+from platen.serve.gateway import RELAYED, Gateway, Observer
+from platen.serve.outgoing import OutgoingRequest
 from platen.serve.relay import EventRelay
 from tests.engines.fake_upstream import (
     USAGE,
@@ -328,6 +329,35 @@ def test_the_guard_can_refuse_and_looks_only_where_it_is_wanted() -> None:
     async def _(gateway: Gateway, fake: FakeUpstream) -> None:
         assert (await Client(evil).ask(gateway, "/v1/completions"))[0] == 200
         assert fake.bodies("prompt") == ["666"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
+    max_leaves=8,
+)
+KEYS = ["messages", "prompt", "input", "stream", "stream_options", "n", "max_tokens", "max_output_tokens"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON), st.sampled_from(sorted(RELAYED)))
+def test_any_request_is_sent_or_refused(fields: dict[str, Any], path: str) -> None:
+    config = UpstreamConfig(name="big", base_url="http://host/v1", model="their-model")
+    request = OutgoingRequest.read(path, json.dumps({"model": "big"} | fields).encode())
+    assert request is not None
+    assert request.prompt_tokens > 0
+    assert request.most_completion_tokens >= 0
+    try:
+        sent = json.loads(asyncio.run(request.body(config, str.upper)))
+    except ApiError as refusal:
+        assert refusal.code == "token_ids_not_allowed"
+        return
+    assert sent.pop("model") == "their-model"
+    assert set(sent) - {"stream_options"} == set(fields) - {"stream_options"}
+    assert sent.get("n") == fields.get("n")
 
 
 # -- streams -------------------------------------------------------------------------------------------
