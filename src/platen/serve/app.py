@@ -19,7 +19,7 @@ from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.errors import install_handlers
-from platen.serve.gateway import Gateway, closing, open_upstreams
+from platen.serve.gateway import Gateway, open_upstreams
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
@@ -51,9 +51,8 @@ def create_app(
     context = ServeContext(hub, state or ServerState())
     local = [model.info.name for model in hub.models()]
     upstreams = open_upstreams(config.upstreams, local, outgoing_guard)
-    app = FastAPI(
-        title="Platen", version=__version__, docs_url=None, redoc_url=None, lifespan=closing(upstreams)
-    )
+    context.state.closers += [upstream.close for upstream in upstreams]
+    app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     describe(app)
     if upstreams:

@@ -167,7 +167,7 @@ class Server(uvicorn.Server):
                 loop="uvloop",
                 http="httptools",
                 ws="none",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -187,6 +187,11 @@ class Server(uvicorn.Server):
         assert sockets
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._on_ready(f"http://{host}:{sockets[0].getsockname()[1]}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for close in self._state.closers:
+            await close()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if self._state.draining and not self.should_exit:
