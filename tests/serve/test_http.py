@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.conftest import random_server
-from tests.serve.fuzzing import json_values, posts
+from tests.serve.fuzzing import json_values, posts, schemas
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 from tests.toolmodels import MARKERS, TEMPLATES, tokenizer_with
 
@@ -296,14 +296,9 @@ def send(http: httpx.Client, path: str, body: Any) -> httpx.Response:
     return http.post(address, content=json.dumps(body), headers={"content-type": "application/json"})
 
 
-@given(data=st.data())
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
-def test_no_body_breaks_the_server(
-    able: httpx.Client, bodies: dict[str, st.SearchStrategy[Any]], data: st.DataObject
-) -> None:
-    """Bodies for every address that takes any, by the server's own description."""
-    path = data.draw(st.sampled_from(sorted(bodies)))
-    response = send(able, path, data.draw(bodies[path]))
+def answers(http: httpx.Client, path: str, body: Any) -> None:
+    """Whatever is asked, it is answered or refused."""
+    response = send(http, path, body)
     if response.status_code != 200:
         assert response.status_code in (400, 404)
         refusal_of(path, response)
@@ -312,6 +307,36 @@ def test_no_body_breaks_the_server(
         assert not re.search(r'^data: {"error"|"response.failed"', response.text, re.MULTILINE)
     else:
         assert response.json()
+
+
+@given(data=st.data())
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+def test_no_body_breaks_the_server(
+    able: httpx.Client, bodies: dict[str, st.SearchStrategy[Any]], data: st.DataObject
+) -> None:
+    """Bodies for every address that takes any, by the server's own description."""
+    path = data.draw(st.sampled_from(sorted(bodies)))
+    answers(able, path, data.draw(bodies[path]))
+
+
+@given(parameters=schemas, choice=st.sampled_from(["auto", "required"]), strict=st.booleans())
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+def test_any_schema_of_a_function_is_held_to_or_refused(
+    able: httpx.Client, parameters: Any, choice: str, strict: bool
+) -> None:
+    function = {"name": "f", "parameters": parameters, "strict": strict}
+    tools = [{"type": "function", "function": function}]
+    answers(able, "/v1/chat/completions", {**CHAT, "tools": tools, "tool_choice": choice})
+
+
+@pytest.mark.slow
+@given(data=st.data())
+@settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+def test_not_one_of_many_bodies_breaks_the_server(
+    able: httpx.Client, bodies: dict[str, st.SearchStrategy[Any]], data: st.DataObject
+) -> None:
+    path = data.draw(st.sampled_from(sorted(bodies)))
+    answers(able, path, data.draw(bodies[path]))
 
 
 @given(body=json_values)

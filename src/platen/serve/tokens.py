@@ -112,6 +112,8 @@ def tokens_router(context: ServeContext) -> APIRouter:
 
 
 def _model(context: ServeContext, name: str | None) -> ServedModel:
-    """The model of this name; the first one when none is named. Raises ApiError when none writes text."""
-    models = context.hub.models()
-    return writer(models[0] if name is None and models else context.hub.route(name or "").stable.model)
+    """The model of this name; the first one when none is named. Raises ApiError when there is none."""
+    writers = [model for model in context.hub.models() if isinstance(model, ServedModel)]
+    if name is None and writers:
+        return writers[0]
+    return writer(context.hub.route(name or "").stable.model)

@@ -28,7 +28,9 @@ from platen.serve.traffic import Variant
 SERVER_NAME, SERVER_VERSION = "platen", __version__
 EXTENSIONS = ("binary_tensor_data",)
 Scalar = bool | int | float | str
-_NOT_PARAMETERS = frozenset({"model", "prompt", "n", "stream", "stream_options", "echo", "logprobs"})
+_NOT_PARAMETERS = frozenset(
+    {"model", "prompt", "n", "stream", "stream_options", "echo", "logprobs", "suffix", "best_of"}
+)
 """Fields of a completion request that this protocol says otherwise or has no place for in its answer."""
 
 

@@ -60,6 +60,12 @@ class InferenceRequest(_Strict):
     outputs: list[RequestedOutput] = []
 
 
+class ErrorMessage(BaseModel):
+    """What was wrong."""
+
+    error: str
+
+
 class _Route(APIRoute):
     """Answers errors as the protocol has them."""
 
@@ -81,7 +87,8 @@ class _Route(APIRoute):
 
 
 def open_inference_router(service: OpenInference) -> APIRouter:
-    router = APIRouter(prefix="/v2", route_class=_Route)
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorMessage} for status in ("4XX", "5XX")}
+    router = APIRouter(prefix="/v2", route_class=_Route, responses=errors)
     # Of a route's two paths the lower is tried first: names may have slashes, so the longer one goes first.
 
     @router.get("")
