@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -20,12 +21,14 @@ from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
+from platen.serve.gateway import Gateway, open_upstreams
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rest import open_inference_router
-from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.openapi import describe
+from platen.serve.outgoing import OutgoingGuard
 from platen.serve.patience import Patience
 from platen.serve.responses import responses_router
 from platen.serve.tokens import tokens_router
@@ -42,16 +45,25 @@ def create_app(
     access: AccessControl | None = None,
     load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    outgoing_guard: OutgoingGuard | None = None,
 ) -> FastAPI:
-    """The application for the hub's models.
+    """The application for the hub's models and the upstreams.
 
     `state` lets whoever runs it start the draining. `access` knows the keys; without it they must be off.
     With `load` the models can be changed while it runs, where keys are or only this machine can ask.
+    `outgoing_guard` sees what is sent to upstreams that have `redact: true`. Raises
+    ConfigError when there is none for them, when an upstream lacks its key or has the name of a model here.
     """
     context = ServeContext(hub, state or ServerState())
+    local = [model.info.name for model in hub.models()]
+    upstreams = open_upstreams(config.upstreams, local, outgoing_guard)
+    context.state.closers += [upstream.close for upstream in upstreams]
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     describe(app)
+    # The innermost first.
+    if upstreams:
+        app.add_middleware(Gateway, upstreams=upstreams, guard=outgoing_guard)
     app.add_middleware(Access, control=access or AccessControl(config))
     app.add_middleware(Patience, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
     app.add_middleware(
@@ -69,17 +81,24 @@ def create_app(
     if load is not None and (config.keys != "off" or config.host in LOOPBACK):
         app.include_router(admin_router(context, load))
 
+    now = int(time.time())
+    remote = {upstream.name: UpstreamCard(id=upstream.name, created=now) for upstream in upstreams}
+
     @app.get("/v1/models")
     async def list_models(request: Request) -> ModelList:
-        """The models served here that the caller may use; the page talks to the first."""
+        """The models that the caller may use, those served here first; the page talks to the first."""
         caller = caller_of(request)
-        return ModelList(data=[m.info.card() for m in hub.models() if caller.may_use(m.info.name)])
+        cards: list[ModelCard | UpstreamCard] = [
+            *(model.info.card() for model in hub.models()),
+            *remote.values(),
+        ]
+        return ModelList(data=[card for card in cards if caller.may_use(card.id)])
 
     @app.get("/v1/models/{model:path}")
-    async def retrieve_model(model: str, request: Request) -> ModelCard:
+    async def retrieve_model(model: str, request: Request) -> ModelCard | UpstreamCard:
         """The model of this name."""
         caller_of(request).check_model(model)
-        return hub.info(model).card()
+        return remote[model] if model in remote else hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
