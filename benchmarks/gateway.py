@@ -1,7 +1,7 @@
 """The gateway: our server in front of an upstream, against the LiteLLM proxy in front of the same one.
 
-The upstream is a mock that answers at once. Both gateways are one worker process with a key to check. The
-same generator asks both in turn. Compared are:
+The upstream is a mock that answers at once. Both gateways are one worker process with a key to check, ours
+with limits a minute to hold. The same generator asks both in turn. Compared are:
 
   requests      requests a second, 32 connections
   streams       streamed answers a second, 32 connections
@@ -92,8 +92,14 @@ def mock_upstream() -> Iterator[int]:
 @contextlib.contextmanager
 def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
     """`platen serve` with a model too small to matter and the mock as its upstream."""
+    from platen.serve.keys import Grant, Limits
+    from platen.serve.keystore import KeyStore, key_file
+
+    limits = Limits(requests_per_minute=10**9, tokens_per_minute=10**12)
+    _, key = KeyStore(key_file(folder)).create(Grant("bench", "bench", limits=limits))
     settings = {
         "port": 0,
+        "keys": "required",
         "upstreams": [
             {
                 "name": "gpt",
@@ -107,18 +113,21 @@ def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
     with process(command, MOCK_API_KEY="sk-mock") as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        yield Gateway(int(url.rpartition(":")[2]), None)
+        yield Gateway(int(url.rpartition(":")[2]), key)
 
 
 def serve_ours(settings: str, folder: Path) -> None:
     """In the process of our gateway: what `platen serve` runs."""
     from platen.project import ServeConfig
+    from platen.serve.access import AccessControl
     from platen.serve.server import serve_bundle
 
+    config = ServeConfig.model_validate_json(settings)
     serve_bundle(
         folder,
         name="local",
-        config=ServeConfig.model_validate_json(settings),
+        config=config,
+        access=AccessControl(config, folder),
         on_ready=lambda started: print(started.url, flush=True),
     )
 
