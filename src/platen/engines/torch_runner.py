@@ -140,4 +140,9 @@ class TorchRunner:
         self._rows.clear()
 
     def figures(self) -> dict[str, float]:
-        return {"cache_bytes": float(self._batch.size_bytes), "reused_tokens": float(self._reused)}
+        return {
+            "cache_bytes": float(self._batch.size_bytes),
+            "rows": float(self._max_rows),
+            "rows_held": float(len(self._prompts) + len(self._rows)),
+            "reused_tokens": float(self._reused),
+        }

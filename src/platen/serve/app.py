@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import FastAPI, Response
+from fastapi.routing import iter_route_contexts
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
@@ -19,6 +20,7 @@ from platen.serve.completions import completions_router
 from platen.serve.context import ModelInfo, ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
+from platen.serve.metrics import MeteredRequests, metrics_router
 from platen.serve.openai_types import Health, ModelCard, ModelList
 from platen.tokens.tokenizer import Tokenizer
 
@@ -38,6 +40,7 @@ def create_app(
 ) -> FastAPI:
     """The application for one model. `state` lets whoever runs it start the draining."""
     context = ServeContext(engine, tokenizer, model_info, state or ServerState())
+    context.metrics.watch(lambda: {model_info.name: engine.stats()})
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     app.add_middleware(
@@ -48,6 +51,7 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(metrics_router(context.metrics))
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:
@@ -79,4 +83,7 @@ def create_app(
         return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    # Last, so that it stands before everything else and counts what any layer refuses.
+    paths = [route.path for route in iter_route_contexts(app.routes)]
+    app.add_middleware(MeteredRequests, metrics=context.metrics, paths=filter(None, paths))
     return app

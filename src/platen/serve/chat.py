@@ -33,6 +33,7 @@ def chat_router(context: ServeContext) -> APIRouter:
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; with `stream` as server-sent events."""
         context.check_model(body.model)
+        request.state.model = body.model
         work = await _Chat.start(context, body)
         if body.stream:
             return EventStreamResponse(work.chunks(), work.generation.cancel)
@@ -63,6 +64,8 @@ class _Chat:
             sampling_of(body, body.limit, logprobs),
             n=body.n or 1,
             prompt_param="messages",
+            metrics=context.metrics,
+            model=context.info.name,
         )
         return cls(context, body, generation)
 

@@ -22,6 +22,7 @@ def completions_router(context: ServeContext) -> APIRouter:
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt, or several; with `stream` as server-sent events."""
         context.check_model(body.model)
+        request.state.model = body.model
         work = await _Completion.start(context, body)
         if body.stream:
             return EventStreamResponse(work.pieces(), work.generation.cancel)
@@ -51,6 +52,8 @@ class _Completion:
             sampling_of(body, body.max_tokens, body.logprobs),
             n=n,
             prompt_logprobs=body.logprobs if body.echo else None,
+            metrics=context.metrics,
+            model=context.info.name,
         )
         choices = [
             _Choice(index, context, prompts[index // n], texts[index // n] if body.echo else "", body)

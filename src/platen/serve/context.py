@@ -18,6 +18,7 @@ from platen.engines.prompts import (
 )
 from platen.engines.protocol import Engine
 from platen.serve.errors import ApiError
+from platen.serve.metrics import Metrics
 from platen.serve.openai_types import ModelCard
 from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
 
@@ -73,6 +74,7 @@ class ServeContext:
     tokenizer: Tokenizer
     info: ModelInfo
     state: ServerState = field(default_factory=ServerState)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def check_model(self, name: str) -> None:
         """Raises ApiError unless `name` is the model served here."""

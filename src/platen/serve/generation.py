@@ -26,6 +26,7 @@ from platen.engines.protocol import (
 )
 from platen.engines.protocol import Usage as EngineUsage
 from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
+from platen.serve.metrics import Metrics
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,16 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        metrics: Metrics,
+        model: str,
     ) -> None:
-        """Submit everything, or nothing: raises ApiError when the engine does not take it."""
+        """Submit everything, or nothing: raises ApiError when the engine does not take it.
+
+        `metrics` are told under the name `model` how each choice ended.
+        """
         self._engine = engine
+        self._metrics, self._model = metrics, model
+        self._over: set[int] = set()
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
@@ -88,6 +96,8 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        metrics: Metrics,
+        model: str,
     ) -> Generation:
         """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile."""
         if sampling.grammar is not None:
@@ -95,7 +105,16 @@ class Generation:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
                 raise _refused(str(error), prompt_param) from None
-        return cls(engine, prompts, sampling, n=n, prompt_logprobs=prompt_logprobs, prompt_param=prompt_param)
+        return cls(
+            engine,
+            prompts,
+            sampling,
+            n=n,
+            prompt_logprobs=prompt_logprobs,
+            prompt_param=prompt_param,
+            metrics=metrics,
+            model=model,
+        )
 
     def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
         request_id = uuid.uuid4().hex
@@ -121,18 +140,27 @@ class Generation:
                     raise draining(5)
                 if item.event.finish_reason is not None:
                     open_choices -= 1
-                    if item.event.usage is not None:
-                        self._usage[item.index] = item.event.usage
+                    self._end(item)
                 yield item
         finally:
             self.cancel()
             for reader in readers:
                 reader.cancel()
 
+    def _end(self, item: ChoiceEvent) -> None:
+        event = item.event
+        self._over.add(item.index)
+        if event.usage is not None:
+            self._usage[item.index] = event.usage
+        self._metrics.ended(self._model, str(event.finish_reason), event.usage, event.timings)
+
     def cancel(self) -> None:
         """Stop whatever has not ended."""
-        for request_id in self._ids:
-            self._engine.cancel(request_id)
+        for index, request_id in enumerate(self._ids):
+            if index not in self._over:
+                self._over.add(index)
+                self._engine.cancel(request_id)
+                self._metrics.cancelled(self._model)
 
     def usage(self) -> Usage:
         """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""
