@@ -1,0 +1,179 @@
+"""The guards of one server, as its project file has them: what comes in is checked, what goes out
+screened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from platen.errors import ConfigError
+from platen.project import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
+from platen.serve.guards.actions import Direction, GuardRefusal, Origin, Report, acting
+from platen.serve.guards.canary import Canary
+from platen.serve.guards.injection import suspicion
+from platen.serve.guards.patterns import Patterns
+from platen.serve.guards.screen import Blocked, Scanner, Screen
+from platen.serve.guards.secrets import Secrets
+from platen.serve.guards.words import LONGEST_ENTRY, Words
+from platen.serve.metrics import Metrics
+
+T = TypeVar("T")
+
+LONG_TEXT = 5_000
+"""Characters from which a text is checked on a thread, so that other streams go on meanwhile."""
+
+TRUSTED = ("system", "developer")
+"""Roles whose text is the operator's own: not looked over for injection."""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A scanner, and what is done about its findings in each direction."""
+
+    scanner: Scanner
+    input: GuardAction
+    output: GuardAction
+    mask: GuardMask = "label"
+
+
+class Guards:
+    """All guards. Those that are off cost nothing."""
+
+    def __init__(self, config: GuardsConfig, metrics: Metrics, *, canary: Canary | None = None) -> None:
+        """Raises ConfigError when a list can't be read. `canary` is for tests."""
+        self._metrics = metrics
+        self._injection = config.injection
+        self._canary = None if config.canary.output == "off" else canary or Canary()
+        self.answers_refusals = config.on_input == "refusal"
+        """A refused request is answered with a refusal, not with an error."""
+        secrets, lists = config.secrets, config.blocklist
+        uses = [_Use(scanner, lists.input, lists.output) for scanner in _listed(lists)]
+        if self._canary is not None:
+            uses.insert(0, _Use(self._canary, "off", config.canary.output))
+        uses.append(_Use(Secrets(secrets.kinds), secrets.input, secrets.output, secrets.mask))
+        self._inward = [use for use in uses if use.input != "off"]
+        self._outward = [use for use in uses if use.output != "off"]
+
+    @property
+    def screens_output(self) -> bool:
+        return bool(self._outward)
+
+    def redact(self, text: str, origin: Origin) -> str:
+        """A text that is sent to a model, with what has to be masked masked. Raises GuardRefusal."""
+        report = Report(self._metrics, origin, "input")
+        return self._scanned(self._suspected(text, report), report)
+
+    async def prompts(self, texts: Sequence[str], origin: Origin) -> list[str]:
+        """Texts to continue. Raises GuardRefusal."""
+        return await _off_loop(sum(map(len, texts)), lambda: [self.redact(text, origin) for text in texts])
+
+    async def chat(self, messages: Sequence[dict[str, str]], origin: Origin) -> list[dict[str, str]]:
+        """A conversation's messages, the system prompt with its canary. Raises GuardRefusal."""
+
+        def checked(message: dict[str, str]) -> dict[str, str]:
+            report, text = Report(self._metrics, origin, "input"), message["content"]
+            if message["role"] not in TRUSTED:
+                text = self._suspected(text, report)
+            return {**message, "content": self._scanned(text, report)}
+
+        size = sum(len(message["content"]) for message in messages)
+        kept = await _off_loop(size, lambda: [checked(message) for message in messages])
+        if self._canary is not None and kept and kept[0]["role"] in TRUSTED:
+            kept[0]["content"] = self._canary.marked(kept[0]["content"])
+        return kept
+
+    def outgoing(self, origin: Origin) -> Outgoing:
+        """Looks over one answer as it is written."""
+        report = Report(self._metrics, origin, "output")
+        return Outgoing(_screens(self._outward, report), report.direction)
+
+    def _suspected(self, text: str, report: Report) -> str:
+        """The text itself. Raises GuardRefusal when it looks like injection and that is refused."""
+        if self._injection.input == "off":
+            return text
+        found = suspicion(text)
+        if found.score >= self._injection.threshold:
+            for rule in found.rules:
+                report.found("injection", rule, self._injection.input, first=True, score=found.score)
+            if self._injection.input == "refuse":
+                raise GuardRefusal("injection", "input")
+        return text
+
+    def _scanned(self, text: str, report: Report) -> str:
+        if not self._inward:
+            return text
+        whole = Outgoing(_screens(self._inward, report), report.direction)
+        return whole.push(text) + whole.finish()
+
+
+class Outgoing:
+    """One text through all screens, piece by piece."""
+
+    def __init__(self, screens: Sequence[tuple[str, Screen]], direction: Direction) -> None:
+        self._screens, self._direction = screens, direction
+
+    def push(self, piece: str) -> str:
+        """What of the text so far can go on. Raises GuardRefusal with the last of it."""
+        return self._through(0, piece, last=False) if piece else ""
+
+    def finish(self) -> str:
+        """The text is over: what was held back. Raises GuardRefusal with the last of it."""
+        return self._through(0, "", last=True)
+
+    def _through(self, first: int, text: str, *, last: bool) -> str:
+        for number, (guard, screen) in enumerate(self._screens[first:], first):
+            given = ""
+            try:
+                given = screen.push(text)
+                if last:
+                    given += screen.finish()
+            except Blocked as blocked:
+                # The later screens see the rest as well, and may stop it even earlier.
+                before = self._through(number + 1, given + blocked.before, last=True)
+                raise GuardRefusal(guard, self._direction, before) from None
+            text = given
+        return text
+
+
+async def _off_loop(size: int, work: Callable[[], list[T]]) -> list[T]:
+    return work() if size < LONG_TEXT else await asyncio.to_thread(work)
+
+
+def _screens(uses: Iterable[_Use], report: Report) -> list[tuple[str, Screen]]:
+    result = []
+    for use in uses:
+        action = use.input if report.direction == "input" else use.output
+        act = acting(use.scanner.name, action, use.mask, report)
+        result.append((use.scanner.name, Screen(use.scanner, act)))
+    return result
+
+
+def _listed(config: BlocklistGuard) -> list[Scanner]:
+    """Scanners for the files of a block list."""
+    if config.input == config.output == "off":
+        return []
+    scanners: list[Scanner] = []
+    if config.words is not None:
+        words = _lines(Path(config.words))
+        if too_long := [word for word in words if len(word) > LONGEST_ENTRY // 2]:
+            raise ConfigError(
+                f"{config.words}: '{too_long[0][:40]}…' is longer than {LONGEST_ENTRY // 2} characters"
+            )
+        scanners.append(Words(words))
+    if config.patterns is not None:
+        scanners.append(Patterns(_lines(Path(config.patterns))))
+    return scanners
+
+
+def _lines(path: Path) -> list[str]:
+    """A file's lines, less empty ones and those that begin with `#`."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the block list {path} can't be read: {error}", hint="Name it relative to platen.yaml."
+        ) from None
+    return [line for line in lines if line and not line.startswith("#")]
