@@ -1,6 +1,6 @@
-"""The HTTP application: OpenAI's API over one engine, a health report and the web page.
+"""The HTTP application: OpenAI's API over the models of a hub, a health report and the web page.
 
-`create_app` takes everything it serves and owns none of it, so tests give it an engine of their own.
+`create_app` takes everything it serves and owns none of it, so tests give it engines of their own.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from platen import __version__
-from platen.engines.protocol import Engine
 from platen.project import ServeConfig
+from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
-from platen.serve.context import ModelInfo, ServeContext, ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
-from platen.serve.metrics import MeteredRequests, metrics_router
+from platen.serve.guards import Guards
+from platen.serve.hub import ModelHub
+from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
 from platen.serve.openai_types import Health, ModelCard, ModelList
-from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -30,17 +31,21 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    model_info: ModelInfo,
+    hub: ModelHub,
     config: ServeConfig,
     *,
     state: ServerState | None = None,
+    load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for one model. `state` lets whoever runs it start the draining."""
-    context = ServeContext(engine, tokenizer, model_info, state or ServerState())
-    context.metrics.watch(lambda: {model_info.name: engine.stats()})
+    """The application for the hub's models.
+
+    `state` lets whoever runs it start the draining; with `load` the models can be changed while it runs, on a
+    loopback address only.
+    """
+    metrics = Metrics()
+    metrics.watch(lambda: {model.info.name: model.engine.stats() for model in hub.models()})
+    context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     app.add_middleware(
@@ -51,31 +56,33 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
-    app.include_router(metrics_router(context.metrics))
+    app.include_router(metrics_router(metrics))
+    if load is not None and config.host in LOOPBACK:
+        app.include_router(admin_router(context, load))
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:
-        """The model served here."""
-        return ModelList(data=[model_info.card()])
+        """The models served here; the first is the one that the page talks to."""
+        return ModelList(data=[model.info.card() for model in hub.models()])
 
     @app.get("/v1/models/{model:path}")
     async def retrieve_model(model: str) -> ModelCard:
         """The model of this name."""
-        context.check_model(model)
-        return model_info.card()
+        return hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
         """Whether the server takes work (200) or is shutting down or broken (503), and how much it has."""
-        stats = engine.stats()
+        stats = [model.engine.stats() for model in hub.models()]
+        failed = any(one.failed for one in stats)
         draining = context.state.draining
-        response.status_code = 503 if draining or stats.failed else 200
+        response.status_code = 503 if draining or failed else 200
         return Health(
-            status="draining" if draining else "failed" if stats.failed else "ok",
-            model=model_info.name,
-            running=stats.running,
-            waiting=stats.waiting,
-            tokens_generated=stats.tokens_generated,
+            status="draining" if draining else "failed" if failed else "ok",
+            models=[model.info.name for model in hub.models()],
+            running=sum(one.running for one in stats),
+            waiting=sum(one.waiting for one in stats),
+            tokens_generated=sum(one.tokens_generated for one in stats),
         )
 
     @app.get("/", include_in_schema=False)
@@ -85,5 +92,5 @@ def create_app(
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     # Last, so that it stands before everything else and counts what any layer refuses.
     paths = [route.path for route in iter_route_contexts(app.routes)]
-    app.add_middleware(MeteredRequests, metrics=context.metrics, paths=filter(None, paths))
+    app.add_middleware(MeteredRequests, metrics=metrics, paths=filter(None, paths))
     return app

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,12 +23,15 @@ from platen.engines.protocol import (
     EngineOverloaded,
     GenerationRequest,
     SamplingParams,
+    Timings,
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
 from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
+from platen.serve.guards import GuardRefusal, Outgoing
 from platen.serve.metrics import Metrics
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
+from platen.serve.served import RefusedPrompt
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,8 @@ class ChoiceEvent:
 
     index: int
     event: TokenEvent
+    refusal: str | None = None
+    """With the finish reason content_filter: what is said in place of the rest."""
 
 
 class Generation:
@@ -58,20 +64,20 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
-        metrics: Metrics,
-        model: str,
     ) -> None:
-        """Submit everything, or nothing: raises ApiError when the engine does not take it.
-
-        `metrics` are told under the name `model` how each choice ended.
-        """
+        """Submit everything, or nothing: raises ApiError when the engine does not take it."""
         self._engine = engine
-        self._metrics, self._model = metrics, model
-        self._over: set[int] = set()
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
+        self._timings: dict[int, Timings] = {}
+        self._open = len(prompts) * n
         self._n = n
+        self._prompts, self._scored = prompts, sampling.logprobs is not None or prompt_logprobs is not None
+        self._written: Counter[int] = Counter()
+        self._over: set[int] = set()
+        self._metrics: tuple[Metrics, str] | None = None
+        self._screens: list[Outgoing] = []
         try:
             for prompt in prompts:
                 for choice in range(n):
@@ -96,8 +102,6 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
-        metrics: Metrics,
-        model: str,
     ) -> Generation:
         """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile."""
         if sampling.grammar is not None:
@@ -105,23 +109,35 @@ class Generation:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
                 raise _refused(str(error), prompt_param) from None
-        return cls(
-            engine,
-            prompts,
-            sampling,
-            n=n,
-            prompt_logprobs=prompt_logprobs,
-            prompt_param=prompt_param,
-            metrics=metrics,
-            model=model,
-        )
+        return cls(engine, prompts, sampling, n=n, prompt_logprobs=prompt_logprobs, prompt_param=prompt_param)
 
     def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
         request_id = uuid.uuid4().hex
-        self._streams.append(
-            self._engine.submit(GenerationRequest(request_id, prompt, sampling, prompt_logprobs))
-        )
+        if isinstance(prompt, RefusedPrompt):
+            self._streams.append(_withheld(prompt))
+        else:
+            self._streams.append(
+                self._engine.submit(GenerationRequest(request_id, prompt, sampling, prompt_logprobs))
+            )
         self._ids.append(request_id)
+
+    def report(self, metrics: Metrics, model: str) -> None:
+        """Tell `metrics` under the name `model` how each choice ends. Before the events are read."""
+        self._metrics = metrics, model
+
+    def screen(self, new_screen: Callable[[], Outgoing]) -> None:
+        """Give on only what screens let pass. Before the events are read.
+
+        Raises ApiError when log-probabilities were asked for: they name tokens that may be masked.
+        """
+        if self._scored:
+            raise ApiError(
+                400,
+                "This server's guards look over what is answered, so it gives no log-probabilities.",
+                param="logprobs",
+                code="unsupported_parameter",
+            )
+        self._screens = [new_screen() for _ in self._streams]
 
     async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
@@ -129,17 +145,22 @@ class Generation:
         readers = [
             asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(self._streams)
         ]
-        open_choices = len(readers)
         try:
-            while open_choices:
+            while self._open:
                 item = await queue.get()
                 if isinstance(item, Exception):
                     log.error("a generation failed: %s", item)
                     raise failed() from item
+                if item.index in self._over:
+                    continue  # a guard has ended it
                 if item.event.finish_reason == "cancelled":
                     raise draining(5)
+                prompt = self._prompts[item.index // self._n]
+                if isinstance(prompt, RefusedPrompt):
+                    item = replace(item, refusal=prompt.refusal)
+                elif self._screens:
+                    item = self._screened(item)
                 if item.event.finish_reason is not None:
-                    open_choices -= 1
                     self._end(item)
                 yield item
         finally:
@@ -147,12 +168,33 @@ class Generation:
             for reader in readers:
                 reader.cancel()
 
+    def _screened(self, item: ChoiceEvent) -> ChoiceEvent:
+        """What of an event may go on; when a guard ends the text, its choice's last event."""
+        index, event, screen = item.index, item.event, self._screens[item.index]
+        self._written[index] += len(event.token_ids)
+        given = ""
+        try:
+            given = screen.push(event.text)
+            if event.finish_reason is not None:
+                given += screen.finish()
+        except GuardRefusal as refusal:
+            self._engine.cancel(self._ids[index])
+            usage = EngineUsage(len(self._prompts[index // self._n]), self._written[index])
+            last = replace(event, text=given + refusal.before, finish_reason="content_filter", usage=usage)
+            return ChoiceEvent(index, last, refusal.message)
+        return replace(item, event=replace(event, text=given))
+
     def _end(self, item: ChoiceEvent) -> None:
         event = item.event
+        self._open -= 1
         self._over.add(item.index)
         if event.usage is not None:
             self._usage[item.index] = event.usage
-        self._metrics.ended(self._model, str(event.finish_reason), event.usage, event.timings)
+        if event.timings is not None:
+            self._timings[item.index] = event.timings
+        if self._metrics is not None:
+            metrics, model = self._metrics
+            metrics.ended(model, str(event.finish_reason), event.usage, event.timings)
 
     def cancel(self) -> None:
         """Stop whatever has not ended."""
@@ -160,7 +202,20 @@ class Generation:
             if index not in self._over:
                 self._over.add(index)
                 self._engine.cancel(request_id)
-                self._metrics.cancelled(self._model)
+                if self._metrics is not None:
+                    metrics, model = self._metrics
+                    metrics.cancelled(model)
+
+    @property
+    def ended(self) -> bool:
+        """All choices have ended by themselves."""
+        return self._open == 0
+
+    def seconds_per_token(self) -> float | None:
+        """Of all choices, from when they were taken up; None when nothing was written."""
+        tokens = sum(used.completion_tokens for used in self._usage.values())
+        seconds = sum(times.prefill + times.decode for times in self._timings.values())
+        return seconds / tokens if tokens else None
 
     def usage(self) -> Usage:
         """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""
@@ -184,6 +239,10 @@ def _refused(reason: str, prompt_param: str) -> ApiError:
         return ApiError(400, message, param="response_format", code="invalid_grammar")
     param = "logit_bias" if reason.startswith("logit_bias") else prompt_param
     return ApiError(400, message, param=param, code="invalid_value")
+
+
+async def _withheld(prompt: RefusedPrompt) -> AsyncIterator[TokenEvent]:
+    yield TokenEvent(finish_reason="content_filter", usage=EngineUsage(len(prompt), 0))
 
 
 async def _read(

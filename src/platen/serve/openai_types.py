@@ -144,14 +144,21 @@ class GenerationParams(BaseModel):
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
 
+    user: str | None = None
+    """Who asks, in the caller's own words; the same one keeps being answered by the same variant."""
+    safety_identifier: str | None = None
+    """OpenAI's newer name for `user`."""
+
     # Accepted and without effect.
-    user: Any = None
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
-    safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+
+    @property
+    def end_user(self) -> str | None:
+        return self.safety_identifier or self.user
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -206,7 +213,7 @@ class ChatMessage(BaseModel):
         Text | list[TextPart] | None, _one_complaint("a string or a list of parts of type text")
     ] = None
     name: str | None = None
-    refusal: None = None
+    refusal: str | None = None
     tool_calls: Any = None
     function_call: Any = None
     audio: Any = None
@@ -294,6 +301,9 @@ class Answer(BaseModel):
     system_fingerprint: str | None = None
 
 
+Ending = Literal["stop", "length", "content_filter"]
+
+
 class CompletionLogprobs(BaseModel):
     tokens: list[str] = []
     token_logprobs: list[float | None] = []
@@ -312,7 +322,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Ending | None = None
 
 
 class Completion(Answer):
@@ -341,14 +351,14 @@ class ChatLogprobs(BaseModel):
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
-    refusal: None = None
+    refusal: str | None = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Ending
 
 
 class ChatCompletion(Answer):
@@ -364,6 +374,7 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    refusal: str | None = None
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -374,7 +385,7 @@ class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Ending | None = None
 
 
 class ChatChunk(Answer):
@@ -395,6 +406,7 @@ class ModelCard(BaseModel):
     context_window: int
     parameters: int
     kind: Literal["base", "chat"]
+    version: str
 
 
 class ModelList(BaseModel):
@@ -404,7 +416,7 @@ class ModelList(BaseModel):
 
 class Health(BaseModel):
     status: Literal["ok", "draining", "failed"]
-    model: str
+    models: list[str]
     running: int
     waiting: int
     tokens_generated: int

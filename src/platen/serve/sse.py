@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
@@ -21,9 +21,11 @@ log = logging.getLogger(__name__)
 class EventStreamResponse(StreamingResponse):
     """Streams `pieces`. However it ends, `on_close` is called: the client may be gone at any moment."""
 
-    def __init__(self, pieces: AsyncIterator[BaseModel], on_close: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(_encode(pieces), headers=headers, media_type="text/event-stream")
+    def __init__(
+        self, pieces: AsyncIterator[BaseModel], on_close: Callable[[], None], headers: Mapping[str, str]
+    ) -> None:
+        fixed = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(_encode(pieces), headers={**headers, **fixed}, media_type="text/event-stream")
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,8 +50,8 @@ async def _encode(pieces: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
-def model_response(answer: BaseModel | None) -> Response:
+def model_response(answer: BaseModel | None, headers: Mapping[str, str]) -> Response:
     """An answer in one. None means that the client has hung up, so that it does not matter."""
     if answer is None:
         return Response(status_code=499)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(answer.model_dump_json(), headers=dict(headers), media_type="application/json")

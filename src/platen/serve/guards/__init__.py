@@ -5,6 +5,6 @@ both raise `GuardRefusal`, an ApiError, when the project file says refuse.
 """
 
 from platen.serve.guards.actions import GuardRefusal, Origin
-from platen.serve.guards.guards import Guards, Outgoing
+from platen.serve.guards.guards import Guards, Incoming, Outgoing
 
-__all__ = ["GuardRefusal", "Guards", "Origin", "Outgoing"]
+__all__ = ["GuardRefusal", "Guards", "Incoming", "Origin", "Outgoing"]

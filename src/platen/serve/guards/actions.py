@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from starlette.types import Scope
+
 from platen.project import GuardAction, GuardMask
 from platen.serve.errors import ApiError
 from platen.serve.guards.screen import Match, Replace
@@ -33,7 +35,13 @@ class Origin:
 
     caller: str
     model: str
-    version: str = ""
+    version: str
+
+    @classmethod
+    def of(cls, scope: Scope, model: str, version: str) -> Origin:
+        """The origin of a request, whose caller a layer before this has named, and of its answer."""
+        caller = scope.get("state", {}).get("caller")
+        return cls(getattr(caller, "name", "anonymous"), model, version)
 
 
 class GuardRefusal(ApiError):

@@ -21,9 +21,10 @@ from platen.serve.guards.words import LONGEST_ENTRY, Words
 from platen.serve.metrics import Metrics
 
 T = TypeVar("T")
+Message = dict[str, str]
 
 LONG_TEXT = 5_000
-"""Characters from which a text is checked on a thread, so that other streams go on meanwhile."""
+"""Characters from which texts are checked on a thread."""
 
 TRUSTED = ("system", "developer")
 """Roles whose text is the operator's own: not looked over for injection."""
@@ -64,49 +65,84 @@ class Guards:
     def redact(self, text: str, origin: Origin) -> str:
         """A text that is sent to a model, with what has to be masked masked. Raises GuardRefusal."""
         report = Report(self._metrics, origin, "input")
-        return self._scanned(self._suspected(text, report), report)
+        self._suspect(text, report)
+        return self._scanned(text, report)
 
-    async def prompts(self, texts: Sequence[str], origin: Origin) -> list[str]:
-        """Texts to continue. Raises GuardRefusal."""
-        return await _off_loop(sum(map(len, texts)), lambda: [self.redact(text, origin) for text in texts])
-
-    async def chat(self, messages: Sequence[dict[str, str]], origin: Origin) -> list[dict[str, str]]:
-        """A conversation's messages, the system prompt with its canary. Raises GuardRefusal."""
-
-        def checked(message: dict[str, str]) -> dict[str, str]:
+    def redact_chat(self, messages: Sequence[Message], origin: Origin) -> list[Message]:
+        """A conversation on its way to a model, its system prompt with the canary. Raises GuardRefusal."""
+        kept = []
+        for message in messages:
             report, text = Report(self._metrics, origin, "input"), message["content"]
             if message["role"] not in TRUSTED:
-                text = self._suspected(text, report)
-            return {**message, "content": self._scanned(text, report)}
-
-        size = sum(len(message["content"]) for message in messages)
-        kept = await _off_loop(size, lambda: [checked(message) for message in messages])
-        if self._canary is not None and kept and kept[0]["role"] in TRUSTED:
+                self._suspect(text, report)
+            kept.append({**message, "content": self._scanned(text, report)})
+        if self._canary is not None and kept[0]["role"] in TRUSTED:
             kept[0]["content"] = self._canary.marked(kept[0]["content"])
         return kept
+
+    def incoming(self, origin: Origin) -> Incoming | None:
+        """Looks over the texts of one request; None when there is nothing to do."""
+        idle = self._injection.input == "off" and self._canary is None and not self._inward
+        return None if idle else Incoming(self, origin)
 
     def outgoing(self, origin: Origin) -> Outgoing:
         """Looks over one answer as it is written."""
         report = Report(self._metrics, origin, "output")
         return Outgoing(_screens(self._outward, report), report.direction)
 
-    def _suspected(self, text: str, report: Report) -> str:
-        """The text itself. Raises GuardRefusal when it looks like injection and that is refused."""
+    def _suspect(self, text: str, report: Report) -> None:
+        """Raises GuardRefusal when a text looks like injection and that is refused."""
         if self._injection.input == "off":
-            return text
+            return
         found = suspicion(text)
         if found.score >= self._injection.threshold:
             for rule in found.rules:
                 report.found("injection", rule, self._injection.input, first=True, score=found.score)
             if self._injection.input == "refuse":
                 raise GuardRefusal("injection", "input")
-        return text
 
     def _scanned(self, text: str, report: Report) -> str:
         if not self._inward:
             return text
         whole = Outgoing(_screens(self._inward, report), report.direction)
         return whole.push(text) + whole.finish()
+
+
+class Incoming:
+    """Looks over the texts of one request; long ones on a thread, so that other streams go on meanwhile.
+
+    Each method gives the texts and, if the request is refused and such requests are answered, the refusal;
+    else it raises GuardRefusal.
+    """
+
+    def __init__(self, guards: Guards, origin: Origin) -> None:
+        self._guards, self._origin = guards, origin
+
+    async def prompts(self, texts: Sequence[str]) -> tuple[list[str], str | None]:
+        """Texts to continue."""
+        return await self._checked(
+            list(texts),
+            sum(map(len, texts)),
+            lambda: [self._guards.redact(text, self._origin) for text in texts],
+        )
+
+    async def chat(self, messages: list[Message]) -> tuple[list[Message], str | None]:
+        """A conversation."""
+        return await self._checked(
+            messages,
+            sum(len(message["content"]) for message in messages),
+            lambda: self._guards.redact_chat(messages, self._origin),
+        )
+
+    async def _checked(
+        self, given: list[T], size: int, work: Callable[[], list[T]]
+    ) -> tuple[list[T], str | None]:
+        try:
+            return (work() if size < LONG_TEXT else await asyncio.to_thread(work)), None
+        except GuardRefusal as refusal:
+            if not self._guards.answers_refusals:
+                raise
+            return given, refusal.message
 
 
 class Outgoing:
@@ -136,10 +172,6 @@ class Outgoing:
                 raise GuardRefusal(guard, self._direction, before) from None
             text = given
         return text
-
-
-async def _off_loop(size: int, work: Callable[[], list[T]]) -> list[T]:
-    return work() if size < LONG_TEXT else await asyncio.to_thread(work)
 
 
 def _screens(uses: Iterable[_Use], report: Report) -> list[tuple[str, Screen]]:
