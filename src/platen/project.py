@@ -5,6 +5,7 @@ Loading, line numbers, `--set` and environment interpolation are in `projectfile
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -354,6 +355,12 @@ class BlocklistGuard(Section):
     patterns: Text | None = None
     """A file with a regular expression a line; what repeats must be bounded."""
 
+    def located(self, directory: Path) -> BlocklistGuard:
+        """With paths as seen from anywhere; in the file they are relative to its `directory`."""
+        files = {"words": self.words, "patterns": self.patterns}
+        found = {key: str(directory / name) for key, name in files.items() if name is not None}
+        return self.model_copy(update=found)
+
     @model_validator(mode="after")
     def _has_a_list(self) -> BlocklistGuard:
         if (self.input, self.output) != ("off", "off") and self.words is None and self.patterns is None:
@@ -398,6 +405,11 @@ class ServeConfig(Section):
     """How long SIGTERM lets running requests finish."""
     guards: GuardsConfig = GuardsConfig()
     """What may not go in or come out."""
+
+    def located(self, directory: Path) -> ServeConfig:
+        """With paths as seen from anywhere; in the file they are relative to its `directory`."""
+        blocklist = self.guards.blocklist.located(directory)
+        return self.model_copy(update={"guards": self.guards.model_copy(update={"blocklist": blocklist})})
 
 
 class RetryConfig(Section):

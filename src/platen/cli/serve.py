@@ -57,13 +57,13 @@ def command(
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port)
+    serve(path, name or registered, pipeline.project.serve.located(pipeline.directory), host, port)
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     path, name = released_bundle(pipeline, compiled=True)
-    serve(path, name, pipeline.project.serve)
+    serve(path, name, pipeline.project.serve.located(pipeline.directory))
 
 
 def serve(
