@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from fastapi import Request, Response
@@ -95,7 +95,7 @@ class _Attempt:
         """Start the work with the guards before and behind it."""
         model, guards = self.lease.model, self.context.guards
         origin = Origin.of(self.request.scope, model.info.name, model.info.version)
-        self.work = work = await start(replace(model, incoming=guards.incoming(origin)))
+        self.work = work = await start(model.guarded(guards.incoming(origin)))
         if guards.screens_output:
             work.generation.screen(lambda: guards.outgoing(origin))
         return work

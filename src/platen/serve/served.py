@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from platen.engines.prompts import (
@@ -72,6 +72,10 @@ class ServedModel:
     source: str = ""
     incoming: Incoming | None = None
     """Looks over the texts of a request before they become tokens."""
+
+    def guarded(self, incoming: Incoming | None) -> ServedModel:
+        """The model with `incoming` before it, if there is one."""
+        return self if incoming is None else replace(self, incoming=incoming)
 
     async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
         """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""

@@ -14,12 +14,16 @@ import openai
 import pytest
 
 from platen.project import GuardsConfig, ServeConfig
+from platen.serve.guards import GuardRefusal, Guards, Origin
+from platen.serve.metrics import Metrics
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.guards.pieces import SECRETS
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 
 LEAK = ["Write ", "to ali", "ce.b+spam@mail", ".example.co", ".uk or ", "call."]
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "How do I reach her?"}]}
+
+ORIGIN = Origin("someone", "tiny", "1")
 
 Serve = Callable[..., tuple[RunningServer, openai.OpenAI]]
 
@@ -227,6 +231,30 @@ def test_guards_work_together(serve: Serve, engine: ScriptedEngine, tmp_path: Pa
     _, client = serve(secrets={"output": "mask"}, blocklist=blocklist)
     engine.pieces = ["mail a@b.", "example, st", "op here, c@d.example"]
     assert streamed_chat(client)[::2] == ("mail [EMAIL], ", "content_filter")
+
+
+@pytest.mark.parametrize("action", ["off", "log", "mask"])
+def test_what_leaves_for_a_vendor_is_masked_at_least(action: str) -> None:
+    guards = Guards(GuardsConfig.model_validate({"secrets": {"input": action}}), Metrics(process=False))
+    for secret, kind in SECRETS.items():
+        assert guards.redact(f"It is {secret}, or so", ORIGIN) == f"It is [{kind.upper()}], or so"
+
+
+def test_what_leaves_for_a_vendor_can_be_refused() -> None:
+    guards = Guards(GuardsConfig.model_validate({"secrets": {"input": "refuse"}}), Metrics(process=False))
+    with pytest.raises(GuardRefusal) as error:
+        guards.redact("mail a@b.example", ORIGIN)
+    assert (error.value.status, error.value.code) == (400, "content_filter")
+    assert "a@b" not in error.value.message
+
+
+def test_arguments_of_calls_are_looked_over_too() -> None:
+    guards = Guards(GuardsConfig.model_validate({"secrets": {"input": "mask"}}), Metrics(process=False))
+    call = {"function": {"name": "mail", "arguments": {"to": ["a@b.example"], "times": 2}}}
+    message = {"role": "assistant", "content": "", "tool_calls": [call], "name": "x"}
+    masked = guards.chat([message], ORIGIN)[0]
+    arguments = {"to": ["[EMAIL]"], "times": 2}
+    assert masked == {**message, "tool_calls": [{"function": {"name": "mail", "arguments": arguments}}]}
 
 
 def test_log_probabilities_would_name_what_is_masked(serve: Serve, engine: ScriptedEngine) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from platen.errors import ConfigError
 from platen.project import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
@@ -21,10 +21,13 @@ from platen.serve.guards.words import LONGEST_ENTRY, Words
 from platen.serve.metrics import Metrics
 
 T = TypeVar("T")
-Message = dict[str, str]
+Message = dict[str, Any]
 
 LONG_TEXT = 5_000
 """Characters from which texts are checked on a thread."""
+
+READ = ("content", "tool_calls")
+"""Of a message, what is looked over."""
 
 TRUSTED = ("system", "developer")
 """Roles whose text is the operator's own: not looked over for injection."""
@@ -55,6 +58,8 @@ class Guards:
         if self._canary is not None:
             uses.insert(0, _Use(self._canary, "off", config.canary.output))
         uses.append(_Use(Secrets(secrets.kinds), secrets.input, secrets.output, secrets.mask))
+        sure: GuardAction = "refuse" if secrets.input == "refuse" else "mask"
+        self._leaving = [use for use in [*uses[:-1], replace(uses[-1], input=sure)] if use.input != "off"]
         self._inward = [use for use in uses if use.input != "off"]
         self._outward = [use for use in uses if use.output != "off"]
 
@@ -63,19 +68,36 @@ class Guards:
         return bool(self._outward)
 
     def redact(self, text: str, origin: Origin) -> str:
-        """A text that is sent to a model, with what has to be masked masked. Raises GuardRefusal."""
+        """A text that is sent out to a vendor's model. Raises GuardRefusal.
+
+        Whatever `secrets.input` says, secrets are masked if they are not refused.
+        """
         report = Report(self._metrics, origin, "input")
         self._suspect(text, report)
-        return self._scanned(text, report)
+        return _scanned(text, self._leaving, report)
 
-    def redact_chat(self, messages: Sequence[Message], origin: Origin) -> list[Message]:
-        """A conversation on its way to a model, its system prompt with the canary. Raises GuardRefusal."""
+    def prompt(self, text: str, origin: Origin) -> str:
+        """A text that a model here is to continue. Raises GuardRefusal."""
+        report = Report(self._metrics, origin, "input")
+        self._suspect(text, report)
+        return _scanned(text, self._inward, report)
+
+    def chat(self, messages: Sequence[Message], origin: Origin) -> list[Message]:
+        """A conversation for a model here, its system prompt with the canary. Raises GuardRefusal."""
+
+        def scanned(value: Any) -> Any:
+            if isinstance(value, str):
+                return _scanned(value, self._inward, Report(self._metrics, origin, "input"))
+            if isinstance(value, list):
+                return [scanned(item) for item in value]
+            return {key: scanned(item) for key, item in value.items()} if isinstance(value, dict) else value
+
         kept = []
         for message in messages:
-            report, text = Report(self._metrics, origin, "input"), message["content"]
             if message["role"] not in TRUSTED:
-                self._suspect(text, report)
-            kept.append({**message, "content": self._scanned(text, report)})
+                self._suspect(message["content"], Report(self._metrics, origin, "input"))
+            # Beside the content, the arguments of an assistant's calls are text that the model reads.
+            kept.append({key: scanned(value) if key in READ else value for key, value in message.items()})
         if self._canary is not None and kept[0]["role"] in TRUSTED:
             kept[0]["content"] = self._canary.marked(kept[0]["content"])
         return kept
@@ -101,12 +123,6 @@ class Guards:
             if self._injection.input == "refuse":
                 raise GuardRefusal("injection", "input")
 
-    def _scanned(self, text: str, report: Report) -> str:
-        if not self._inward:
-            return text
-        whole = Outgoing(_screens(self._inward, report), report.direction)
-        return whole.push(text) + whole.finish()
-
 
 class Incoming:
     """Looks over the texts of one request; long ones on a thread, so that other streams go on meanwhile.
@@ -123,15 +139,15 @@ class Incoming:
         return await self._checked(
             list(texts),
             sum(map(len, texts)),
-            lambda: [self._guards.redact(text, self._origin) for text in texts],
+            lambda: [self._guards.prompt(text, self._origin) for text in texts],
         )
 
     async def chat(self, messages: list[Message]) -> tuple[list[Message], str | None]:
         """A conversation."""
         return await self._checked(
             messages,
-            sum(len(message["content"]) for message in messages),
-            lambda: self._guards.redact_chat(messages, self._origin),
+            sum(len(str(message)) for message in messages),
+            lambda: self._guards.chat(messages, self._origin),
         )
 
     async def _checked(
@@ -172,6 +188,11 @@ class Outgoing:
                 raise GuardRefusal(guard, self._direction, before) from None
             text = given
         return text
+
+
+def _scanned(text: str, uses: Sequence[_Use], report: Report) -> str:
+    whole = Outgoing(_screens(uses, report), report.direction)
+    return whole.push(text) + whole.finish()
 
 
 def _screens(uses: Iterable[_Use], report: Report) -> list[tuple[str, Screen]]:
