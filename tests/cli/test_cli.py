@@ -23,6 +23,7 @@ COMMANDS = [
     "chat",
     "generate",
     "models",
+    "traffic",
     "plan",
     "doctor",
     "ui",

@@ -13,8 +13,10 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from platen.errors import BundleError
+from platen.cli.main import app
+from platen.errors import BundleError, PlatenError
 from platen.project import ServeConfig
 from platen.serve.served import ModelInfo, ServedModel
 from platen.serve.traffic import CANARY, STABLE, CanaryLimits, CanaryWatch, Outcome, Route, Variant
@@ -285,3 +287,28 @@ def _texts(events: str) -> Iterator[str]:
     for line in events.splitlines():
         if line.startswith("data: {"):
             yield json.loads(line[6:])["choices"][0]["text"]
+
+
+def test_the_command_line_shows_and_changes_it(live: Live) -> None:
+    def platen(*arguments: str) -> str:
+        result = CliRunner().invoke(
+            app, ["traffic", "--url", live.server.url, *arguments], env={"COLUMNS": "200"}
+        )
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    assert "v1" in platen()
+    assert "v2" in platen("swap", "tiny", "v2")
+    said = platen("canary", "tiny", "v3", "--share", "0.25")
+    assert "75%" in said
+    assert "25%" in said
+    assert "copies" in platen("shadow", "tiny", "v4")
+    said = platen("split", "tiny", "a=v2:3", "b=v5")
+    assert "75%" in said
+    assert "v5" in said
+    assert "v5" not in platen("stable", "tiny")
+    platen("swap", "other", "v6")
+    platen("remove", "other")
+    assert live.ask().headers["x-platen-version"] == "v2"
+    refused = CliRunner().invoke(app, ["traffic", "--url", live.server.url, "shadow", "nobody", "v2"])
+    assert isinstance(refused.exception, PlatenError)

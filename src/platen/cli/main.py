@@ -25,6 +25,7 @@ from platen.cli import (
     serve,
     show,
     status,
+    traffic,
     ui,
 )
 from platen.cli.failures import describe_failure
@@ -40,6 +41,7 @@ app = typer.Typer(
 for module in (new, run, status, show, compile, serve, chat, generate, plan, doctor, ui, gc, schema):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
+app.add_typer(traffic.app, name="traffic")
 
 
 def _version(value: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,15 +50,24 @@ def command(
     """
     from platen.project import ServeConfig
 
+    def find(reference: str) -> Path | str:
+        """Where a model lies that a running server is told to answer with."""
+        if Path(reference).is_dir():
+            return Path(reference)
+        if "/" in reference:
+            return reference
+        return released_bundle(open_pipeline(project), reference, compiled=engine is Engine.auto)[0]
+
     if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port)
+        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port, find)
         return
     if model is not None and "/" in model:
-        serve(model, name or model, ServeConfig(), host, port)
+        serve(model, name or model, ServeConfig(), host, port, find)
         return
     pipeline = open_pipeline(project, overrides)
     path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve.located(pipeline.directory), host, port)
+    config = pipeline.project.serve.located(pipeline.directory)
+    serve(path, name or registered, config, host, port, find)
 
 
 def serve_project(pipeline: Pipeline) -> None:
@@ -67,7 +77,12 @@ def serve_project(pipeline: Pipeline) -> None:
 
 
 def serve(
-    path: Path | str, name: str, config: ServeConfig, host: str | None = None, port: int | None = None
+    path: Path | str,
+    name: str,
+    config: ServeConfig,
+    host: str | None = None,
+    port: int | None = None,
+    find: Callable[[str], Path | str] = str,
 ) -> None:
     """Serve until stopped, having told where."""
     from platen.serve.server import serve_bundle
@@ -78,6 +93,7 @@ def serve(
         name=name,
         config=config.model_copy(update=changes),
         on_ready=lambda url, why: _announce(url, name, why),
+        find=find,
     )
 
 

@@ -133,7 +133,7 @@ def admin_router(context: ServeContext, load: Loader) -> APIRouter:
         """What answers to each name, and how it is doing."""
         return [RouteStatus.of(route) for route in context.hub.routes()]
 
-    @router.put("/{name}")
+    @router.put("/{name:path}")
     async def set_route(name: str, body: RouteSpec) -> RouteStatus:
         """Load what is new and let it answer to `name`; running answers end on what they began with."""
         async with one_at_a_time:
@@ -141,7 +141,7 @@ def admin_router(context: ServeContext, load: Loader) -> APIRouter:
             context.hub.set_route(route)
         return RouteStatus.of(route)
 
-    @router.delete("/{name}")
+    @router.delete("/{name:path}")
     async def remove_route(name: str) -> RouteStatus:
         """Let nothing answer to `name` any more; running answers end as they would have."""
         async with one_at_a_time:
