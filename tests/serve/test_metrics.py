@@ -77,10 +77,10 @@ def test_figures_match_the_traffic(server: RunningServer, client: openai.OpenAI)
     for name in ("time_to_first_token", "time_per_output_token", "e2e_request_latency", "request_queue_time"):
         assert more(f"{name}_seconds_count", model="tiny") == 2
     assert more("e2e_request_latency_seconds_sum", model="tiny") > 0
-    assert value(after, "num_requests_running", model="tiny") == 0
-    assert value(after, "num_requests_waiting", model="tiny") == 0
-    assert value(after, "kv_blocks_in_use", model="tiny", unit="rows") == 0
-    assert value(after, "kv_blocks", model="tiny", unit="rows") == 4
+    assert value(after, "num_requests_running", model="tiny", version="1") == 0
+    assert value(after, "num_requests_waiting", model="tiny", version="1") == 0
+    assert value(after, "kv_blocks_in_use", model="tiny", version="1", unit="rows") == 0
+    assert value(after, "kv_blocks", model="tiny", version="1", unit="rows") == 4
     assert not any("made-up-by-a-client" in text for _, labels in after for _, text in labels)
     assert after[("process_resident_memory_bytes", frozenset())] > 2**20
 
@@ -144,13 +144,13 @@ def test_times_from_the_engine(fresh: Metrics) -> None:
 
 
 def test_gauges_are_read_at_the_scrape(fresh: Metrics) -> None:
-    now = {"m": EngineStats(3, 2, 0, extra={"blocks": 100.0, "blocks_held": 40.0})}
+    now = {("m", "7"): EngineStats(3, 2, 0, extra={"blocks": 100.0, "blocks_held": 40.0})}
     fresh.watch(lambda: now)
-    assert value(exposed(fresh), "num_requests_running", model="m") == 3
-    now["m"] = EngineStats(1, 0, 0, extra={"blocks": 100.0, "blocks_held": 7.0})
+    assert value(exposed(fresh), "num_requests_running", model="m", version="7") == 3
+    now["m", "7"] = EngineStats(1, 0, 0, extra={"blocks": 100.0, "blocks_held": 7.0})
     samples = exposed(fresh)
-    assert value(samples, "num_requests_running", model="m") == 1
-    assert value(samples, "kv_blocks_in_use", model="m", unit="blocks") == 7
+    assert value(samples, "num_requests_running", model="m", version="7") == 1
+    assert value(samples, "kv_blocks_in_use", model="m", version="7", unit="blocks") == 7
 
 
 def test_a_label_takes_boundedly_many_values(fresh: Metrics) -> None:

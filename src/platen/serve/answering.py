@@ -20,6 +20,7 @@ from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, unless_disconnected
 from platen.serve.guards import Origin
 from platen.serve.hub import Lease
+from platen.serve.oversight import Oversight
 from platen.serve.served import ServedModel
 from platen.serve.sse import EventStreamResponse, model_response
 from platen.serve.traffic import Outcome
@@ -88,6 +89,7 @@ class _Attempt:
     context: ServeContext
     request: Request
     lease: Lease
+    for_nobody: bool = False
     work: Work | None = None
     _failed: bool = False
 
@@ -96,13 +98,14 @@ class _Attempt:
         model, guards = self.lease.model, self.context.guards
         origin = Origin.of(self.request.scope, model.info.name, model.info.version)
         self.work = work = await start(model.guarded(guards.incoming(origin)))
-        if guards.screens_output:
-            work.generation.screen(lambda: guards.outgoing(origin))
+        screen = (lambda: guards.outgoing(origin)) if guards.screens_output else None
+        work.generation.oversee(
+            Oversight(None if self.for_nobody else self.context.metrics, model.info.name, screen)
+        )
         return work
 
     async def respond(self, start: Start, *, stream: bool) -> Response:
         work, request = await self.begin(start), self.request
-        work.generation.report(self.context.metrics, self.lease.model.info.name)
         headers = self.lease.headers
         if not stream:
             response = model_response(await unless_disconnected(request, work.whole()), headers)
@@ -148,7 +151,7 @@ def _send_to_shadow(context: ServeContext, request: Request, lease: Lease, start
         return
     shadow = context.hub.acquire_shadow(lease)
     assert shadow is not None
-    task = asyncio.create_task(_shadowed(_Attempt(context, request, shadow), start))
+    task = asyncio.create_task(_shadowed(_Attempt(context, request, shadow, for_nobody=True), start))
     _shadows.add(task)
     task.add_done_callback(_shadows.discard)
 

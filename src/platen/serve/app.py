@@ -44,7 +44,7 @@ def create_app(
     loopback address only.
     """
     metrics = Metrics()
-    metrics.watch(lambda: {model.info.name: model.engine.stats() for model in hub.models()})
+    metrics.watch(hub.stats)
     context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -28,9 +27,8 @@ from platen.engines.protocol import (
 )
 from platen.engines.protocol import Usage as EngineUsage
 from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
-from platen.serve.guards import GuardRefusal, Outgoing
-from platen.serve.metrics import Metrics
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
+from platen.serve.oversight import UNSEEN, Oversight
 from platen.serve.served import RefusedPrompt
 
 log = logging.getLogger(__name__)
@@ -74,10 +72,8 @@ class Generation:
         self._open = len(prompts) * n
         self._n = n
         self._prompts, self._scored = prompts, sampling.logprobs is not None or prompt_logprobs is not None
-        self._written: Counter[int] = Counter()
         self._over: set[int] = set()
-        self._metrics: tuple[Metrics, str] | None = None
-        self._screens: list[Outgoing] = []
+        self._oversight = UNSEEN
         try:
             for prompt in prompts:
                 for choice in range(n):
@@ -121,23 +117,19 @@ class Generation:
             )
         self._ids.append(request_id)
 
-    def report(self, metrics: Metrics, model: str) -> None:
-        """Tell `metrics` under the name `model` how each choice ends. Before the events are read."""
-        self._metrics = metrics, model
+    def oversee(self, oversight: Oversight) -> None:
+        """Let `oversight` see every event first. To be called before the events are read.
 
-    def screen(self, new_screen: Callable[[], Outgoing]) -> None:
-        """Give on only what screens let pass. Before the events are read.
-
-        Raises ApiError when log-probabilities were asked for: they name tokens that may be masked.
+        Raises ApiError when it may change texts and log-probabilities were asked for.
         """
-        if self._scored:
+        if oversight.screens and self._scored:
             raise ApiError(
                 400,
                 "This server's guards look over what is answered, so it gives no log-probabilities.",
                 param="logprobs",
                 code="unsupported_parameter",
             )
-        self._screens = [new_screen() for _ in self._streams]
+        self._oversight = oversight
 
     async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
@@ -155,11 +147,7 @@ class Generation:
                     continue  # a guard has ended it
                 if item.event.finish_reason == "cancelled":
                     raise draining(5)
-                prompt = self._prompts[item.index // self._n]
-                if isinstance(prompt, RefusedPrompt):
-                    item = replace(item, refusal=prompt.refusal)
-                elif self._screens:
-                    item = self._screened(item)
+                item = self._overseen(item)
                 if item.event.finish_reason is not None:
                     self._end(item)
                 yield item
@@ -168,21 +156,14 @@ class Generation:
             for reader in readers:
                 reader.cancel()
 
-    def _screened(self, item: ChoiceEvent) -> ChoiceEvent:
-        """What of an event may go on; when a guard ends the text, its choice's last event."""
-        index, event, screen = item.index, item.event, self._screens[item.index]
-        self._written[index] += len(event.token_ids)
-        given = ""
-        try:
-            given = screen.push(event.text)
-            if event.finish_reason is not None:
-                given += screen.finish()
-        except GuardRefusal as refusal:
-            self._engine.cancel(self._ids[index])
-            usage = EngineUsage(len(self._prompts[index // self._n]), self._written[index])
-            last = replace(event, text=given + refusal.before, finish_reason="content_filter", usage=usage)
-            return ChoiceEvent(index, last, refusal.message)
-        return replace(item, event=replace(event, text=given))
+    def _overseen(self, item: ChoiceEvent) -> ChoiceEvent:
+        prompt = self._prompts[item.index // self._n]
+        if isinstance(prompt, RefusedPrompt):
+            return replace(item, refusal=prompt.refusal)
+        event, refusal = self._oversight.passed(item.index, item.event, len(prompt))
+        if refusal is not None:
+            self._engine.cancel(self._ids[item.index])
+        return ChoiceEvent(item.index, event, refusal)
 
     def _end(self, item: ChoiceEvent) -> None:
         event = item.event
@@ -192,9 +173,7 @@ class Generation:
             self._usage[item.index] = event.usage
         if event.timings is not None:
             self._timings[item.index] = event.timings
-        if self._metrics is not None:
-            metrics, model = self._metrics
-            metrics.ended(model, str(event.finish_reason), event.usage, event.timings)
+        self._oversight.ended(event)
 
     def cancel(self) -> None:
         """Stop whatever has not ended."""
@@ -202,9 +181,7 @@ class Generation:
             if index not in self._over:
                 self._over.add(index)
                 self._engine.cancel(request_id)
-                if self._metrics is not None:
-                    metrics, model = self._metrics
-                    metrics.cancelled(model)
+                self._oversight.cancelled()
 
     @property
     def ended(self) -> bool:
@@ -212,8 +189,8 @@ class Generation:
         return self._open == 0
 
     def seconds_per_token(self) -> float | None:
-        """Of all choices, from when they were taken up; None when nothing was written."""
-        tokens = sum(used.completion_tokens for used in self._usage.values())
+        """Of the choices that the model ended, since they were taken up; None when nothing was written."""
+        tokens = sum(self._usage[index].completion_tokens for index in self._timings)
         seconds = sum(times.prefill + times.decode for times in self._timings.values())
         return seconds / tokens if tokens else None
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from platen.engines.protocol import Engine
+from platen.engines.protocol import Engine, EngineStats
 from platen.serve.errors import ApiError
 from platen.serve.served import ModelInfo, ServedModel
 from platen.serve.traffic import Outcome, Route, Variant
@@ -118,6 +118,11 @@ class ModelHub:
     def models(self) -> list[ServedModel]:
         """What answers to each name, the first one first."""
         return [route.stable.model for route in self._routes.values()]
+
+    def stats(self) -> dict[tuple[str, str], EngineStats]:
+        """What the engine of each model is doing, by name and version."""
+        models = [v.model for route in self._routes.values() for v in route.everything()]
+        return {(model.info.name, model.info.version): model.engine.stats() for model in models}
 
     def engines(self) -> list[Engine]:
         """All that are open, in use or being left."""

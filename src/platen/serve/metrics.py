@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platen.engines.protocol import EngineStats, Timings, Usage
 
-StatsOfModels = Callable[[], Mapping[str, EngineStats]]
+StatsOfModels = Callable[[], Mapping[tuple[str, str], EngineStats]]
+"""The present state of each model's engine, by the model's name and version."""
 
 OTHER = "other"
 MOST_VALUES = 200
@@ -86,12 +87,12 @@ class Metrics:
         )
 
     def watch(self, engines: StatsOfModels) -> None:
-        """Report what `engines` gives by model name (running, waiting, cache) at each scrape."""
+        """Report what `engines` gives (running, waiting, cache) at each scrape."""
         self._engines = engines
 
-    def stats(self) -> Mapping[str, EngineStats]:
+    def stats(self) -> Mapping[tuple[str, str], EngineStats]:
         """The present state of each model's engine."""
-        return {self._models.value(name): stats for name, stats in self._engines().items()}
+        return self._engines()
 
     def answered(self, route: str, model: str, status: int, seconds: float) -> None:
         """An HTTP request is over; `model` is empty where none was found."""
@@ -159,25 +160,25 @@ class _Gauges:
 
     def collect(self) -> Iterable[Metric]:
         running, waiting, held, whole = families = self._families()
-        for model, stats in self._metrics.stats().items():
-            running.add_metric([model], stats.running)
-            waiting.add_metric([model], stats.waiting)
+        for labels, stats in self._metrics.stats().items():
+            running.add_metric(labels, stats.running)
+            waiting.add_metric(labels, stats.waiting)
             for unit in KV_UNITS:
                 if unit in stats.extra:
-                    held.add_metric([model, unit], stats.extra[f"{unit}_held"])
-                    whole.add_metric([model, unit], stats.extra[unit])
+                    held.add_metric([*labels, unit], stats.extra[f"{unit}_held"])
+                    whole.add_metric([*labels, unit], stats.extra[unit])
         return families
 
     @staticmethod
     def _families() -> tuple[GaugeMetricFamily, ...]:
         def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"platen_{name}", text, labels=labels)
+            return GaugeMetricFamily(f"platen_{name}", text, labels=("model", "version", *labels))
 
         return (
-            gauge("num_requests_running", "Texts being read or written.", "model"),
-            gauge("num_requests_waiting", "Texts in the queue.", "model"),
-            gauge("kv_blocks_in_use", "Parts of the key/value cache that are held.", "model", "unit"),
-            gauge("kv_blocks", "Parts of the key/value cache in all.", "model", "unit"),
+            gauge("num_requests_running", "Texts being read or written."),
+            gauge("num_requests_waiting", "Texts in the queue."),
+            gauge("kv_blocks_in_use", "Parts of the key/value cache that are held.", "unit"),
+            gauge("kv_blocks", "Parts of the key/value cache in all.", "unit"),
         )
 
 
