@@ -70,6 +70,12 @@ def test_ordinary_requests(text: str) -> None:
     assert suspicion(text).score < 1
 
 
+@pytest.mark.parametrize("before", [0, 5_000, 16_370, 30_000, 90_000])
+def test_it_is_found_wherever_it_stands_in_a_long_text(before: int) -> None:
+    text = f"{'A plain line of prose. ' * (before // 23)}{ATTACK}. {'And so it went on. ' * 2_000}"
+    assert suspicion(text).rules == ("override",)
+
+
 @pytest.mark.parametrize(
     "unit",
     ["ignore ", "ignoreall", "ignore all ", "a", "AAAA", "%20", "a1a", "i g n ", "tell me ", "<", "![a](https://b?",

@@ -26,6 +26,9 @@ Message = dict[str, Any]
 LONG_TEXT = 5_000
 """Characters from which texts are checked on a thread."""
 
+PIECE = 16_384
+"""Characters of a text scanned in one go: one search of a pattern keeps every other thread waiting."""
+
 READ = ("content", "tool_calls")
 """Of a message, what is looked over."""
 
@@ -192,7 +195,8 @@ class Outgoing:
 
 def _scanned(text: str, uses: Sequence[_Use], report: Report) -> str:
     whole = Outgoing(_screens(uses, report), report.direction)
-    return whole.push(text) + whole.finish()
+    given = [whole.push(text[at : at + PIECE]) for at in range(0, len(text), PIECE)]
+    return "".join([*given, whole.finish()])
 
 
 def _screens(uses: Iterable[_Use], report: Report) -> list[tuple[str, Screen]]:
