@@ -61,11 +61,19 @@ def test_patterns_are_found_in_any_case_and_width() -> None:
         (r"(a)\1", "groupref"),
         ("^a", "at is not"),
         ("[a", "unterminated"),
+        ("(?x)a b", "flags"),
+        ("(?s:a.b)", "flags"),
+        ("(?:foo){e<=1}", "brace"),
     ],
 )
 def test_patterns_that_could_take_long_are_refused(pattern: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         Patterns([pattern])
+
+
+def test_empty_lists_find_nothing() -> None:
+    for scanner in (Words([]), Words(["\u200b"]), Patterns([])):
+        assert streamed(scanner, ["any", "thing"]) == "anything"
 
 
 def test_a_canary_is_drawn_anew_for_each_process() -> None:

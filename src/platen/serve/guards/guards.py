@@ -1,5 +1,4 @@
-"""The guards of one server, as its project file has them: what comes in is checked, what goes out
-screened."""
+"""The guards of one server, as its project file has them: over what comes in and what goes out."""
 
 from __future__ import annotations
 
@@ -49,11 +48,11 @@ class _Use:
 class Guards:
     """All guards. Those that are off cost nothing."""
 
-    def __init__(self, config: GuardsConfig, metrics: Metrics, *, canary: Canary | None = None) -> None:
-        """Raises ConfigError when a list can't be read. `canary` is for tests."""
+    def __init__(self, config: GuardsConfig, metrics: Metrics) -> None:
+        """Raises ConfigError when a list can't be read."""
         self._metrics = metrics
         self._injection = config.injection
-        self._canary = None if config.canary.output == "off" else canary or Canary()
+        self._canary = None if config.canary.output == "off" else Canary()
         self.answers_refusals = config.on_input == "refusal"
         """A refused request is answered with a refusal, not with an error."""
         secrets, lists = config.secrets, config.blocklist

@@ -23,6 +23,10 @@ MOST_STEPS = 1_000
 """Ways in which a pattern may be tried at one place, at most."""
 
 
+_LOOSE_BRACE = re.compile(r"(?<!\\)\{(?![0-9]+(?:,[0-9]+)?\})")
+"""`regex` would read it as fuzzy matching."""
+
+
 class Patterns:
     """Regular expressions, without regard to case."""
 
@@ -50,6 +54,10 @@ def checked(pattern: str) -> str:
     """The pattern itself. Raises ConfigError when it is none or could take long."""
     try:
         tree = _parser.parse(pattern, re.IGNORECASE)
+        if tree.state.flags & ~(re.IGNORECASE | re.UNICODE):
+            raise ValueError("flags are not among what block lists take")
+        if _LOOSE_BRACE.search(pattern):
+            raise ValueError("a brace that does not bound a repeat must be written \\{")
         longest = tree.getwidth()[1]
         steps = _steps(tree)
     except (re.error, ValueError, RecursionError) as error:
@@ -78,6 +86,8 @@ def _steps(tree: Any) -> int:
         if operator is sre.BRANCH:
             steps *= sum(_steps(branch) for branch in argument[1])
         elif operator is sre.SUBPATTERN:
+            if argument[1] or argument[2]:
+                raise ValueError("flags are not among what block lists take")
             steps *= _steps(argument[3])
         elif operator in (sre.MAX_REPEAT, sre.MIN_REPEAT):
             low, high, part = argument

@@ -88,7 +88,8 @@ class Words(_Entries):
 
 def _forms(word: str) -> Iterator[str]:
     plain = fold(word).text
-    yield plain
+    if plain:
+        yield plain
     if plain.isalnum() and len(plain) >= _SPELLED_FROM:
         yield from (separator.join(plain) for separator in _SEPARATORS)
 
