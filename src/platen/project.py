@@ -339,8 +339,7 @@ class SecretsGuard(Section):
     kinds: Annotated[tuple[SecretKind, ...], Field(min_length=1)] = get_args(SecretKind)
     """Which kinds."""
     mask: GuardMask = "label"
-    """What `mask` puts in a secret's place: `[EMAIL]`, `[EMAIL:1f3a9c02]` (equal for equal "
-    "secrets), nothing."""
+    """What `mask` puts in its place: `[EMAIL]`, `[EMAIL:1f3a9c02]` (equal for equal secrets), or nothing."""
 
 
 class BlocklistGuard(Section):
