@@ -22,13 +22,15 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.models.compiled import read_compiled
+from tests.engines.torch_behind_vllm import through_fake_vllm
 
 FORMS = {
     "torch": None,
     "openvino": ("openvino", "bf16", "openvino"),
     "llamacpp": ("gguf", "f16", "llama_cpp"),
+    "vllm": None,
 }
-TOLERANCE = {"torch": 1e-4, "openvino": 0.1, "llamacpp": 0.02}
+TOLERANCE = {"torch": 1e-4, "openvino": 0.1, "llamacpp": 0.02, "vllm": 1e-4}
 """Of log-probabilities against the float32 bundle; OpenVINO computes in bfloat16 where the CPU can, and keeps
 keys and values in 8 bits."""
 
@@ -39,6 +41,10 @@ def folder(
 ) -> Path:
     """The tiny bundle in the form that an engine runs."""
     form = FORMS[request.param]
+    if request.param == "vllm":
+        link = tmp_path_factory.mktemp("link") / THROUGH_VLLM
+        link.symlink_to(tiny_bundle)
+        return link
     if form is None:
         return tiny_bundle
     to, weights, module = form
@@ -49,8 +55,16 @@ def folder(
     return out
 
 
+THROUGH_VLLM = "through-vllm"
+"""A folder of this name is opened with the vllm engine, over a fake of vLLM that asks the torch engine."""
+
+
 @asynccontextmanager
 async def running(folder: Path, **options: int) -> AsyncIterator[LocalModel]:
+    if folder.name == THROUGH_VLLM:
+        async with through_fake_vllm(folder, **options) as model:
+            yield model
+        return
     model = open_model(folder, **options)  # type: ignore[arg-type]
     try:
         yield model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_bundle
 
 if TYPE_CHECKING:
+    from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
 
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
 class Engine(StrEnum):
     auto = "auto"
     torch = "torch"
+    vllm = "vllm"
 
 
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="A bundle's folder, Hub name or MODEL@VERSION; default: production."),
+        typer.Argument(help="A bundle's folder, URL, Hub name or MODEL@VERSION; default: production."),
     ] = None,
     project: ProjectOption = HERE,
     overrides: SetOption = None,
@@ -33,8 +36,12 @@ def command(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
+        Engine,
+        typer.Option(
+            help="auto: the compiled form if there is one; torch: always the bundle; vllm: on GPUs."
+        ),
     ] = Engine.auto,
+    explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
 
@@ -47,7 +54,11 @@ def command(
       platen serve shakespeare@1 -p examples/shakespeare
 
       platen serve ./shakespeare-int8
+
+      platen serve s3://models/shakespeare --explain-start
     """
+    from platen.cli.starting import start_phases
+    from platen.models.store import is_url, name_in
     from platen.project import ServeConfig
 
     def find(reference: str) -> Path | str:
@@ -58,21 +69,35 @@ def command(
             return reference
         return released_bundle(open_pipeline(project), reference, compiled=engine is Engine.auto)[0]
 
-    if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port, find)
+    phases = start_phases() if explain_start else None
+    if model is not None and (Path(model).is_dir() or "/" in model):
+        config = _with_engine(ServeConfig(), engine)
+        folder = Path(model)
+        called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
+        serve(folder if folder.is_dir() else model, name or called, config, host, port, phases, find)
         return
-    if model is not None and "/" in model:
-        serve(model, name or model, ServeConfig(), host, port, find)
-        return
-    pipeline = open_pipeline(project, overrides)
-    path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    config = pipeline.project.serve.located(pipeline.directory)
-    serve(path, name or registered, config, host, port, find)
+    with phases("find the model") if phases else nullcontext():
+        pipeline = open_pipeline(project, overrides)
+        config = _with_engine(pipeline.project.serve.located(pipeline.directory), engine)
+        compiled = engine is Engine.auto and config.vllm is None
+        path, registered = released_bundle(pipeline, model, compiled=compiled)
+    serve(path, name or registered, config, host, port, phases, find)
+
+
+def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
+    """The configuration for the engine that was asked for; auto leaves it as it is."""
+    from platen.project import VllmConfig
+
+    if engine is Engine.torch:
+        return config.model_copy(update={"vllm": None})
+    if engine is Engine.vllm:
+        return config.model_copy(update={"vllm": config.vllm or VllmConfig()})
+    return config
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
-    path, name = released_bundle(pipeline, compiled=True)
+    path, name = released_bundle(pipeline, compiled=pipeline.project.serve.vllm is None)
     serve(path, name, pipeline.project.serve.located(pipeline.directory))
 
 
@@ -82,19 +107,36 @@ def serve(
     config: ServeConfig,
     host: str | None = None,
     port: int | None = None,
+    phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
 ) -> None:
-    """Serve until stopped, having told where."""
-    from platen.serve.server import serve_bundle
+    """Serve until stopped, having told where and, of `phases`, where the time went."""
+    from platen.cli.starting import DownloadBar, explain
+    from platen.models.store import read_ahead
+    from platen.phases import no_phase
+
+    phase = phases or no_phase
+    if isinstance(path, Path):
+        read_ahead(path)
+    with phase("imports"):
+        from platen.serve.server import serve_bundle
+
+    def ready(url: str, why: str) -> None:
+        if phases is not None:
+            explain(phases)
+        _announce(url, name, why)
 
     changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    serve_bundle(
-        path,
-        name=name,
-        config=config.model_copy(update=changes),
-        on_ready=lambda url, why: _announce(url, name, why),
-        find=find,
-    )
+    with DownloadBar() as bar:
+        serve_bundle(
+            path,
+            name=name,
+            config=config.model_copy(update=changes),
+            on_ready=ready,
+            find=find,
+            report=bar.update,
+            phase=phase,
+        )
 
 
 def _announce(url: str, name: str, why: str) -> None:

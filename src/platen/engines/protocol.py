@@ -57,6 +57,8 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     prompt_logprobs: int | None = None
     """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
+    adapter: str | None = None
+    """The name of a loaded adapter to compute with; None is the model itself."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
-        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit or
-        the grammar is not one.
+        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit, the
+        grammar is not one or the adapter is not loaded.
         """
         ...
 

@@ -164,9 +164,9 @@ class _Gauges:
             running.add_metric(labels, stats.running)
             waiting.add_metric(labels, stats.waiting)
             for unit in KV_UNITS:
-                if unit in stats.extra:
-                    held.add_metric([*labels, unit], stats.extra[f"{unit}_held"])
-                    whole.add_metric([*labels, unit], stats.extra[unit])
+                for key, gauge in ((f"{unit}_held", held), (unit, whole)):
+                    if key in stats.extra:
+                        gauge.add_metric([*labels, unit], stats.extra[key])
         return families
 
     @staticmethod
