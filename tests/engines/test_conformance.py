@@ -162,6 +162,21 @@ async def test_end_of_text_stop_strings_and_minimum(folder: Path) -> None:
         assert tokens.index(model.tokenizer.eos_id) == 6
 
 
+async def test_special_tokens_are_text_where_that_is_asked_for_and_any_token_can_end_it(folder: Path) -> None:
+    async with running(folder) as model:
+        end = model.tokenizer.eos_id or 0
+        always = greedy(3, logit_bias=((end, 100.0),))
+        for shown, expected in (((), ""), ((end,), "<|end|>" * 3)):
+            request = GenerationRequest("r", ids(9), always, shown=shown)
+            assert (await collect(model.engine.submit(request)))[1] == expected
+        tokens, _, _ = await collect(model.engine.submit(GenerationRequest("f", ids(9), greedy(12))))
+        at = next(at for at, token in enumerate(tokens) if tokens.index(token) == at and at > 2)
+        stopped = GenerationRequest("s", ids(9), greedy(12, stop_token_ids=(tokens[at],)))
+        found, text, last = await collect(model.engine.submit(stopped))
+        assert (found, last.finish_reason) == (tokens[: at + 1], "stop")
+        assert text == model.tokenizer.decode(tokens[:at])
+
+
 async def test_texts_match_their_grammar(folder: Path) -> None:
     schema = {
         "type": "object",

@@ -6,7 +6,7 @@ from platen.engines.protocol import GenerationRequest
 
 
 def allowance(request: GenerationRequest, *, context_window: int, vocab_size: int) -> int:
-    """How many tokens a request may get. Raises ValueError when its prompt or its biases can't be used."""
+    """How many tokens a request may get. Raises ValueError when its prompt or its tokens can't be used."""
     length = len(request.prompt_ids)
     asked = request.sampling.max_tokens
     if length == 0:
@@ -18,4 +18,6 @@ def allowance(request: GenerationRequest, *, context_window: int, vocab_size: in
         raise ValueError(f"a prompt token is outside the vocabulary of {vocab_size}")
     if any(not 0 <= token_id < vocab_size for token_id, _ in request.sampling.logit_bias):
         raise ValueError(f"logit_bias has a token outside the vocabulary of {vocab_size}")
+    if any(not 0 <= token_id < vocab_size for token_id in request.sampling.stop_token_ids):
+        raise ValueError(f"stop_token_ids has a token outside the vocabulary of {vocab_size}")
     return room if asked is None else min(asked, room)

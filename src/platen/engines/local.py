@@ -110,7 +110,7 @@ def open_model(
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
         eos_ids=end_ids,
-        grammars=GrammarCompiler(tokenizer.raw.decode(), config.vocab_size, end_ids),
+        grammars=GrammarCompiler(tokenizer, config.vocab_size, end_ids),
         max_concurrent=max_concurrent,
         max_queue=max_queue,
         on_close=None if files is None else files.release,

@@ -30,7 +30,7 @@ class Answer:
         token_text: Callable[[int], str],
     ) -> None:
         self._request, self._text, self._max_tokens = request, text, max_tokens
-        self._ends = () if request.sampling.ignore_eos else eos_ids
+        self._ends = request.sampling.end_ids(eos_ids)
         self._token_text = token_text
         self._prompt: tuple[TokenLogprob | None, ...] = ()
         self._cached = 0
@@ -77,7 +77,7 @@ class Answer:
         self._first = self._first or time.monotonic()
         self.written += 1
         if scored.token_id in self._ends:
-            self._end(self._event(scored), "stop")
+            self._end(self._event(scored, self._text.finish().text), "stop")
             return
         result = self._text.push(scored.token_id)
         event = self._event(scored, result.text)

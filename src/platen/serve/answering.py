@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -45,6 +45,15 @@ class Work(Protocol):
 
     async def whole(self) -> BaseModel:
         """The answer in one."""
+        ...
+
+
+@runtime_checkable
+class TypedWork(Work, Protocol):
+    """Work whose stream is one of typed events."""
+
+    def failure(self, error: ApiError) -> BaseModel:
+        """The last event of a stream that fails."""
         ...
 
 
@@ -116,7 +125,8 @@ class _Attempt:
         if not self.lease.is_stable:
             first = await unless_disconnected(request, anext(pieces, None))
             pieces = _with_first(first, pieces)
-        return EventStreamResponse(pieces, self.close, headers)
+        failure = work.failure if isinstance(work, TypedWork) else None
+        return EventStreamResponse(pieces, self.close, headers, failure)
 
     async def _watched(self, pieces: AsyncIterator[BaseModel]) -> AsyncIterator[BaseModel]:
         try:

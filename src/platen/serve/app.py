@@ -24,6 +24,9 @@ from platen.serve.guards import Guards
 from platen.serve.hub import ModelHub
 from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openapi import describe
+from platen.serve.responses import responses_router
+from platen.serve.tokens import tokens_router
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -48,6 +51,7 @@ def create_app(
     context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
+    describe(app)
     app.add_middleware(
         Guard,
         state=context.state,
@@ -57,6 +61,8 @@ def create_app(
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
     app.include_router(metrics_router(metrics))
+    app.include_router(responses_router(context))
+    app.include_router(tokens_router(context))
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 

@@ -62,6 +62,8 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        grammar_param: str = "response_format",
+        shown: tuple[int, ...] = (),
     ) -> None:
         """Submit everything, or nothing: raises ApiError when the engine does not take it."""
         self._engine = engine
@@ -77,13 +79,16 @@ class Generation:
         try:
             for prompt in prompts:
                 for choice in range(n):
-                    self._submit(prompt, _reseeded(sampling, choice), prompt_logprobs)
+                    own = _reseeded(sampling, choice)
+                    self._submit(
+                        GenerationRequest(uuid.uuid4().hex, prompt, own, prompt_logprobs, shown=shown)
+                    )
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
         except ValueError as error:
             self.cancel()
-            raise _refused(str(error), prompt_param) from None
+            raise _refused(str(error), prompt_param, grammar_param) from None
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
@@ -98,24 +103,35 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        grammar_param: str = "response_format",
+        shown: tuple[int, ...] = (),
     ) -> Generation:
-        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile."""
+        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile.
+
+        `shown` are special tokens whose names are to be part of the text. The params name the request's
+        fields for errors.
+        """
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
-                raise _refused(str(error), prompt_param) from None
-        return cls(engine, prompts, sampling, n=n, prompt_logprobs=prompt_logprobs, prompt_param=prompt_param)
+                raise _refused(str(error), prompt_param, grammar_param) from None
+        return cls(
+            engine,
+            prompts,
+            sampling,
+            n=n,
+            prompt_logprobs=prompt_logprobs,
+            prompt_param=prompt_param,
+            grammar_param=grammar_param,
+            shown=shown,
+        )
 
-    def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
-        request_id = uuid.uuid4().hex
-        if isinstance(prompt, RefusedPrompt):
-            self._streams.append(_withheld(prompt))
-        else:
-            self._streams.append(
-                self._engine.submit(GenerationRequest(request_id, prompt, sampling, prompt_logprobs))
-            )
-        self._ids.append(request_id)
+    def _submit(self, request: GenerationRequest) -> None:
+        prompt = request.prompt_ids
+        stream = _withheld(prompt) if isinstance(prompt, RefusedPrompt) else self._engine.submit(request)
+        self._streams.append(stream)
+        self._ids.append(request.request_id)
 
     def oversee(self, oversight: Oversight) -> None:
         """Let `oversight` see every event first. To be called before the events are read.
@@ -207,14 +223,15 @@ class Generation:
         )
 
 
-def _refused(reason: str, prompt_param: str) -> ApiError:
+def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
     """What an engine's ValueError says, as the client's error."""
     message = f"{reason[:1].upper()}{reason[1:]}."
     if "context window" in reason:
         return ApiError(400, message, param=prompt_param, code="context_length_exceeded")
     if "is not valid" in reason or "grammar" in reason:
-        return ApiError(400, message, param="response_format", code="invalid_grammar")
-    param = "logit_bias" if reason.startswith("logit_bias") else prompt_param
+        return ApiError(400, message, param=grammar_param, code="invalid_grammar")
+    first = reason.split(maxsplit=1)[0]
+    param = first if first in ("logit_bias", "stop_token_ids") else prompt_param
     return ApiError(400, message, param=param, code="invalid_value")
 
 
@@ -265,6 +282,7 @@ def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | 
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         seed=body.seed,
         stop=body.stops,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
         max_tokens=max_tokens,
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),

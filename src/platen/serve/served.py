@@ -7,8 +7,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
+from platen.engines.infill import InfillFormat, infill_format, infill_prompt
 from platen.engines.prompts import (
     ModelKind,
     chat_prompt,
@@ -17,6 +19,7 @@ from platen.engines.prompts import (
     text_prompt,
 )
 from platen.engines.protocol import Engine
+from platen.engines.tools import ToolFormat, tool_format
 from platen.serve.errors import ApiError
 from platen.serve.guards import Incoming
 from platen.serve.openai_types import ModelCard
@@ -77,6 +80,16 @@ class ServedModel:
         """The model with `incoming` before it, if there is one."""
         return self if incoming is None else replace(self, incoming=incoming)
 
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes calls of tools; None when it was not made for them."""
+        return tool_format(self.tokenizer)
+
+    @cached_property
+    def infill_format(self) -> InfillFormat | None:
+        """How the model is asked to fill in the middle; None when it can't."""
+        return infill_format(self.tokenizer)
+
     async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
         """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""
         refusal = None
@@ -107,10 +120,36 @@ class ServedModel:
             for ids, before, text in zip(prompts, texts, kept, strict=True)
         ]
 
-    async def chat_prompt(self, messages: list[dict[str, str]], room: int | None) -> list[int]:
+    async def plain_tokens(self, text: str, *, add_bos: bool) -> list[int]:
+        """Ids of a text as it is."""
+        return await _tokenize(len(text), lambda: self.tokenizer.encode(text, add_bos=add_bos))
+
+    async def infill_prompts(
+        self, format: InfillFormat, prefixes: Sequence[str], suffix: str
+    ) -> list[list[int]]:
+        """Ids that ask for what stands between each of the prefixes and the suffix."""
+        refusal = None
+        if self.incoming is not None:
+            (*prefixes, suffix), refusal = await self.incoming.prompts([*prefixes, suffix])
+
+        def work() -> list[list[int]]:
+            return [infill_prompt(self.tokenizer, format, prefix, suffix) for prefix in prefixes]
+
+        prompts = await _tokenize(sum(map(len, prefixes)) + len(suffix) * len(prefixes), work)
+        return prompts if refusal is None else [RefusedPrompt(ids, refusal) for ids in prompts]
+
+    async def chat_prompt(
+        self,
+        messages: list[dict[str, Any]],
+        room: int | None,
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+        param: str = "messages",
+    ) -> list[int]:
         """Ids of a conversation, less the oldest turns that would make it longer than `room`.
 
-        Raises ApiError when the model's template refuses it.
+        Raises ApiError, naming the request's field `param`, when the model's template refuses it.
         """
         refusal = None
         if self.incoming is not None:
@@ -118,13 +157,15 @@ class ServedModel:
 
         def work() -> list[int]:
             if room is None:
-                return chat_prompt(self.tokenizer, messages)
-            return fitting_chat_prompt(self.tokenizer, messages, room)
+                return chat_prompt(
+                    self.tokenizer, messages, tools, add_generation_prompt=add_generation_prompt
+                )
+            return fitting_chat_prompt(self.tokenizer, messages, room, tools)
 
         try:
-            ids = await _tokenize(sum(len(m["content"]) + len(m) * 10 for m in messages), work)
+            ids = await _tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
         except (ChatTemplateError, ValueError) as error:
-            raise ApiError(400, str(error), param="messages", code="invalid_messages") from None
+            raise ApiError(400, str(error), param=param, code="invalid_messages") from None
         return ids if refusal is None else RefusedPrompt(ids, refusal)
 
 

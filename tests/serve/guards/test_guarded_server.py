@@ -117,6 +117,22 @@ def test_other_masks(serve: Serve, mask: str, expected: str) -> None:
     assert texts[0] == texts[1]
 
 
+def test_a_response_with_a_secret_is_incomplete(serve: Serve) -> None:
+    _, client = serve(secrets={"output": "refuse"})
+    response = client.responses.create(model="tiny", input="How do I reach her?")
+    assert (response.output_text, response.status) == ("Write to ", "incomplete")
+    assert response.incomplete_details is not None
+    assert response.incomplete_details.reason == "content_filter"
+
+
+def test_instructions_and_inputs_of_responses_are_masked(
+    serve: Serve, engine: ScriptedEngine, tiny_tokenizer: Tokenizer
+) -> None:
+    _, client = serve(secrets={"input": "mask"})
+    client.responses.create(model="tiny", instructions="Mail a@b.example.", input="Or c@d.example?")
+    assert seen_by(engine, tiny_tokenizer).count("[EMAIL]") == 2
+
+
 def test_a_completion_with_a_secret_ends_before_it(serve: Serve) -> None:
     _, client = serve(secrets={"output": "refuse"})
     choice = client.completions.create(model="tiny", prompt="x").choices[0]
