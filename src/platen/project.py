@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from platen.checks import check_cron, check_encoding
+from platen.checks import check_base_url, check_cron, check_encoding, check_variable_name
 from platen.overlay import overlaid
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
@@ -389,6 +389,44 @@ class GuardsConfig(Section):
     """A refused request gets an error (400, content_filter), or an answer that is a refusal."""
 
 
+class UpstreamConfig(Section):
+    """A model at an OpenAI-compatible service elsewhere, offered here under a name of its own."""
+
+    name: Text
+    """The model's name for this server's clients."""
+    base_url: Annotated[Text, AfterValidator(check_base_url)]
+    """Address of the service's API, usually ending in /v1. Credentials do not belong in it."""
+    model: Text | None = None
+    """The model's name at the service; default: `name`."""
+    api_key_env: Annotated[str, AfterValidator(check_variable_name)] | None = None
+    """Name of the environment variable that holds the service's key; none is sent when absent."""
+    redact: bool = False
+    """Take secrets and personal data out of what is sent there."""
+    connect_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """How long a connection may take to be made."""
+    read_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """How long the service may be silent before or within an answer."""
+    max_concurrent: PositiveInt = 256
+    """Requests on their way at once; more go to the fallbacks, or are answered 429."""
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 2
+    """Attempts after the first, on status 408, 409, 429 and 5xx and when the connection fails."""
+    retry_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """Wait before the first retry. Doubles with each retry, with jitter; Retry-After can lengthen it."""
+    breaker_failures: PositiveInt = 5
+    """After this many failures in a row the service is left alone for `breaker_seconds`."""
+    breaker_seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long it is left alone, before a single request tries it again."""
+    stream_usage: bool = True
+    """Ask for token counts in streams (`stream_options`); without them tokens are estimated."""
+    fallbacks: tuple[Text, ...] = ()
+    """Upstreams or models of this server that answer instead, in this order, when this one can't."""
+
+    @property
+    def remote_model(self) -> str:
+        """The model's name at the service."""
+        return self.model or self.name
+
+
 class VllmConfig(Section):
     """How vLLM is started, on a machine that has it."""
 
@@ -423,8 +461,20 @@ class ServeConfig(Section):
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
+    upstreams: tuple[UpstreamConfig, ...] = ()
+    """Models elsewhere that this server passes requests on to."""
     guards: GuardsConfig = GuardsConfig()
     """What may not go in or come out."""
+
+    @model_validator(mode="after")
+    def _upstreams_differ(self) -> ServeConfig:
+        names = [upstream.name for upstream in self.upstreams]
+        for upstream in self.upstreams:
+            if names.count(upstream.name) > 1:
+                raise ValueError(f"two upstreams are named {upstream.name}; clients choose by the name")
+            if upstream.name in upstream.fallbacks:
+                raise ValueError(f"the upstream {upstream.name} is its own fallback")
+        return self
 
     def located(self, directory: Path) -> ServeConfig:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from fastapi import FastAPI, Response
 from fastapi.routing import iter_route_contexts
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from platen import __version__
 from platen.project import ServeConfig
@@ -19,12 +21,14 @@ from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.errors import install_handlers
+from platen.serve.gateway import Gateway, closing, open_upstreams
 from platen.serve.guard import Guard
-from platen.serve.guards import Guards
+from platen.serve.guards import Guards, Origin
 from platen.serve.hub import ModelHub
 from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
-from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.openapi import describe
+from platen.serve.outgoing import NewGuard, OutgoingGuard
 from platen.serve.responses import responses_router
 from platen.serve.tokens import tokens_router
 
@@ -41,17 +45,25 @@ def create_app(
     load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for the hub's models.
+    """The application for the hub's models and the upstreams.
 
     `state` lets whoever runs it start the draining; with `load` the models can be changed while it runs, on a
-    loopback address only.
+    loopback address only. Raises ConfigError when an upstream lacks its key or has the name of a model here.
     """
     metrics = Metrics()
     metrics.watch(hub.stats)
     context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
-    app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
+    local = [model.info.name for model in hub.models()]
+    upstreams = open_upstreams(config.upstreams, local)
+    app = FastAPI(
+        title="Platen", version=__version__, docs_url=None, redoc_url=None, lifespan=closing(upstreams)
+    )
     install_handlers(app)
     describe(app)
+    if upstreams:
+        app.add_middleware(
+            Gateway, upstreams=upstreams, guard=_vendor_guard(context.guards), observer=metrics
+        )
     app.add_middleware(
         Guard,
         state=context.state,
@@ -66,15 +78,18 @@ def create_app(
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 
+    now = int(time.time())
+    remote = {upstream.name: UpstreamCard(id=upstream.name, created=now) for upstream in upstreams}
+
     @app.get("/v1/models")
     async def list_models() -> ModelList:
-        """The models served here; the first is the one that the page talks to."""
-        return ModelList(data=[model.info.card() for model in hub.models()])
+        """The models served here; the first is the one that the page talks to. Then the upstreams."""
+        return ModelList(data=[*(model.info.card() for model in hub.models()), *remote.values()])
 
     @app.get("/v1/models/{model:path}")
-    async def retrieve_model(model: str) -> ModelCard:
+    async def retrieve_model(model: str) -> ModelCard | UpstreamCard:
         """The model of this name."""
-        return hub.info(model).card()
+        return remote[model] if model in remote else hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
@@ -100,3 +115,13 @@ def create_app(
     paths = [route.path for route in iter_route_contexts(app.routes)]
     app.add_middleware(MeteredRequests, metrics=metrics, paths=filter(None, paths))
     return app
+
+
+def _vendor_guard(guards: Guards) -> NewGuard:
+    """What looks over a request's texts before they leave for an upstream."""
+
+    def guard_for(scope: Scope, model: str) -> OutgoingGuard:
+        origin = Origin.of(scope, model, "upstream")
+        return lambda text: guards.redact(text, origin)
+
+    return guard_for

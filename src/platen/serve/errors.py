@@ -12,7 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-TYPES = {429: "rate_limit_error", 500: "server_error", 503: "service_unavailable_error"}
+TYPES = {
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "server_error",
+    503: "service_unavailable_error",
+    504: "server_error",
+}
 
 
 class ApiError(Exception):
