@@ -58,7 +58,7 @@ def command(
       platen serve s3://models/shakespeare --explain-start
     """
     from platen.cli.starting import start_phases
-    from platen.models.store import is_url, name_in
+    from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
 
     def find(reference: str) -> Path | str:
