@@ -58,7 +58,7 @@ async def through_fake_vllm(folder: Path, **options: Any) -> AsyncIterator[Local
             new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
             token_text=tokenizer.token_text,
             eos_ids=(tokenizer.eos_id or 0,),
-            grammars=GrammarCompiler(tokenizer.raw.decode(), tokenizer.vocab_size, (tokenizer.eos_id or 0,)),
+            grammars=GrammarCompiler(tokenizer, tokenizer.vocab_size, (tokenizer.eos_id or 0,)),
             **options,
         )
         try:

@@ -88,6 +88,7 @@ class Server:
             def answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
+                self.send_header("connection", "close")
                 self.end_headers()
                 if self.command == "GET":
                     self.wfile.write(body)
@@ -338,6 +339,21 @@ def test_an_address_with_nothing_is_told_without_secrets(url: str, says: str, tm
         ModelCache(tmp_path).open(url)
     assert says in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_model_that_was_here_before_starts_when_its_store_is_down(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = ModelCache(tmp_path / "cache").open(server.url)
+    server.close()
+    again = ModelCache(tmp_path / "cache").open(server.url)
+    assert again.path == held.path
+    assert "the copy of it" in caplog.text
+    (held.path / "model.safetensors").write_bytes(b"spoilt")
+    with pytest.raises(ArtifactError, match="can't be downloaded"):
+        ModelCache(tmp_path / "cache").open(server.url)
+    with pytest.raises(ArtifactError, match="can't be read"):
+        ModelCache(tmp_path / "cache").open(f"{server.url}/other")
 
 
 def test_a_manifest_can_not_write_outside(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, r
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.config import LlamaConfig
 from platen.models.packed import can_pack, pack
-from platen.models.store import HeldFolder, ModelCache, is_url, remembered_digests
+from platen.models.remote import is_url
+from platen.models.store import HeldFolder, ModelCache, remembered_digests
 from platen.phases import Phase, no_phase
 from platen.tokens.tokenizer import TextStream, Tokenizer
 

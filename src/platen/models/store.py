@@ -1,8 +1,7 @@
-"""Models kept elsewhere: a folder at an fsspec URL, copied into a cache on this machine and held there.
+"""The cache of models from elsewhere: copies on this machine, downloaded once, shared by all its processes.
 
-A finished artifact's folder comes with checksums in its manifest; any other folder is taken as it lies, and
-its checksums are those of what first came. The cache has a limit and gives up what was used longest ago,
-never what a process has open. `file://` is served from where it lies, like any folder: mapped, not copied.
+It has a limit and gives up what was used longest ago, never what a process has open. Of a folder that says no
+checksums, those of what first came are kept. A model that was here before starts also when its store is down.
 """
 
 from __future__ import annotations
@@ -10,23 +9,27 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from platen.artifacts import MANIFEST, Manifest, SourceIndex, write_atomic
+from platen.artifacts import SourceIndex, write_atomic
 from platen.download import Remote, RemoteFile, Report, fetch, no_report
 from platen.errors import ArtifactError
+from platen.models.remote import Listing, Unreachable, list_model, name_in, remote_folder
 from platen.phases import Phase, no_phase
+
+log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 100 * 10**9
 """Bytes that cached models may take together."""
@@ -48,22 +51,6 @@ def read_ahead(folder: Path) -> None:
     threading.Thread(target=read, name="platen-read-ahead", daemon=True).start()
 
 
-def is_url(text: str) -> bool:
-    return "://" in text
-
-
-def name_in(url: str) -> str:
-    """What a model at this URL is called: its folder's name."""
-    parts = urlsplit(url)
-    return PurePosixPath(unquote(parts.path)).name or parts.netloc.rpartition("@")[2]
-
-
-def shown(url: str) -> str:
-    """A URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def cache_folder() -> Path:
     """Where this user's copies lie: `$PLATEN_CACHE`, or `platen` under the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -77,19 +64,6 @@ def remembered_digests(folder: Path | None = None) -> Iterator[Callable[[Path], 
     yield lambda file: index.describe(file, "").sha256
     with suppress(OSError):  # nowhere to remember them: they are read again next time
         index.save()
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a remote folder holds."""
-
-    files: tuple[RemoteFile, ...]
-    version: str
-    """Changes when any of the files does."""
-
-    @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
 
 
 class HeldFolder:
@@ -128,9 +102,42 @@ class ModelCache:
         if url.startswith("file://"):
             return HeldFolder(Path(unquote(urlsplit(url).path)))
         with phase("list"):
-            remote = _remote(url)
-            listing = _list(remote)
-        key = f"{name_in(url)[:40]}-{listing.version}"
+            self._make_folder()
+            remote = remote_folder(url)
+            key, listing = self._listed(url, remote)
+        lock = FileLock(self._folder / f"{key}.lock")
+
+        def wait() -> AbstractContextManager[None]:
+            waiting(remote.shown)
+            return phase("wait for another")
+
+        with _locked(lock, wait), remembered_digests(self._base) as digest:
+            held = HeldFolder(self._folder / key, _hold(self._folder / f"{key}.use"))
+            entry = self._make_room(key, listing, remote)
+            files = entry.files(listing)
+            fetch(remote, files, held.path, digest=digest, report=report, phase=phase)
+            entry.write([replace(f, sha256=f.sha256 or digest(held.path / f.path)) for f in files])
+            write_atomic(self._last(url), key.encode())
+        return held
+
+    def _listed(self, url: str, remote: Remote) -> tuple[str, Listing]:
+        """The model at `url` now, with its name in the cache; what it was last time when nobody answers."""
+        try:
+            listing = list_model(remote)
+            return f"{name_in(url)[:40]}-{listing.version}", listing
+        except Unreachable as error:
+            key = self._last(url).read_text() if self._last(url).is_file() else ""
+            files = _Entry(self._folder / f"{key}.json").known
+            if not files:
+                raise
+            log.warning("%s; the copy of it in %s is used", error.message, self._folder / key)
+            return key, Listing(tuple(files), key)
+
+    def _last(self, url: str) -> Path:
+        """The file that says what was last found at `url`."""
+        return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.url"
+
+    def _make_folder(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -138,14 +145,6 @@ class ModelCache:
                 f"can't keep models in {self._folder}: {error.strerror}",
                 hint="Set PLATEN_CACHE to a folder that can be written.",
             ) from None
-        lock = FileLock(self._folder / f"{key}.lock")
-        with _locked(lock, lambda: waiting(remote.shown)), remembered_digests(self._base) as digest:
-            held = HeldFolder(self._folder / key, _hold(self._folder / f"{key}.use"))
-            entry = self._make_room(key, listing, remote)
-            files = entry.files(listing)
-            fetch(remote, files, held.path, digest=digest, report=report, phase=phase)
-            entry.write([replace(f, sha256=f.sha256 or digest(held.path / f.path)) for f in files])
-        return held
 
     def _make_room(self, key: str, listing: Listing, remote: Remote) -> _Entry:
         """Enter the model, and take out those unused for longest until it fits."""
@@ -175,26 +174,26 @@ class _Entry:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._files = [RemoteFile(**file) for file in json.loads(path.read_text())]
+            self.known = [RemoteFile(**file) for file in json.loads(path.read_text())]
             self.used = path.stat().st_mtime
         except (OSError, ValueError, TypeError):
-            self._files, self.used = [], 0.0
-        self.size = sum(file.size for file in self._files)
+            self.known, self.used = [], 0.0
+        self.size = sum(file.size for file in self.known)
 
     def files(self, listing: Listing) -> list[RemoteFile]:
         """What to have: as listed, with the checksums seen when it first came."""
-        seen = {file.path: file.sha256 for file in self._files}
+        seen = {file.path: file.sha256 for file in self.known}
         return [replace(f, sha256=f.sha256 or seen.get(f.path)) for f in listing.files]
 
     def enter(self, listing: Listing) -> None:
-        if self._files:
+        if self.known:
             os.utime(self._path, (time.time(), time.time()))
         else:
             self.write(list(listing.files))
 
     def write(self, files: list[RemoteFile]) -> None:
-        if files != self._files:
-            self._files = files
+        if files != self.known:
+            self.known = files
             write_atomic(self._path, json.dumps([asdict(file) for file in files]).encode())
 
     def remove(self) -> bool:
@@ -221,77 +220,13 @@ def _hold(path: Path) -> int:
 
 
 @contextmanager
-def _locked(lock: FileLock, waiting: Callable[[], None]) -> Iterator[None]:
+def _locked(lock: FileLock, wait: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        waiting()
-        lock.acquire()
+        with wait():
+            lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def _remote(url: str) -> Remote:
-    import fsspec
-
-    try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise ArtifactError(
-            f"{shown(url)}: {error}", hint="Install the named package to read such URLs."
-        ) from None
-    except ValueError:
-        raise ArtifactError(
-            f"{shown(url)} is no address that fsspec knows", hint="see the fsspec documentation"
-        ) from None
-    return Remote(fs, root.rstrip("/"), shown(url))
-
-
-def _list(remote: Remote) -> Listing:
-    """What there is at `remote`. Raises ArtifactError when it is nothing or can't be asked."""
-    try:
-        try:
-            manifest = Manifest.model_validate_json(remote.fs.cat_file(remote.at(MANIFEST)))
-        except FileNotFoundError:
-            return _list_plain(remote)
-    except ArtifactError:
-        raise
-    except FileNotFoundError:
-        raise ArtifactError(f"there is no model at {remote.shown}", hint="Check the address.") from None
-    except ValueError:
-        raise ArtifactError(
-            f"{MANIFEST} at {remote.shown} is damaged", hint="Put the artifact there again."
-        ) from None
-    except Exception as error:  # each file system has errors of its own
-        raise ArtifactError(
-            f"{remote.shown} can't be read: {type(error).__name__}",
-            hint="Check the address, the network and the credentials in the environment.",
-        ) from None
-    # A model's files lie at the top; below are a training's curves and checkpoints, as large again.
-    files = tuple(RemoteFile(e.path, e.size, e.sha256) for e in manifest.files if "/" not in e.path)
-    return Listing(files, _hash([[f.path, f.size, f.sha256] for f in files]))
-
-
-def _list_plain(remote: Remote) -> Listing:
-    """A folder without a manifest. Its version is what the file system says of each file's state."""
-    files, states = [], []
-    for info in sorted(remote.fs.ls(remote.root, detail=True), key=lambda info: str(info["name"])):
-        name = info["name"]
-        if info["type"] != "file":
-            continue
-        if info.get("size") is None:
-            info = remote.fs.info(name)
-        files.append(RemoteFile(name.rpartition("/")[2], int(info["size"])))
-        states.append([name, info["size"], remote.fs.ukey(name)])
-    if not any(file.path == "config.json" for file in files):
-        raise ArtifactError(
-            f"there is no model at {remote.shown}: neither {MANIFEST} nor config.json",
-            hint="Give the address of a bundle's or a compiled model's folder.",
-        )
-    return Listing(tuple(files), _hash(states))
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
