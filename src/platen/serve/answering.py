@@ -21,7 +21,7 @@ from platen.serve.generation import Generation, unless_disconnected
 from platen.serve.guards import Origin
 from platen.serve.hub import Lease
 from platen.serve.oversight import Oversight
-from platen.serve.served import ServedModel
+from platen.serve.served import ServedModel, writer
 from platen.serve.sse import EventStreamResponse, model_response
 from platen.serve.traffic import Outcome
 
@@ -104,7 +104,7 @@ class _Attempt:
 
     async def begin(self, start: Start) -> Work:
         """Start the work with the guards before and behind it."""
-        model, guards = self.lease.model, self.context.guards
+        model, guards = writer(self.lease.model), self.context.guards
         origin = Origin.of(self.request.scope, model.info.name, model.info.version)
         self.work = work = await start(model.guarded(guards.incoming(origin)))
         screen = (lambda: guards.outgoing(origin)) if guards.screens_output else None

@@ -20,12 +20,15 @@ from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
+from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
 from platen.serve.gateway import Gateway, closing, open_upstreams
 from platen.serve.guard import Guard
 from platen.serve.guards import Guards, Origin
 from platen.serve.hub import ModelHub
 from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
+from platen.serve.oip.inference import OpenInference
+from platen.serve.oip.rest import open_inference_router
 from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.openapi import describe
 from platen.serve.outgoing import NewGuard, OutgoingGuard
@@ -75,6 +78,8 @@ def create_app(
     app.include_router(metrics_router(metrics))
     app.include_router(responses_router(context))
     app.include_router(tokens_router(context))
+    app.include_router(embeddings_router(context))
+    app.include_router(open_inference_router(OpenInference(hub, context.state)))
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 
