@@ -119,7 +119,7 @@ def serve_ours(settings: str, folder: Path) -> None:
         folder,
         name="local",
         config=ServeConfig.model_validate_json(settings),
-        on_ready=lambda url, why: print(url, flush=True),
+        on_ready=lambda started: print(started.url, flush=True),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -54,8 +55,14 @@ class Desk:
 
     def __init__(self, big: FakeUpstream, spare: FakeUpstream, server: RunningServer) -> None:
         self.big, self.spare, self.server = big, spare, server
-        self.openai = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-client", max_retries=0)
-        self.http = httpx.Client(base_url=server.url, timeout=20)
+        # Without certificates: reading them takes longer than the test.
+        self.http = httpx.Client(base_url=server.url, timeout=20, verify=False)
+        self.openai = openai.OpenAI(
+            base_url=f"{server.url}/v1",
+            api_key="sk-client",
+            max_retries=0,
+            http_client=httpx.Client(verify=False),
+        )
 
     def chat(self, model: str = "big", **fields: Any) -> Any:
         return self.openai.chat.completions.create(model=model, messages=MESSAGES, **fields)
@@ -246,7 +253,7 @@ def test_nobody_answers(scripted: ScriptedEngine, tiny_tokenizer: Tokenizer) -> 
         config |= {"drain_seconds": 1}
         with serving(scripted, tiny_tokenizer, ServeConfig.model_validate(config)) as server:
             body = {"model": "big", "messages": MESSAGES}
-            found = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+            found = httpx.post(f"{server.url}/v1/chat/completions", json=body, verify=False)
     assert found.status_code == 502
     message = "The upstream 'big' can't be reached. Nor did its fallback answer."
     assert found.json()["error"] == {
@@ -289,6 +296,24 @@ def test_a_client_that_leaves_takes_the_upstreams_work_along(
             assert next(response.iter_lines()).startswith("data: ")
         assert here.big.hung_up.wait(5)
         wait_until(lambda: here.server.state.active == 0)
+
+
+def test_at_the_end_of_draining_what_still_runs_is_told(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer
+) -> None:
+    with desk(scripted, tiny_tokenizer, fallbacks=("spare", "tiny")) as here:
+        here.big.script += [here.big.stream_without_end(chat_event("Fine")), here.big.silence()]
+        streamed = here.chat(stream=True)
+        assert next(streamed).choices[0].delta.content == "Fine"
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(here.chat)
+            wait_until(lambda: len(here.big.requests) == 2)
+            here.server.stop()
+            with pytest.raises(openai.InternalServerError, match="shutting down") as ended:
+                waiting.result()
+        assert ended.value.status_code == 503
+        with pytest.raises(openai.APIError, match="shutting down"):
+            next(streamed)
 
 
 # -- what the project file may say ---------------------------------------------------------------------

@@ -86,6 +86,7 @@ class Upstream:
         self._key = _key(config)
         self._sleep = sleep
         self._origin: Origin | None = None
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -109,6 +110,8 @@ class Upstream:
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(self, path: str, body: bytes) -> Answer:
+        if self._closed:
+            raise self._shutting_down()
         if self.active >= self.config.max_concurrent:
             raise UpstreamError(
                 f"{self._quoted} has as many requests as it may get at once.", status=429, retry_after=1
@@ -182,12 +185,17 @@ class Upstream:
 
     def broke(self, error: UpstreamError | HttpError) -> UpstreamError:
         """What went wrong as an error to tell, noted by the breaker."""
+        if self._closed:
+            return self._shutting_down()
         failure = error if isinstance(error, UpstreamError) else self._failure(error)
         if failure.fault:
             self.breaker.failed()
         else:
             self.breaker.abandoned()
         return failure
+
+    def _shutting_down(self) -> UpstreamError:
+        return UpstreamError("The server is shutting down.", status=503, fault=False)
 
     def _failure(self, error: HttpError) -> UpstreamError:
         match error:
@@ -213,7 +221,8 @@ class Upstream:
         return self._origin
 
     async def close(self) -> None:
-        """Close the connections; requests on their way break off."""
+        """Close the connections and take no more requests; those on their way break off."""
+        self._closed = True
         if self._origin is not None:
             self._origin.close()
             await asyncio.sleep(0)  # in which they are closed

@@ -22,7 +22,7 @@ from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
-from platen.serve.gateway import Gateway, closing, open_upstreams
+from platen.serve.gateway import Gateway, open_upstreams
 from platen.serve.guard import Guard
 from platen.serve.guards import Guards, Origin
 from platen.serve.hub import ModelHub
@@ -58,9 +58,8 @@ def create_app(
     context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
     local = [model.info.name for model in hub.models()]
     upstreams = open_upstreams(config.upstreams, local)
-    app = FastAPI(
-        title="Platen", version=__version__, docs_url=None, redoc_url=None, lifespan=closing(upstreams)
-    )
+    context.state.closers += [upstream.close for upstream in upstreams]
+    app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     describe(app)
     if upstreams:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from platen.serve.guards import Guards
 from platen.serve.hub import ModelHub
@@ -17,6 +18,8 @@ class ServerState:
     draining: bool = False
     active: int = 0
     drain_until: float = 0.0
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What is called when the server ends, before it waits for the last of its answers."""
 
     def start_draining(self, seconds: float) -> None:
         """Refuse what comes from now on and give what runs this long to finish."""

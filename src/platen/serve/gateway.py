@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -74,18 +73,6 @@ def open_upstreams(configs: Sequence[UpstreamConfig], local_models: Sequence[str
                 hint="give one of them another name",
             )
     return [Upstream(config) for config in configs]
-
-
-def closing(upstreams: Sequence[Upstream]) -> Callable[[object], AbstractAsyncContextManager[None]]:
-    """A lifespan for an application: at its end the connections to the upstreams are closed."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: object) -> AsyncIterator[None]:
-        yield
-        for upstream in upstreams:
-            await upstream.close()
-
-    return lifespan
 
 
 class Gateway:

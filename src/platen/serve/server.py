@@ -141,7 +141,7 @@ class Server(uvicorn.Server):
                 loop="uvloop",
                 http="httptools",
                 ws="none",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -165,6 +165,8 @@ class Server(uvicorn.Server):
         self._on_ready(f"http://{host}:{sockets[0].getsockname()[1]}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for close in self._state.closers:
+            await close()
         if self._rpc is not None:
             await self._rpc.stop()
         await super().shutdown(sockets)
