@@ -389,6 +389,15 @@ class GuardsConfig(Section):
     """A refused request gets an error (400, content_filter), or an answer that is a refusal."""
 
 
+class PriceConfig(Section):
+    """What a million tokens cost, in a currency of your choice."""
+
+    prompt: Annotated[float, Field(ge=0)] = 0.0
+    """Tokens read."""
+    completion: Annotated[float, Field(ge=0)] = 0.0
+    """Tokens written."""
+
+
 class UpstreamConfig(Section):
     """A model at an OpenAI-compatible service elsewhere, offered here under a name of its own."""
 
@@ -493,6 +502,18 @@ class ServeConfig(Section):
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
+    keys: Literal["required", "optional", "off"] = "off"
+    """Who may ask: only holders of a key (`platen keys`); anyone, but holders of a key first; or anyone."""
+    prices: dict[Text, PriceConfig] = Field(default_factory=dict)
+    """What models cost their callers, by name or pattern (`*` is every model); the first that fits counts."""
+    limits_store: Annotated[Text, Field(pattern=r"^rediss?://")] | None = None
+    """Address of a Redis where replicas share their counts of requests and tokens a minute."""
+    queue_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for a place in the batch; after it a request is answered 503 with Retry-After."""
+    request_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """Longest time that a whole request may take; after it its work is stopped."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for a client that stops sending its request or reading its answer."""
     upstreams: tuple[UpstreamConfig, ...] = ()
     """Models elsewhere that this server passes requests on to."""
     guards: GuardsConfig = GuardsConfig()

@@ -23,6 +23,7 @@ COMMANDS = [
     "chat",
     "generate",
     "models",
+    "keys",
     "traffic",
     "plan",
     "doctor",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
     from platen.serve.server import Started
+
+
+KeyMode = Literal["required", "optional", "off"]
 
 
 class Engine(StrEnum):
@@ -45,6 +48,9 @@ def command(
             help="auto: the compiled form if there is one; torch: always the bundle; vllm: on GPUs."
         ),
     ] = Engine.auto,
+    keys: Annotated[
+        KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
+    ] = None,
     explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
@@ -59,27 +65,33 @@ def command(
 
       platen serve ./shakespeare-int8
 
+      platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
+
       platen serve s3://models/shakespeare --explain-start
     """
     from platen.cli.starting import start_phases
     from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
+    from platen.projectfile import load_project
 
     find = _finder(lambda: open_pipeline(project), compiled=engine is Engine.auto)
+    options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
+    changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
     if model is not None and (Path(model).is_dir() or "/" in model):
-        config = _with_engine(ServeConfig(), engine)
+        config = _with_engine(ServeConfig().model_copy(update=changes), engine)
         folder = Path(model)
         called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
         path = folder if folder.is_dir() else model
-        serve(path, name or called, config, host, port, phases, find, grpc_port)
+        directory = None if config.keys == "off" else load_project(project).directory
+        serve(path, name or called, config, directory, phases, find)
         return
     with phases("find the model") if phases else nullcontext():
         pipeline = open_pipeline(project, overrides)
-        config = _with_engine(_anchored(pipeline), engine)
+        config = _with_engine(_anchored(pipeline).model_copy(update=changes), engine)
         compiled = engine is Engine.auto and config.vllm is None
         path, registered = released_bundle(pipeline, model, compiled=compiled)
-    serve(path, name or registered, config, host, port, phases, find, grpc_port)
+    serve(path, name or registered, config, pipeline.directory, phases, find)
 
 
 def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
@@ -97,7 +109,8 @@ def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     compiled = pipeline.project.serve.vllm is None
     path, name = released_bundle(pipeline, compiled=compiled)
-    serve(path, name, _anchored(pipeline), find=_finder(lambda: pipeline, compiled=compiled))
+    find = _finder(lambda: pipeline, compiled=compiled)
+    serve(path, name, _anchored(pipeline), pipeline.directory, find=find)
 
 
 def _finder(pipeline: Callable[[], Pipeline], *, compiled: bool) -> Callable[[str], Path | str]:
@@ -128,13 +141,14 @@ def serve(
     path: Path | str,
     name: str,
     config: ServeConfig,
-    host: str | None = None,
-    port: int | None = None,
+    project_dir: Path | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
-    grpc_port: int | None = None,
 ) -> None:
-    """Serve until stopped, having told where and, of `phases`, where the time went."""
+    """Serve until stopped, having told where and, of `phases`, where the time went.
+
+    The project's folder is where the keys are.
+    """
     from platen.cli.starting import DownloadBar, explain
     from platen.models.store import read_ahead
     from platen.phases import no_phase
@@ -143,6 +157,7 @@ def serve(
     if isinstance(path, Path):
         read_ahead(path)
     with phase("imports"):
+        from platen.serve.access import AccessControl
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:
@@ -150,13 +165,15 @@ def serve(
             explain(phases)
         _announce(started, name)
 
-    given = {"host": host, "port": port, "grpc_port": grpc_port}
-    changes = {key: value for key, value in given.items() if value is not None}
+    access = AccessControl(config, project_dir)
+    for warning in access.warnings():
+        typer.echo(f"platen: warning: {warning}", err=True)
     with DownloadBar() as bar:
         serve_bundle(
             path,
             name=name,
-            config=config.model_copy(update=changes),
+            config=config,
+            access=access,
             on_ready=ready,
             find=find,
             report=bar.update,

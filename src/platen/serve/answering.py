@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from platen.serve.access import caller_of
+from platen.serve.caller import Caller
 from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, unless_disconnected
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 
 MAX_SHADOWS = 32
 """Copies under way at once; while there are so many, a shadow gets no more."""
+
+_NOBODY = Caller(priority=-1)
+"""For whom shadows answer: no one pays for them, and everyone goes first."""
 
 _shadows: set[asyncio.Task[None]] = set()
 
@@ -57,7 +62,7 @@ class TypedWork(Work, Protocol):
         ...
 
 
-Start = Callable[[ServedModel], Awaitable[Work]]
+Start = Callable[[ServedModel, Caller], Awaitable[Work]]
 
 
 async def answer(
@@ -71,13 +76,15 @@ async def answer(
 ) -> Response:
     """Answer with what answers to the name `model`, which is held until the last byte is out.
 
-    Raises ApiError when there is no such model or it does not take the request.
+    Raises ApiError when the caller may not use it, there is no such model or it does not take the request.
     """
+    caller = caller_of(request)
+    caller.check_model(model)
     lease = context.hub.acquire(model, user=user)
     request.state.model = model
     _send_to_shadow(context, request, lease, start)
     while True:
-        attempt = _Attempt(context, request, lease)
+        attempt = _Attempt(context, request, lease, caller)
         try:
             return await attempt.respond(start, stream=stream)
         except ApiError as error:
@@ -98,7 +105,7 @@ class _Attempt:
     context: ServeContext
     request: Request
     lease: Lease
-    for_nobody: bool = False
+    caller: Caller
     work: Work | None = None
     _failed: bool = False
 
@@ -106,10 +113,10 @@ class _Attempt:
         """Start the work with the guards before and behind it."""
         model, guards = writer(self.lease.model), self.context.guards
         origin = Origin.of(self.request.scope, model.info.name, model.info.version)
-        self.work = work = await start(model.guarded(guards.incoming(origin)))
+        self.work = work = await start(model.guarded(guards.incoming(origin)), self.caller)
         screen = (lambda: guards.outgoing(origin)) if guards.screens_output else None
         work.generation.oversee(
-            Oversight(None if self.for_nobody else self.context.metrics, model.info.name, screen)
+            Oversight(None if self.caller is _NOBODY else self.context.metrics, model.info.name, screen)
         )
         return work
 
@@ -121,12 +128,10 @@ class _Attempt:
             self.close()
             return response
         pieces = self._watched(work.pieces())
-        # Only an experiment is waited for: if it fails here, another model can still answer.
-        if not self.lease.is_stable:
-            first = await unless_disconnected(request, anext(pieces, None))
-            pieces = _with_first(first, pieces)
+        # Its first piece is waited for: what goes wrong before it has a status, or another model's answer.
+        first = await unless_disconnected(request, anext(pieces, None))
         failure = work.failure if isinstance(work, TypedWork) else None
-        return EventStreamResponse(pieces, self.close, headers, failure)
+        return EventStreamResponse(_with_first(first, pieces), self.close, headers, failure)
 
     async def _watched(self, pieces: AsyncIterator[BaseModel]) -> AsyncIterator[BaseModel]:
         try:
@@ -161,7 +166,7 @@ def _send_to_shadow(context: ServeContext, request: Request, lease: Lease, start
         return
     shadow = context.hub.acquire_shadow(lease)
     assert shadow is not None
-    task = asyncio.create_task(_shadowed(_Attempt(context, request, shadow, for_nobody=True), start))
+    task = asyncio.create_task(_shadowed(_Attempt(context, request, shadow, _NOBODY), start))
     _shadows.add(task)
     task.add_done_callback(_shadows.discard)
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from platen.engines.protocol import TokenLogprob
 from platen.engines.tool_reader import CallBegun, CallGrown, Piece, Said
 from platen.serve.answering import answer
+from platen.serve.caller import Caller
 from platen.serve.chat_types import (
     AssistantMessage,
     ChatChoice,
@@ -49,7 +50,7 @@ def chat_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Chat.start(model, body),
+            lambda model, caller: _Chat.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )
@@ -94,7 +95,7 @@ class _Chat:
         self._stamp = asdict(Stamp.new("chatcmpl", model.info))
 
     @classmethod
-    async def start(cls, model: ServedModel, body: ChatRequest) -> _Chat:
+    async def start(cls, model: ServedModel, body: ChatRequest, caller: Caller) -> _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -109,7 +110,7 @@ class _Chat:
             body.truncate_prompt_tokens,
         )
         sampling = sampling_of(body, body.limit, logprobs)
-        return cls(model, body, await conversation.start(model, sampling, n=body.n or 1))
+        return cls(model, body, await conversation.start(model, sampling, caller, n=body.n or 1))
 
     async def pieces(self) -> AsyncIterator[ChatChunk]:
         """The answer bit by bit: each choice opens with its role, at the end the usage if asked for."""

@@ -21,6 +21,7 @@ from platen.serve.openai_types import (
 )
 
 MAX_TOOLS = 128
+MAX_MESSAGES = 2048
 
 
 def absent_if_none(value: object) -> bool:
@@ -138,7 +139,7 @@ class ChatTool(BaseModel):
 class ChatRequest(GenerationParams):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None

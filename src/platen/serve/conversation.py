@@ -16,6 +16,7 @@ from platen.engines.protocol import Grammar, SamplingParams, TokenEvent
 from platen.engines.tool_grammar import calls_grammar
 from platen.engines.tool_reader import Piece, Said, ToolReader
 from platen.engines.tools import FunctionTool, ToolCall, ToolFormat
+from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation
 from platen.serve.served import ServedModel
@@ -58,6 +59,7 @@ class Conversation:
         self,
         model: ServedModel,
         sampling: SamplingParams,
+        caller: Caller,
         *,
         n: int = 1,
         answer_param: str = "response_format",
@@ -72,6 +74,8 @@ class Conversation:
             model.engine,
             [prompt],
             replace(sampling, grammar=plan.grammar),
+            caller=caller,
+            model=model.info.name,
             n=n,
             prompt_param=self.turns_param,
             grammar_param="tools" if plan.tools else answer_param,

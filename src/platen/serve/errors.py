@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -32,10 +32,11 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-        self.retry_after = retry_after
+        self.retry_after, self.headers = retry_after, headers or {}
 
     def body(self) -> dict[str, Any]:
         """The error object."""
@@ -49,7 +50,7 @@ class ApiError(Exception):
         }
 
     def response(self) -> Response:
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         return json_response(self.status, self.body(), headers)
@@ -65,6 +66,15 @@ def overloaded(retry_after: float) -> ApiError:
         429,
         "The server is busy and its queue is full. Try again in a moment.",
         code="overloaded",
+        retry_after=retry_after,
+    )
+
+
+def waited_too_long(retry_after: float) -> ApiError:
+    return ApiError(
+        503,
+        "The server is busy: this request has waited too long for its turn. Try again in a moment.",
+        code="queue_timeout",
         retry_after=retry_after,
     )
 

@@ -22,6 +22,7 @@ from platen.engines.upstream import Answer, Upstream, UpstreamError
 from platen.errors import ConfigError
 from platen.project import UpstreamConfig
 from platen.serve.asgi import Hangup, failing, replayed, whole_body
+from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
 from platen.serve.outgoing import BYTES_PER_TOKEN, NewGuard, OutgoingGuard, OutgoingRequest
 from platen.serve.relay import EventRelay, relay_whole
@@ -34,22 +35,6 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-class Caller(Protocol):
-    """Whoever asks, as the access layer knows them; requests without one are not limited."""
-
-    def check_model(self, model: str) -> None:
-        """Raises ApiError unless they may use the model."""
-        ...
-
-    async def admit(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Set aside about what the request will use. Raises ApiError when that is not to be had."""
-        ...
-
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """What it came to; exactly once after `admit`."""
-        ...
 
 
 class Observer(Protocol):
@@ -115,17 +100,15 @@ class Gateway:
             return
         state = scope.setdefault("state", {})
         state["model"] = request.model  # for whoever measures
-        caller: Caller | None = state.get("caller")
-        if caller is not None:
-            caller.check_model(request.model)
-            await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
+        caller: Caller = state.get("caller") or Caller()
+        caller.check_model(request.model)
+        await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
         exchange = _Exchange(request, receive, send)
         try:
             guard = self._guard(scope, request.model)
             local = await exchange.run(self._candidates(request.model), guard)
         finally:
-            if caller is not None:
-                caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+            caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
             if self._observer is not None:
                 exchange.tell(self._observer)
         if local is not None:

@@ -26,7 +26,8 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
-from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
+from platen.serve.caller import Caller
+from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded, waited_too_long
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
 from platen.serve.oversight import UNSEEN, Oversight
 from platen.serve.served import RefusedPrompt
@@ -34,6 +35,9 @@ from platen.serve.served import RefusedPrompt
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+EXPECTED_TOKENS = 512
+"""What an answer without `max_tokens` is taken to need until it is known."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        caller: Caller,
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
@@ -66,7 +71,9 @@ class Generation:
         shown: tuple[int, ...] = (),
     ) -> None:
         """Submit everything, or nothing: raises ApiError when the engine does not take it."""
-        self._engine = engine
+        self._engine, self._caller = engine, caller
+        self._written: dict[int, int] = {}
+        self._failed = True
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
@@ -79,10 +86,16 @@ class Generation:
         try:
             for prompt in prompts:
                 for choice in range(n):
-                    own = _reseeded(sampling, choice)
-                    self._submit(
-                        GenerationRequest(uuid.uuid4().hex, prompt, own, prompt_logprobs, shown=shown)
+                    request = GenerationRequest(
+                        uuid.uuid4().hex,
+                        prompt,
+                        _reseeded(sampling, choice),
+                        prompt_logprobs,
+                        shown=shown,
+                        tenant=caller.tenant,
+                        priority=caller.priority,
                     )
+                    self._submit(request)
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
@@ -92,6 +105,7 @@ class Generation:
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
+        self._failed = False
 
     @classmethod
     async def start(
@@ -100,26 +114,34 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        caller: Caller,
+        model: str,
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
         grammar_param: str = "response_format",
         shown: tuple[int, ...] = (),
     ) -> Generation:
-        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile.
+        """A generation that its caller may have, at the price of `model`.
 
-        `shown` are special tokens whose names are to be part of the text. The params name the request's
-        fields for errors.
+        Its grammar, if any, is compiled on a thread: other streams go on meanwhile. `shown` are special
+        tokens whose names are to be part of the text. The params name the request's fields for errors. Raises
+        ApiError when the caller's limits or the engine do not allow it.
         """
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
                 raise _refused(str(error), prompt_param, grammar_param) from None
+        window = engine.capacity().context_window
+        wanted = EXPECTED_TOKENS if sampling.max_tokens is None else sampling.max_tokens
+        most = sum(n * max(0, min(wanted, window - len(prompt))) for prompt in prompts)
+        await caller.admit(model, sum(map(len, prompts)), most)
         return cls(
             engine,
             prompts,
             sampling,
+            caller=caller,
             n=n,
             prompt_logprobs=prompt_logprobs,
             prompt_param=prompt_param,
@@ -157,11 +179,14 @@ class Generation:
             while self._open:
                 item = await queue.get()
                 if isinstance(item, Exception):
-                    log.error("a generation failed: %s", item)
-                    raise failed() from item
+                    self._failed = True
+                    raise _failure(item) from item
                 if item.index in self._over:
                     continue  # a guard has ended it
+                written = self._written.get(item.index, 0)
+                self._written[item.index] = written + len(item.event.token_ids)
                 if item.event.finish_reason == "cancelled":
+                    self._failed = True
                     raise draining(5)
                 item = self._overseen(item)
                 if item.event.finish_reason is not None:
@@ -192,12 +217,20 @@ class Generation:
         self._oversight.ended(event)
 
     def cancel(self) -> None:
-        """Stop whatever has not ended."""
+        """Stop whatever has not ended, and settle with the caller.
+
+        Tokens written are counted as far as they were seen. Prompts are counted in full, but when it is not
+        the client who ends the work: then only those that had been read.
+        """
         for index, request_id in enumerate(self._ids):
             if index not in self._over:
                 self._over.add(index)
                 self._engine.cancel(request_id)
                 self._oversight.cancelled()
+        read = {index // self._n for index in self._written}
+        lengths = [0 if isinstance(prompt, RefusedPrompt) else len(prompt) for prompt in self._prompts]
+        prompts = [length for place, length in enumerate(lengths) if place in read or not self._failed]
+        self._caller.settle(sum(prompts), sum(self._written.values()))
 
     @property
     def ended(self) -> bool:
@@ -221,6 +254,13 @@ class Generation:
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
         )
+
+
+def _failure(error: Exception) -> ApiError:
+    if isinstance(error, EngineOverloaded):
+        return waited_too_long(error.retry_after)
+    log.error("a generation failed: %s", error)
+    return failed()
 
 
 def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:

@@ -13,6 +13,7 @@ from fastapi import Response as HttpResponse
 from platen.engines.protocol import SamplingParams
 from platen.engines.tool_reader import CallBegun, Piece, Said
 from platen.serve.answering import answer
+from platen.serve.caller import Caller
 from platen.serve.chat import tool_use_of
 from platen.serve.context import ServeContext
 from platen.serve.conversation import Answers, Conversation, Ending, Turn, new_call_id
@@ -62,7 +63,7 @@ def responses_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Work.start(model, body),
+            lambda model, caller: _Work.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )
@@ -94,7 +95,7 @@ class _Work:
         )
 
     @classmethod
-    async def start(cls, model: ServedModel, body: ResponsesRequest) -> _Work:
+    async def start(cls, model: ServedModel, body: ResponsesRequest, caller: Caller) -> _Work:
         choice = body.tool_choice
         named = choice.name if isinstance(choice, NamedTool) else None
         mode = None if isinstance(choice, NamedTool) else choice
@@ -112,7 +113,8 @@ class _Work:
             max_tokens=body.max_output_tokens,
             grammar=body.text.format.to_grammar() if body.text and body.text.format else None,
         )
-        return cls(model, body, await conversation.start(model, sampling, answer_param="text.format"))
+        answers = await conversation.start(model, sampling, caller, answer_param="text.format")
+        return cls(model, body, answers)
 
     async def whole(self) -> Response:
         """The answer in one."""
