@@ -5,7 +5,8 @@ Loading, line numbers, `--set` and environment interpolation are in `projectfile
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -314,6 +315,80 @@ class CompileConfig(Section):
         return self
 
 
+SecretKind = Literal["email", "phone", "card", "iban", "ip", "key", "jwt", "private_key", "password"]
+GuardAction = Literal["off", "log", "mask", "refuse"]
+GuardMask = Literal["label", "hash", "drop"]
+
+
+class InjectionGuard(Section):
+    """Looks in what comes in for attempts to turn the model against its instructions."""
+
+    input: Literal["off", "log", "refuse"] = "off"
+    """What is done: `log` only says so."""
+    threshold: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Weight of clues from which it acts; lower finds more, and more that is harmless."""
+
+
+class SecretsGuard(Section):
+    """Looks for secrets and personal data."""
+
+    input: GuardAction = "off"
+    """In what comes in, and in what a gateway sends to others."""
+    output: GuardAction = "off"
+    """In answers."""
+    kinds: Annotated[tuple[SecretKind, ...], Field(min_length=1)] = get_args(SecretKind)
+    """Which kinds."""
+    mask: GuardMask = "label"
+    """What `mask` puts in its place: `[EMAIL]`, `[EMAIL:1f3a9c02]` (equal for equal secrets), or nothing."""
+
+
+class BlocklistGuard(Section):
+    """Looks for words and patterns of your own."""
+
+    input: GuardAction = "off"
+    """In what comes in."""
+    output: GuardAction = "off"
+    """In answers."""
+    words: Text | None = None
+    """A file with a word or phrase a line; case, accents and look-alike letters make no difference."""
+    patterns: Text | None = None
+    """A file with a regular expression a line; what repeats must be bounded."""
+
+    def located(self, directory: Path) -> BlocklistGuard:
+        """With paths as seen from anywhere; in the file they are relative to its `directory`."""
+        files = {"words": self.words, "patterns": self.patterns}
+        found = {key: str(directory / name) for key, name in files.items() if name is not None}
+        return self.model_copy(update=found)
+
+    @model_validator(mode="after")
+    def _has_a_list(self) -> BlocklistGuard:
+        if (self.input, self.output) != ("off", "off") and self.words is None and self.patterns is None:
+            raise ValueError("a block list needs a file: words or patterns")
+        return self
+
+
+class CanaryGuard(Section):
+    """Puts a secret mark into system prompts and looks for it in answers."""
+
+    output: Literal["off", "log", "refuse"] = "off"
+    """What is done with an answer that has it."""
+
+
+class GuardsConfig(Section):
+    """What may not go into the model or come out of it. All guards are off until they are asked for."""
+
+    injection: InjectionGuard = InjectionGuard()
+    """Prompt injection."""
+    secrets: SecretsGuard = SecretsGuard()
+    """Secrets and personal data."""
+    blocklist: BlocklistGuard = BlocklistGuard()
+    """Your own lists."""
+    canary: CanaryGuard = CanaryGuard()
+    """Leaks of the system prompt."""
+    on_input: Literal["error", "refusal"] = "error"
+    """A refused request gets an error (400, content_filter), or an answer that is a refusal."""
+
+
 class PriceConfig(Section):
     """What a million tokens cost, in a currency of your choice."""
 
@@ -441,6 +516,8 @@ class ServeConfig(Section):
     """Longest wait for a client that stops sending its request or reading its answer."""
     upstreams: tuple[UpstreamConfig, ...] = ()
     """Models elsewhere that this server passes requests on to."""
+    guards: GuardsConfig = GuardsConfig()
+    """What may not go in or come out."""
 
     @model_validator(mode="after")
     def _upstreams_differ(self) -> ServeConfig:
@@ -451,6 +528,11 @@ class ServeConfig(Section):
             if upstream.name in upstream.fallbacks:
                 raise ValueError(f"the upstream {upstream.name} is its own fallback")
         return self
+
+    def located(self, directory: Path) -> ServeConfig:
+        """With paths as seen from anywhere; in the file they are relative to its `directory`."""
+        blocklist = self.guards.blocklist.located(directory)
+        return self.model_copy(update={"guards": self.guards.model_copy(update={"blocklist": blocklist})})
 
 
 class RetryConfig(Section):

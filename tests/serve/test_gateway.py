@@ -33,6 +33,7 @@ from tests.engines.fake_upstream import (
     raw,
     stream,
 )
+from tests.serve.guards.pieces import SECRETS
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 
 MESSAGES: Any = [{"role": "user", "content": "How are you?"}]
@@ -357,9 +358,46 @@ def test_what_the_server_cannot_do_stops_it_at_once() -> None:
         return ServeConfig.model_validate({"upstreams": [one]}).upstreams
 
     with pytest.raises(ConfigError, match="has the name of a model that is served here"):
-        open_upstreams(configs(), ["big"], None)
-    with pytest.raises(ConfigError, match="no guard"):
-        open_upstreams(configs(redact=True), [], None)
+        open_upstreams(configs(), ["big"])
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
-        open_upstreams(configs(api_key_env="NO_SUCH_KEY"), [], None)
-    assert [one.name for one in open_upstreams(configs(redact=True), [], str.upper)] == ["big"]
+        open_upstreams(configs(api_key_env="NO_SUCH_KEY"), [])
+    assert [one.name for one in open_upstreams(configs(redact=True), [])] == ["big"]
+
+
+def test_planted_secrets_never_reach_the_upstream(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though no guard is on, `redact: true` masks; elsewhere the texts go as they are."""
+    planted = "; ".join(SECRETS)
+    turns: Any = [{"role": "system", "content": planted}, {"role": "user", "content": f"Look: {planted}"}]
+    with desk(scripted, tiny_tokenizer, chat("Fine"), spare=(chat("Fine"),), redact=True) as here:
+        here.openai.chat.completions.create(model="big", messages=turns)
+        here.openai.chat.completions.create(model="spare", messages=turns)
+        metrics = here.http.get("/metrics").text
+    masked = "; ".join(f"[{kind.upper()}]" for kind in SECRETS.values())
+    assert [turn["content"] for turn in here.big.requests[0].body["messages"]] == [masked, f"Look: {masked}"]
+    assert here.spare.requests[0].body["messages"] == turns
+    assert 'guard="secrets",rule="iban"} 4.0' in metrics
+    assert 'platen_request_success_total{finished_reason="stop",model="big"} 1.0' in metrics
+    said = [json.loads(record.getMessage()) for record in caplog.records if record.name == "platen.guards"]
+    assert {(line["model"], line["version"], line["direction"]) for line in said} == {
+        ("big", "upstream", "input")
+    }
+    assert not any(secret in record.getMessage() for record in caplog.records for secret in SECRETS)
+
+
+def test_a_guard_can_refuse_what_is_to_leave(scripted: ScriptedEngine, tiny_tokenizer: Tokenizer) -> None:
+    with fake_upstream() as fake:
+        settings = {
+            "drain_seconds": 1,
+            "upstreams": [upstream("big", fake.url, redact=True)],
+            "guards": {"secrets": {"input": "refuse"}},
+        }
+        with (
+            serving(scripted, tiny_tokenizer, ServeConfig.model_validate(settings)) as server,
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
+            pytest.raises(openai.BadRequestError) as error,
+        ):
+            client.completions.create(model="big", prompt="mail a@b.example")
+        assert error.value.code == "content_filter"
+        assert fake.requests == []

@@ -97,7 +97,7 @@ async def local_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def against(
     *script: Action,
-    guard: Callable[[str], str] | None = None,
+    guard: Callable[[str], str] = str,
     observer: Observer | None = None,
     **settings: Any,
 ) -> Callable[[Callable[[Gateway, FakeUpstream], Awaitable[None]]], None]:
@@ -109,7 +109,10 @@ def against(
                 config = {"model": "their-model", "retry_delay_seconds": 0} | settings
                 upstream = Upstream(UpstreamConfig(name="big", base_url=fake.url, **config))
                 try:
-                    await test(Gateway(local_app, upstreams=[upstream], guard=guard, observer=observer), fake)
+                    gateway = Gateway(
+                        local_app, upstreams=[upstream], guard=lambda *_: guard, observer=observer
+                    )
+                    await test(gateway, fake)
                 finally:
                     await upstream.close()
 

@@ -127,8 +127,9 @@ def _finder(pipeline: Callable[[], Pipeline], *, compiled: bool) -> Callable[[st
 
 
 def _anchored(pipeline: Pipeline) -> ServeConfig:
-    """The project's settings for serving; folders of further models are relative to the project file."""
-    config, here = pipeline.project.serve, pipeline.directory
+    """The project's settings for serving; files and folders are relative to the project file."""
+    here = pipeline.directory
+    config = pipeline.project.serve.located(here)
     models = [
         entry.model_copy(update={"path": str(here / entry.path)}) if (here / entry.path).is_dir() else entry
         for entry in config.models

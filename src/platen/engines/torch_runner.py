@@ -149,6 +149,8 @@ class TorchRunner:
     def figures(self) -> dict[str, float]:
         return {
             "cache_bytes": float(self._batch.size_bytes),
+            "rows": float(self._max_rows),
+            "rows_held": float(len(self._prompts) + len(self._rows)),
             "reused_tokens": float(self._reused),
             "adapter_bytes": float(self.adapters.size_bytes),
         }

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import iter_route_contexts
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from platen import __version__
 from platen.project import ServeConfig
@@ -23,12 +25,14 @@ from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
 from platen.serve.gateway import Gateway, open_upstreams
 from platen.serve.guard import Guard
+from platen.serve.guards import Guards, Origin
 from platen.serve.hub import ModelHub
+from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rest import open_inference_router
 from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.openapi import describe
-from platen.serve.outgoing import OutgoingGuard
+from platen.serve.outgoing import NewGuard, OutgoingGuard
 from platen.serve.patience import Patience
 from platen.serve.responses import responses_router
 from platen.serve.tokens import tokens_router
@@ -45,25 +49,27 @@ def create_app(
     access: AccessControl | None = None,
     load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
-    outgoing_guard: OutgoingGuard | None = None,
 ) -> FastAPI:
     """The application for the hub's models and the upstreams.
 
     `state` lets whoever runs it start the draining. `access` knows the keys; without it they must be off.
-    With `load` the models can be changed while it runs, where keys are or only this machine can ask.
-    `outgoing_guard` sees what is sent to upstreams that have `redact: true`. Raises
-    ConfigError when there is none for them, when an upstream lacks its key or has the name of a model here.
+    With `load` the models can be changed while it runs, where keys are or only this machine can ask. Raises
+    ConfigError when an upstream lacks its key or has the name of a model here.
     """
-    context = ServeContext(hub, state or ServerState())
+    metrics = Metrics()
+    metrics.watch(hub.stats)
+    context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
     local = [model.info.name for model in hub.models()]
-    upstreams = open_upstreams(config.upstreams, local, outgoing_guard)
+    upstreams = open_upstreams(config.upstreams, local)
     context.state.closers += [upstream.close for upstream in upstreams]
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     describe(app)
     # The innermost first.
     if upstreams:
-        app.add_middleware(Gateway, upstreams=upstreams, guard=outgoing_guard)
+        app.add_middleware(
+            Gateway, upstreams=upstreams, guard=_vendor_guard(context.guards), observer=metrics
+        )
     app.add_middleware(Access, control=access or AccessControl(config))
     app.add_middleware(Patience, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
     app.add_middleware(
@@ -74,6 +80,7 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(metrics_router(metrics))
     app.include_router(responses_router(context))
     app.include_router(tokens_router(context))
     app.include_router(embeddings_router(context))
@@ -120,4 +127,17 @@ def create_app(
         return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    # Last, so that it stands before everything else and counts what any layer refuses.
+    paths = [route.path for route in iter_route_contexts(app.routes)]
+    app.add_middleware(MeteredRequests, metrics=metrics, paths=filter(None, paths))
     return app
+
+
+def _vendor_guard(guards: Guards) -> NewGuard:
+    """What looks over a request's texts before they leave for an upstream."""
+
+    def guard_for(scope: Scope, model: str) -> OutgoingGuard:
+        origin = Origin.of(scope, model, "upstream")
+        return lambda text: guards.redact(text, origin)
+
+    return guard_for

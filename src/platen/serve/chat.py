@@ -123,6 +123,8 @@ class _Chat:
             silent = delta.content is None and delta.tool_calls is None
             if silent and logprobs is None and item.event.finish_reason is None and not first:
                 continue
+            if item.refusal is not None:
+                delta.refusal = item.refusal
             if first:
                 delta.role = "assistant"
                 if silent and not self._body.tools:  # with tools it may become a call, and no text
@@ -146,7 +148,7 @@ class _Chat:
             if reason is not None:
                 choices[item.index] = ChatChoice(
                     index=item.index,
-                    message=_message(said[item.index]),
+                    message=_message(said[item.index], item.refusal),
                     logprobs=ChatLogprobs(content=scores[item.index]) if self._body.logprobs else None,
                     finish_reason=reason,
                 )
@@ -190,8 +192,8 @@ def _delta(pieces: Sequence[Piece]) -> ChatDelta:
     return ChatDelta(content=text or None, tool_calls=calls or None)
 
 
-def _message(pieces: Sequence[Piece]) -> AssistantMessage:
-    """A whole message of its pieces."""
+def _message(pieces: Sequence[Piece], refusal: str | None) -> AssistantMessage:
+    """A whole message of its pieces, and what stands in place of the rest."""
     text = "".join(piece.text for piece in pieces if isinstance(piece, Said))
     calls: list[ChatToolCall] = []
     for piece in pieces:
@@ -199,4 +201,5 @@ def _message(pieces: Sequence[Piece]) -> AssistantMessage:
             calls.append(ChatToolCall(id=new_call_id(), function=FunctionCall(name=piece.name, arguments="")))
         elif isinstance(piece, CallGrown):
             calls[piece.index].function.arguments += piece.arguments
-    return AssistantMessage(content=None if calls and not text else text, tool_calls=calls or None)
+    content = None if calls and not text else text
+    return AssistantMessage(content=content, tool_calls=calls or None, refusal=refusal)

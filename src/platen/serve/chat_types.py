@@ -85,7 +85,7 @@ class ChatMessage(BaseModel):
     name: Text | None = None
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Text | None = None
-    refusal: None = None
+    refusal: str | None = None
     function_call: Any = None
     audio: Any = None
     annotations: Any = None
@@ -211,11 +211,11 @@ class ChatToolCall(BaseModel):
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
-    refusal: None = None
+    refusal: str | None = None
     tool_calls: Annotated[list[ChatToolCall] | None, Field(exclude_if=absent_if_none)] = None
 
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class ChatChoice(BaseModel):
@@ -252,6 +252,7 @@ class ChatDelta(BaseModel):
 
     role: Annotated[Literal["assistant"] | None, Field(exclude_if=absent_if_none)] = None
     content: Annotated[str | None, Field(exclude_if=absent_if_none)] = None
+    refusal: Annotated[str | None, Field(exclude_if=absent_if_none)] = None
     tool_calls: Annotated[list[ToolCallDelta] | None, Field(exclude_if=absent_if_none)] = None
 
 

@@ -153,7 +153,7 @@ class _Choice:
             logprobs = self._logprobs([*event.prompt_logprobs, *event.logprobs])
         if not text and not (logprobs and logprobs.tokens) and event.finish_reason is None:
             return None
-        reason = event.finish_reason if event.finish_reason in ("stop", "length") else None
+        reason = event.finish_reason if event.finish_reason != "cancelled" else None
         return CompletionChoice(index=self._index, text=text, logprobs=logprobs, finish_reason=reason)
 
     def _logprobs(self, scores: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
@@ -226,8 +226,8 @@ async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple
         return await model.infill_prompts(_infill_format(model), texts, body.suffix), texts
     if texts:
         prompts = await model.text_prompts(texts, room)
-    elif room is not None:
-        prompts = [ids[-room:] for ids in prompts]
+    else:
+        prompts = await model.id_prompts(prompts if room is None else [ids[-room:] for ids in prompts])
     if body.echo and (room is not None or not texts):
         texts = [model.tokenizer.decode(ids) for ids in prompts]
     return prompts, texts

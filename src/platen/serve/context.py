@@ -1,4 +1,4 @@
-"""What the routes share: the models and the server's state."""
+"""What the routes share: the models, the server's state, its metrics and its guards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from platen.serve.guards import Guards
 from platen.serve.hub import ModelHub
+from platen.serve.metrics import Metrics
 
 
 @dataclass
@@ -33,4 +35,6 @@ class ServerState:
 @dataclass(frozen=True)
 class ServeContext:
     hub: ModelHub
-    state: ServerState = field(default_factory=ServerState)
+    state: ServerState
+    metrics: Metrics
+    guards: Guards

@@ -21,6 +21,8 @@ from platen.serve.errors import ApiError
 from platen.serve.generation import Generation
 from platen.serve.served import ServedModel
 
+Ending = Literal["stop", "length", "tool_calls", "content_filter"]
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -130,12 +132,12 @@ class Answers:
         pieces = reader.feed(event.text)
         return pieces if event.finish_reason is None else pieces + reader.finish()
 
-    def finish_reason(self, index: int, event: TokenEvent) -> Literal["stop", "length", "tool_calls"] | None:
+    def finish_reason(self, index: int, event: TokenEvent) -> Ending | None:
         """Why the choice ends with this event; None when it goes on."""
         if event.finish_reason == "stop":
             reader = self._readers[index]
             return "tool_calls" if reader is not None and reader.called else "stop"
-        return "length" if event.finish_reason == "length" else None
+        return None if event.finish_reason == "cancelled" else event.finish_reason
 
 
 def new_call_id() -> str:

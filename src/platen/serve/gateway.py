@@ -24,7 +24,7 @@ from platen.project import UpstreamConfig
 from platen.serve.asgi import Hangup, failing, replayed, whole_body
 from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
-from platen.serve.outgoing import BYTES_PER_TOKEN, OutgoingGuard, OutgoingRequest
+from platen.serve.outgoing import BYTES_PER_TOKEN, NewGuard, OutgoingGuard, OutgoingRequest
 from platen.serve.relay import EventRelay, relay_whole
 
 log = logging.getLogger(__name__)
@@ -49,20 +49,13 @@ class Observer(Protocol):
         ...
 
 
-def open_upstreams(
-    configs: Sequence[UpstreamConfig], local_models: Sequence[str], guard: OutgoingGuard | None
-) -> list[Upstream]:
+def open_upstreams(configs: Sequence[UpstreamConfig], local_models: Sequence[str]) -> list[Upstream]:
     """Clients of the upstreams. Raises ConfigError when one of them could not be used as it should be."""
     for config in configs:
         if config.name in local_models:
             raise ConfigError(
                 f"the upstream {config.name} has the name of a model that is served here",
                 hint="give one of them another name",
-            )
-        if config.redact and guard is None:
-            raise ConfigError(
-                f"the upstream {config.name} has redact: true, but no guard is there to do it",
-                hint="turn the outgoing guard on, or leave redact out",
             )
     return [Upstream(config) for config in configs]
 
@@ -78,7 +71,7 @@ class Gateway:
         app: ASGIApp,
         *,
         upstreams: Sequence[Upstream],
-        guard: OutgoingGuard | None = None,
+        guard: NewGuard,
         observer: Observer | None = None,
     ) -> None:
         self._app, self._guard, self._observer = app, guard, observer
@@ -112,7 +105,8 @@ class Gateway:
         await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
         exchange = _Exchange(request, receive, send)
         try:
-            local = await exchange.run(self._candidates(request.model), self._guard)
+            guard = self._guard(scope, request.model)
+            local = await exchange.run(self._candidates(request.model), guard)
         finally:
             caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
             if self._observer is not None:
@@ -144,7 +138,7 @@ class _Exchange:
         elif self._model is not None:
             observer.cancelled(self._model)
 
-    async def run(self, candidates: Sequence[Upstream | str], guard: OutgoingGuard | None) -> str | None:
+    async def run(self, candidates: Sequence[Upstream | str], guard: OutgoingGuard) -> str | None:
         """Relay the answer of the first candidate that has one, while the client is there.
 
         Gives the name of a local model when it is its turn. Raises ApiError when none answers.
@@ -162,9 +156,7 @@ class _Exchange:
         finally:
             hangup.stop_watching()
 
-    async def _first_answer(
-        self, candidates: Sequence[Upstream | str], guard: OutgoingGuard | None
-    ) -> str | None:
+    async def _first_answer(self, candidates: Sequence[Upstream | str], guard: OutgoingGuard) -> str | None:
         failures: list[UpstreamError] = []
         for candidate in candidates:
             if isinstance(candidate, str):

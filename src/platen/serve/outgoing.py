@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from starlette.types import Scope
 
 from platen.project import UpstreamConfig
 from platen.serve.errors import ApiError
@@ -17,6 +18,8 @@ from platen.serve.served import LONG_TEXT
 
 OutgoingGuard = Callable[[str], str]
 """Gives a text as it may leave, or refuses it: raises ApiError."""
+NewGuard = Callable[[Scope, str], OutgoingGuard]
+"""The guard of one request for the upstream of this name."""
 
 BYTES_PER_TOKEN = 4
 """Of English text; for estimates where only the upstream could count."""

@@ -16,7 +16,7 @@ from platen.serve.answering import answer
 from platen.serve.caller import Caller
 from platen.serve.chat import tool_use_of
 from platen.serve.context import ServeContext
-from platen.serve.conversation import Answers, Conversation, Turn, new_call_id
+from platen.serve.conversation import Answers, Conversation, Ending, Turn, new_call_id
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import Usage
 from platen.serve.openapi import streamed
@@ -32,6 +32,7 @@ from platen.serve.responses_events import (
     TextDone,
 )
 from platen.serve.responses_types import (
+    Cut,
     IncompleteDetails,
     InputCall,
     InputMessage,
@@ -48,6 +49,8 @@ from platen.serve.responses_types import (
     TextConfig,
 )
 from platen.serve.served import ServedModel
+
+_CUTS: dict[Ending, Cut] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
 def responses_router(context: ServeContext) -> APIRouter:
@@ -130,7 +133,7 @@ class _Work:
                     yield event
             reason = self._answers.finish_reason(0, item.event)
             if reason is not None:
-                for event in self._end(cut=reason == "length"):
+                for event in self._end(_CUTS.get(reason)):
                     yield event
 
     def failure(self, error: ApiError) -> Event:
@@ -198,7 +201,8 @@ class _Work:
             )
         yield self._item("response.output_item.done")
 
-    def _end(self, *, cut: bool) -> Iterator[Event]:
+    def _end(self, cut: Cut | None) -> Iterator[Event]:
+        """The response is over; `cut` says why it is not complete."""
         if not self._response.output:
             yield from self._open_message()
         yield from self._close("incomplete" if cut else "completed")
@@ -206,7 +210,7 @@ class _Work:
         response.usage = _usage(self.generation.usage())
         response.status = "incomplete" if cut else "completed"
         if cut:
-            response.incomplete_details = IncompleteDetails()
+            response.incomplete_details = IncompleteDetails(reason=cut)
         else:
             response.completed_at = int(time.time())
         yield self._numbered(

@@ -268,8 +268,11 @@ class ResponseUsage(BaseModel):
     total_tokens: int
 
 
+Cut = Literal["max_output_tokens", "content_filter"]
+
+
 class IncompleteDetails(BaseModel):
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
+    reason: Cut
 
 
 class ResponseFailure(BaseModel):
