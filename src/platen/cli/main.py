@@ -12,6 +12,7 @@ import typer
 
 from platen import __version__
 from platen.cli import (
+    bench,
     chat,
     compile,
     doctor,
@@ -40,6 +41,7 @@ app = typer.Typer(
 for module in (new, run, status, show, compile, serve, chat, generate, plan, doctor, ui, gc, schema):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(value: bool) -> None:

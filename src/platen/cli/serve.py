@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_bundle
+from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_forms
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 class Engine(StrEnum):
     auto = "auto"
     torch = "torch"
+    openvino = "openvino"
+    llamacpp = "llamacpp"
 
 
 def command(
@@ -32,7 +35,7 @@ def command(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="auto: the compiled form if there is one; torch: always the bundle.")
+        Engine, typer.Option(help="auto: the fastest measured here, else a compiled form, else the bundle.")
     ] = Engine.auto,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
@@ -49,35 +52,44 @@ def command(
     """
     from platen.project import ServeConfig
 
-    if model is not None and Path(model).is_dir():
-        serve(Path(model), name or Path(model).resolve().name, ServeConfig(), host, port)
-        return
-    if model is not None and "/" in model:
-        serve(model, name or model, ServeConfig(), host, port)
+    if model is not None and (Path(model).is_dir() or "/" in model):
+        from platen.models.bundle import find_bundle
+
+        folder = find_bundle(model)
+        own_name = folder.resolve().name if Path(model).is_dir() else model
+        serve([folder], name or own_name, ServeConfig(), host, port, engine)
         return
     pipeline = open_pipeline(project, overrides)
-    path, registered = released_bundle(pipeline, model, compiled=engine is Engine.auto)
-    serve(path, name or registered, pipeline.project.serve, host, port)
+    forms, registered = released_forms(pipeline, model)
+    serve(forms, name or registered, pipeline.project.serve, host, port, engine)
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
-    path, name = released_bundle(pipeline, compiled=True)
-    serve(path, name, pipeline.project.serve)
+    forms, name = released_forms(pipeline)
+    serve(forms, name, pipeline.project.serve)
 
 
 def serve(
-    path: Path | str, name: str, config: ServeConfig, host: str | None = None, port: int | None = None
+    forms: Sequence[Path],
+    name: str,
+    config: ServeConfig,
+    host: str | None = None,
+    port: int | None = None,
+    engine: Engine = Engine.auto,
 ) -> None:
-    """Serve until stopped, having told where."""
+    """Serve the form of a model that suits `engine` until stopped, having told where and why this one."""
+    from platen.engines.choose import choose
     from platen.serve.server import serve_bundle
+
+    choice = choose(forms, None if engine is Engine.auto else engine.value)
 
     changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     serve_bundle(
-        path,
+        choice.path,
         name=name,
         config=config.model_copy(update=changes),
-        on_ready=lambda url, why: _announce(url, name, why),
+        on_ready=lambda url, _: _announce(url, name, choice.why),
     )
 
 
