@@ -20,9 +20,9 @@ from platen.engines.protocol import (
     SamplingParams,
     TokenEvent,
 )
-from platen.engines.torch_engine import TorchEngine
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import TextStream, Tokenizer
+from tests.engines.torch_engine import TorchEngine
 
 
 @dataclass

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import openai
 import pytest
 
 from platen.engines.grammar import GrammarCompiler
-from platen.engines.torch_engine import TorchEngine
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import TextStream, Tokenizer
+from tests.engines.torch_engine import TorchEngine
 from tests.serve.running import RunningServer, ScriptedEngine, serving
+
+
+@contextmanager
+def tiny_server(model: Llama, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> Iterator[RunningServer]:
+    engine = TorchEngine(
+        model,
+        new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
+        token_text=tokenizer.token_text,
+        grammars=GrammarCompiler(tokenizer.raw.decode(), tokenizer.vocab_size, (0,)),
+        eos_ids=eos_ids,
+        max_concurrent=4,
+        max_queue=8,
+    )
+    with serving(engine, tokenizer) as running:
+        yield running
+    asyncio.run(engine.close())
 
 
 @pytest.fixture(scope="session")
 def server(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
-    engine = TorchEngine(
-        tiny_llama,
-        new_detokenizer=lambda prompt_ids: TextStream(tiny_tokenizer, after=prompt_ids),
-        token_text=tiny_tokenizer.token_text,
-        grammars=GrammarCompiler(tiny_tokenizer.raw.decode(), tiny_tokenizer.vocab_size, (0,)),
-        eos_ids=(0,),
-        max_concurrent=4,
-        max_queue=8,
-    )
-    with serving(engine, tiny_tokenizer) as running:
+    with tiny_server(tiny_llama, tiny_tokenizer, eos_ids=(0,)) as running:
         yield running
-    asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="session")
+def endless_server(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
+    """For texts that must not end by themselves: its model knows no end of text."""
+    with tiny_server(tiny_llama, tiny_tokenizer, eos_ids=()) as running:
+        yield running
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from platen.engines.protocol import (
 )
 from platen.project import ServeConfig
 from platen.serve.app import create_app
-from platen.serve.context import ModelInfo, ServerState
+from platen.serve.context import ServerState
+from platen.serve.hub import ModelHub
+from platen.serve.served import ModelInfo, ServedModel
 from platen.serve.server import Server, listen
 from platen.tokens.tokenizer import Tokenizer
 
@@ -99,7 +101,8 @@ class RunningServer:
         info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
         self.state = ServerState()
         self.engine = engine
-        app = create_app(engine, tokenizer, info, config, state=self.state, max_body_bytes=100_000)
+        hub = ModelHub([ServedModel(engine, tokenizer, info)])
+        app = create_app(hub, config, state=self.state, max_body_bytes=100_000)
         ready = threading.Event()
 
         def on_ready(url: str) -> None:
@@ -107,7 +110,7 @@ class RunningServer:
             ready.set()
 
         self._listener = listen(config.host, 0)
-        self._server = Server(app, engine, self.state, config, on_ready)
+        self._server = Server(app, hub, self.state, config, on_ready)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
         assert ready.wait(10)

@@ -250,7 +250,9 @@ def test_hanging_up_on_a_stream_cancels(
 
 def test_hanging_up_on_the_torch_engine_frees_it(server: RunningServer, client: openai.OpenAI) -> None:
     before = server.engine.stats().tokens_generated
-    stream = client.completions.create(model="tiny", prompt="To be", n=4, max_tokens=100, stream=True)
+    stream = client.completions.create(
+        model="tiny", prompt="To be", n=4, max_tokens=100, stream=True, extra_body={"ignore_eos": True}
+    )
     next(iter(stream))
     stream.close()
     wait_until(lambda: server.engine.stats().running == server.engine.stats().waiting == 0)
@@ -266,7 +268,9 @@ def test_hanging_up_in_the_queue_gives_the_place_back(
         slowed(tiny_llama, 0.02),
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=0.3) as hasty,
     ):
-        running = client.completions.create(model="tiny", prompt="x", n=4, max_tokens=120, stream=True)
+        running = client.completions.create(
+            model="tiny", prompt="x", n=4, max_tokens=120, stream=True, extra_body={"ignore_eos": True}
+        )
         next(iter(running))
         if streaming:
             hasty.completions.create(model="tiny", prompt="x", n=3, stream=True).close()

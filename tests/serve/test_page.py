@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
+from tests.serve.test_process import process
+
+expect.set_options(timeout=15_000)
 
 ARGUMENTS = [
     "--headless=new",
@@ -210,12 +214,73 @@ def test_the_models_text_is_never_markup(
     assert tab.page.title() == "tiny · Platen"
 
 
-def test_a_text_longer_than_the_window_is_cut_and_goes_on(tab: Tab, server: RunningServer) -> None:
-    tab.open(server)
+def test_a_text_goes_on_beyond_the_window(tab: Tab, endless_server: RunningServer) -> None:
+    """The window has 128 tokens, 200 are wished for: more and more of the beginning goes out of sight."""
+    facts = tab.page.locator("#facts-line")
+    tab.open(endless_server)
+    tab.say("To be")
+    expect(facts).to_contain_text("200 tokens")
+    expect(facts).to_contain_text("at the length you set · it sees only the last 128 tokens")
     tab.say("日本語も少し。" * 60)
-    expect(tab.button("Continue")).to_be_visible()
+    expect(tab.log.locator(".run")).to_have_count(4)
+    expect(facts).to_contain_text("200 tokens")
     expect(tab.alert).to_be_hidden()
-    assert len(tab.log.inner_text()) > 7 * 60
+    assert tab.complaints == []
+
+
+def test_a_message_too_long_for_a_chat_comes_back_into_the_field(
+    tab: Tab, endless_server: RunningServer
+) -> None:
+    tab.open(endless_server)
+    tab.page.get_by_text("Chat", exact=True).click()
+    tab.say("Well?")
+    expect(tab.button("Copy")).to_be_visible()
+    answer = tab.log.inner_text()
+    tab.say("Well? " * 200)
+    expect(tab.alert).to_contain_text("That is too long for this model. The prompt has")
+    expect(tab.field).to_have_value("Well? " * 200)
+    expect(tab.log).to_have_text(answer, use_inner_text=True)
+    tab.say("Now?")
+    expect(tab.log.locator(".run")).to_have_count(4)
+    expect(tab.button("Copy")).to_be_visible()
+    expect(tab.alert).to_be_hidden()
+
+
+def test_a_reload_keeps_text_mode_and_draft(
+    tab: Tab, scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    scripted.seconds_per_piece = 0.05
+    tab.open(scripted_server)
+    tab.page.get_by_text("Chat", exact=True).click()
+    tab.say("<b>Hello</b>")
+    expect(tab.log).to_contain_text("word3")
+    tab.field.fill("And")
+    tab.page.reload()
+    expect(tab.log).to_contain_text("<b>Hello</b>")
+    expect(tab.log).to_contain_text("word0 word1 word2 word3")
+    expect(tab.field).to_have_value("And")
+    expect(tab.page.get_by_role("radio", name="Chat")).to_be_checked()
+    wait_until(lambda: not scripted.running)
+    tab.button("Start afresh").click()
+    tab.page.reload()
+    expect(tab.page.locator("#log")).to_be_empty()
+    expect(tab.page.get_by_role("radio", name="Chat")).to_be_checked()
+    assert tab.complaints == []
+
+
+def test_a_server_killed_in_the_middle(tab: Tab, tiny_bundle: Path) -> None:
+    with process(tiny_bundle, seconds_per_step=0.05, drain_seconds=1) as (server, url):
+        tab.page.goto(url)
+        expect(tab.page.locator("#model-name")).to_have_text("tiny")
+        tab.say("To be ")
+        watch_lengths(tab, 3)
+        server.kill()
+        expect(tab.alert).to_contain_text("The text broke off. The connection broke off")
+    text = tab.log.inner_text()
+    assert text.startswith("To be ")
+    assert len(text) > len("To be ")
+    tab.alert.get_by_role("button", name="Try again").click()
+    expect(tab.alert).to_contain_text("Is “platen serve” still running?")
 
 
 def test_a_phone_fits_it_all(

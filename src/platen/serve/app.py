@@ -1,6 +1,6 @@
-"""The HTTP application: OpenAI's API over one engine, a health report and the web page.
+"""The HTTP application: OpenAI's API over the models of a hub, a health report and the web page.
 
-`create_app` takes everything it serves and owns none of it, so tests give it an engine of their own.
+`create_app` takes everything it serves and owns none of it, so tests give it engines of their own.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from platen import __version__
-from platen.engines.protocol import Engine
 from platen.project import ServeConfig
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
-from platen.serve.context import ModelInfo, ServeContext, ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
+from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList
-from platen.tokens.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -28,16 +27,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    model_info: ModelInfo,
+    hub: ModelHub,
     config: ServeConfig,
     *,
     state: ServerState | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for one model. `state` lets whoever runs it start the draining."""
-    context = ServeContext(engine, tokenizer, model_info, state or ServerState())
+    """The application for the hub's models. `state` lets whoever runs it start the draining."""
+    context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     app.add_middleware(
@@ -51,27 +48,27 @@ def create_app(
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:
-        """The model served here."""
-        return ModelList(data=[model_info.card()])
+        """The models served here; the first is the one that the page talks to."""
+        return ModelList(data=[model.info.card() for model in hub.models()])
 
     @app.get("/v1/models/{model:path}")
     async def retrieve_model(model: str) -> ModelCard:
         """The model of this name."""
-        context.check_model(model)
-        return model_info.card()
+        return hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
         """Whether the server takes work (200) or is shutting down or broken (503), and how much it has."""
-        stats = engine.stats()
+        stats = [model.engine.stats() for model in hub.models()]
+        failed = any(one.failed for one in stats)
         draining = context.state.draining
-        response.status_code = 503 if draining or stats.failed else 200
+        response.status_code = 503 if draining or failed else 200
         return Health(
-            status="draining" if draining else "failed" if stats.failed else "ok",
-            model=model_info.name,
-            running=stats.running,
-            waiting=stats.waiting,
-            tokens_generated=stats.tokens_generated,
+            status="draining" if draining else "failed" if failed else "ok",
+            models=[model.info.name for model in hub.models()],
+            running=sum(one.running for one in stats),
+            waiting=sum(one.waiting for one in stats),
+            tokens_generated=sum(one.tokens_generated for one in stats),
         )
 
     @app.get("/", include_in_schema=False)

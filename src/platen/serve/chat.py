@@ -8,9 +8,10 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenLogprob
-from platen.serve.context import ServeContext, Stamp
+from platen.serve.answering import answer
+from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
-from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
+from platen.serve.generation import Generation, check_count, floored, sampling_of
 from platen.serve.openai_types import (
     AssistantMessage,
     ChatChoice,
@@ -23,7 +24,7 @@ from platen.serve.openai_types import (
     ChatTokenLogprob,
     TopLogprob,
 )
-from platen.serve.sse import EventStreamResponse, model_response
+from platen.serve.served import ServedModel, Stamp
 
 
 def chat_router(context: ServeContext) -> APIRouter:
@@ -32,11 +33,14 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; with `stream` as server-sent events."""
-        context.check_model(body.model)
-        work = await _Chat.start(context, body)
-        if body.stream:
-            return EventStreamResponse(work.chunks(), work.generation.cancel)
-        return model_response(await unless_disconnected(request, work.whole()))
+        return await answer(
+            context,
+            request,
+            body.model,
+            lambda model: _Chat.start(model, body),
+            stream=bool(body.stream),
+            user=body.end_user,
+        )
 
     return router
 
@@ -44,29 +48,29 @@ def chat_router(context: ServeContext) -> APIRouter:
 class _Chat:
     """One request being answered."""
 
-    def __init__(self, context: ServeContext, body: ChatRequest, generation: Generation) -> None:
+    def __init__(self, model: ServedModel, body: ChatRequest, generation: Generation) -> None:
         self._body = body
-        self._token_bytes = context.tokenizer.token_bytes
+        self._token_bytes = model.tokenizer.token_bytes
         self.generation = generation
-        self._stamp = asdict(Stamp.new("chatcmpl", context.info))
+        self._stamp = asdict(Stamp.new("chatcmpl", model.info))
 
     @classmethod
-    async def start(cls, context: ServeContext, body: ChatRequest) -> _Chat:
+    async def start(cls, model: ServedModel, body: ChatRequest) -> _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        check_count(context.engine, 1, body.n or 1, "messages")
+        check_count(model.engine, 1, body.n or 1, "messages")
         messages = [message.for_template() for message in body.messages]
         generation = await Generation.start(
-            context.engine,
-            [await context.chat_prompt(messages, body.truncate_prompt_tokens)],
+            model.engine,
+            [await model.chat_prompt(messages, body.truncate_prompt_tokens)],
             sampling_of(body, body.limit, logprobs),
             n=body.n or 1,
             prompt_param="messages",
         )
-        return cls(context, body, generation)
+        return cls(model, body, generation)
 
-    async def chunks(self) -> AsyncIterator[ChatChunk]:
+    async def pieces(self) -> AsyncIterator[ChatChunk]:
         """The answer bit by bit: each choice opens with its role, at the end the usage if asked for."""
         opened: set[int] = set()
         async for item in self.generation.events():

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenEvent, TokenLogprob
-from platen.serve.context import ServeContext, Stamp
-from platen.serve.generation import Generation, check_count, floored, sampling_of, unless_disconnected
+from platen.serve.answering import answer
+from platen.serve.context import ServeContext
+from platen.serve.generation import Generation, check_count, floored, sampling_of
 from platen.serve.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
-from platen.serve.sse import EventStreamResponse, model_response
+from platen.serve.served import ServedModel, Stamp
 
 
 def completions_router(context: ServeContext) -> APIRouter:
@@ -21,11 +22,14 @@ def completions_router(context: ServeContext) -> APIRouter:
     @router.post("/v1/completions", response_model=Completion)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt, or several; with `stream` as server-sent events."""
-        context.check_model(body.model)
-        work = await _Completion.start(context, body)
-        if body.stream:
-            return EventStreamResponse(work.pieces(), work.generation.cancel)
-        return model_response(await unless_disconnected(request, work.whole()))
+        return await answer(
+            context,
+            request,
+            body.model,
+            lambda model: _Completion.start(model, body),
+            stream=bool(body.stream),
+            user=body.end_user,
+        )
 
     return router
 
@@ -34,29 +38,29 @@ class _Completion:
     """One request being answered."""
 
     def __init__(
-        self, context: ServeContext, body: CompletionRequest, generation: Generation, choices: list[_Choice]
+        self, model: ServedModel, body: CompletionRequest, generation: Generation, choices: list[_Choice]
     ) -> None:
         self._body = body
         self.generation = generation
         self._choices = choices
-        self._stamp = asdict(Stamp.new("cmpl", context.info))
+        self._stamp = asdict(Stamp.new("cmpl", model.info))
 
     @classmethod
-    async def start(cls, context: ServeContext, body: CompletionRequest) -> _Completion:
+    async def start(cls, model: ServedModel, body: CompletionRequest) -> _Completion:
         n = body.n or 1
-        prompts, texts = await _prompts(context, body, n)
+        prompts, texts = await _prompts(model, body, n)
         generation = await Generation.start(
-            context.engine,
+            model.engine,
             prompts,
             sampling_of(body, body.max_tokens, body.logprobs),
             n=n,
             prompt_logprobs=body.logprobs if body.echo else None,
         )
         choices = [
-            _Choice(index, context, prompts[index // n], texts[index // n] if body.echo else "", body)
+            _Choice(index, model, prompts[index // n], texts[index // n] if body.echo else "", body)
             for index in range(len(prompts) * n)
         ]
-        return cls(context, body, generation, choices)
+        return cls(model, body, generation, choices)
 
     async def pieces(self) -> AsyncIterator[Completion]:
         """The answer bit by bit, at the end the usage if it was asked for."""
@@ -90,12 +94,12 @@ class _Choice:
     """Makes one choice's pieces: text, log-probabilities and where in the text each token begins."""
 
     def __init__(
-        self, index: int, context: ServeContext, prompt: Sequence[int], echo: str, body: CompletionRequest
+        self, index: int, model: ServedModel, prompt: Sequence[int], echo: str, body: CompletionRequest
     ) -> None:
         """`echo` is the prompt's text if it is to stand before the answer."""
         self._index = index
         self._echo = echo
-        self._tokenizer = context.tokenizer
+        self._tokenizer = model.tokenizer
         self._first_token = prompt[0]
         self._first_is_text = echo.encode().startswith(self._tokenizer.token_bytes(prompt[0]))
         self._with_logprobs = body.logprobs is not None
@@ -133,9 +137,7 @@ def _likeliest(score: TokenLogprob) -> dict[str, float]:
     return {text: floored(value) for _, text, value in score.top} | {score.text: floored(score.logprob)}
 
 
-async def _prompts(
-    context: ServeContext, body: CompletionRequest, n: int
-) -> tuple[list[list[int]], list[str]]:
+async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple[list[list[int]], list[str]]:
     """Token ids of each prompt in a request, and for an echo its text as far as it is read."""
     texts: list[str] = []
     prompts: list[list[int]] = []
@@ -147,11 +149,11 @@ async def _prompts(
         prompts = [item for item in body.prompt if isinstance(item, list)]
         if not texts and not prompts:
             prompts = [[token_id for token_id in body.prompt if isinstance(token_id, int)]]
-    check_count(context.engine, len(texts) + len(prompts), n, "prompt")
+    check_count(model.engine, len(texts) + len(prompts), n, "prompt")
     if texts:
-        prompts = await context.text_prompts(texts, room)
+        prompts = await model.text_prompts(texts, room)
     elif room is not None:
         prompts = [ids[-room:] for ids in prompts]
     if body.echo and (room is not None or not texts):
-        texts = [context.tokenizer.decode(ids) for ids in prompts]
+        texts = [model.tokenizer.decode(ids) for ids in prompts]
     return prompts, texts

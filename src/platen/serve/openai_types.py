@@ -144,14 +144,21 @@ class GenerationParams(BaseModel):
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
 
+    user: str | None = None
+    """Who asks, in the caller's own words; the same one keeps being answered by the same variant."""
+    safety_identifier: str | None = None
+    """OpenAI's newer name for `user`."""
+
     # Accepted and without effect.
-    user: Any = None
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
-    safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+
+    @property
+    def end_user(self) -> str | None:
+        return self.safety_identifier or self.user
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -395,6 +402,7 @@ class ModelCard(BaseModel):
     context_window: int
     parameters: int
     kind: Literal["base", "chat"]
+    version: str
 
 
 class ModelList(BaseModel):
@@ -404,7 +412,7 @@ class ModelList(BaseModel):
 
 class Health(BaseModel):
     status: Literal["ok", "draining", "failed"]
-    model: str
+    models: list[str]
     running: int
     waiting: int
     tokens_generated: int

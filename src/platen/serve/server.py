@@ -15,11 +15,12 @@ from types import FrameType
 import uvicorn
 
 from platen.engines.local import LocalModel, open_model
-from platen.engines.protocol import Engine
 from platen.errors import PlatenError
 from platen.project import ServeConfig
 from platen.serve.app import create_app
-from platen.serve.context import ModelInfo, ServerState
+from platen.serve.context import ServerState
+from platen.serve.hub import ModelHub
+from platen.serve.served import ModelInfo, ServedModel
 
 
 class ServeError(PlatenError):
@@ -40,25 +41,27 @@ def serve_bundle(
     listener = listen(config.host, config.port)
     with listener:
         model = open_model(bundle_path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
-        state = ServerState()
-        app = create_app(model.engine, model.tokenizer, model_info(model, name), config, state=state)
-        server = Server(app, model.engine, state, config, lambda url: on_ready(url, model.why))
+        hub, state = ModelHub([served_model(model, name)]), ServerState()
+        app = create_app(hub, config, state=state)
+        server = Server(app, hub, state, config, lambda url: on_ready(url, model.why))
         try:
             server.run(sockets=[listener])
         finally:
-            asyncio.run(model.engine.close())
+            asyncio.run(hub.close())
 
 
-def model_info(model: LocalModel, name: str) -> ModelInfo:
-    """What clients are told of an opened bundle."""
-    return ModelInfo(
+def served_model(model: LocalModel, name: str) -> ServedModel:
+    """An opened bundle as clients see it under `name`."""
+    info = ModelInfo(
         name=name,
         context_window=model.engine.capacity().context_window,
         parameters=model.parameters,
         kind=model.kind,
         fingerprint=model.fingerprint,
         created=int(model.path.stat().st_mtime),
+        version=model.fingerprint[:12],
     )
+    return ServedModel(model.engine, model.tokenizer, info)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -97,7 +100,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: object,
-        engine: Engine,
+        hub: ModelHub,
         state: ServerState,
         config: ServeConfig,
         on_ready: Callable[[str], None],
@@ -116,7 +119,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=5,
             )
         )
-        self._engine, self._state, self._drain_seconds = engine, state, config.drain_seconds
+        self._hub, self._state, self._drain_seconds = hub, state, config.drain_seconds
         self._host, self._on_ready = config.host, on_ready
 
     def stop(self) -> None:
@@ -134,7 +137,7 @@ class Server(uvicorn.Server):
             if self._state.active == 0:
                 self.should_exit = True
             elif self._state.drain_seconds_left == 0:
-                await self._engine.close()  # ends what still runs, each stream with an error
+                await self._hub.close()  # ends what still runs, each stream with an error
                 self.should_exit = True
         return await super().on_tick(counter)
 

@@ -1,7 +1,7 @@
 // The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
 
 import { Problem, healthy, served, stream } from "./api.js";
-import { instructions, limitTo, sampling, setUp } from "./settings.js";
+import { instructions, sampling, setUp } from "./settings.js";
 
 const $ = (id) => document.getElementById(id);
 const page = Object.fromEntries(
@@ -33,7 +33,6 @@ let mode = "write";
 let model = null;
 let current = null; // the AbortController of the text being written
 let countdown = null;
-let charactersPerToken = 3;
 
 /* Drawing */
 
@@ -129,29 +128,17 @@ function send(text) {
   else chat(text);
 }
 
+/** The whole sheet goes along; the server reads its end, as much as fits the model's window. */
 function write(text) {
   if (text) add("you", text);
-  const whole = runs.write.map((run) => run.text).join("");
-  generate("/v1/completions", (share) => ({ prompt: lastPart(whole, share) }));
+  generate("/v1/completions", () => ({ prompt: runs.write.map((run) => run.text).join("") }));
 }
 
 function chat(text) {
   if (text) add("you", text);
   const turns = runs.chat.map((run) => ({ role: run.author === "you" ? "user" : "assistant", content: run.text }));
   const system = instructions() ? [{ role: "system", content: instructions() }] : [];
-  generate("/v1/chat/completions", (share) => {
-    const kept = turns.slice(Math.min(turns.length - 1, Math.floor(turns.length * (1 - share))));
-    const messages = kept.map((turn) => ({ ...turn, content: lastPart(turn.content, share) }));
-    return { messages: [...system, ...messages] };
-  });
-}
-
-/** The end of a text that leaves the model room to write; with each refusal a smaller `share` of it. */
-function lastPart(text, share) {
-  const room = model.context_window - Math.min(sampling().max_tokens, Math.floor(model.context_window / 2));
-  const most = Math.max(1, Math.floor(room * charactersPerToken * share));
-  if (text.length <= most) return text;
-  return Array.from(text.slice(-most - 1)).slice(1).join(""); // never half a character
+  generate("/v1/chat/completions", () => ({ messages: [...system, ...turns] }));
 }
 
 async function generate(path, prompt) {
@@ -164,7 +151,7 @@ async function generate(path, prompt) {
   page.status.textContent = "The model is writing.";
   refresh();
   follow();
-  const progress = { run, tokens: 0, first: null, finish: null, usage: null };
+  const progress = { run, most: sampling().max_tokens, tokens: 0, counted: 0, first: null, finish: null, cut: false };
   let problem = null;
   try {
     await writeInto(progress, path, prompt, current.signal);
@@ -175,6 +162,7 @@ async function generate(path, prompt) {
   run.element.classList.remove("busy");
   run.facts = facts(progress, problem);
   if (!run.text) drop(where, run);
+  if (problem?.code === "context_length_exceeded") giveBack(where);
   page.live.textContent = "";
   page.status.textContent = problem ? "" : `${run.facts}.`;
   refresh();
@@ -187,18 +175,33 @@ async function generate(path, prompt) {
   follow();
 }
 
-/** Streams into the run; a text that does not fit the window is cut further and sent again. */
+/**
+ * Streams into the run. On the sheet a window that fills up ends nothing: another request goes on from the text's
+ * end, until all the tokens that were wished for are there.
+ */
 async function writeInto(progress, path, prompt, signal) {
-  for (let share = 1; ; share *= 0.7) {
-    try {
-      for await (const piece of stream(path, { model: model.id, ...prompt(share), ...sampling() }, signal)) {
-        take(progress, piece);
-      }
-      return;
-    } catch (error) {
-      if (error.code !== "context_length_exceeded" || share < 0.05) throw error;
-    }
+  const { max_tokens: most, seed, ...others } = sampling();
+  const share = mode === "write" ? 4 : 2; // of the window, what is kept free for writing
+  for (let part = 0; ; part += 1) {
+    const left = most - progress.counted;
+    const room = model.context_window - Math.min(left, Math.max(1, Math.floor(model.context_window / share)));
+    const body = { model: model.id, ...prompt(), ...others, max_tokens: left, truncate_prompt_tokens: room };
+    if (seed !== undefined) body.seed = seed + part; // the same numbers again would favour repetition
+    for await (const piece of stream(path, body, signal)) take(progress, piece);
+    const { prompt_tokens: read, completion_tokens: written } = progress.usage;
+    progress.counted = progress.tokens = progress.counted + written;
+    progress.cut ||= read === room;
+    if (mode === "chat" || progress.finish !== "length" || progress.counted >= most) return;
   }
+}
+
+/** A message that can't be sent as it is goes back into the text field. */
+function giveBack(where) {
+  const turn = runs[where].at(-1);
+  if (turn?.author !== "you") return;
+  drop(where, turn);
+  if (!page.prompt.value) page.prompt.value = turn.text;
+  grow();
 }
 
 function take(progress, piece) {
@@ -222,20 +225,11 @@ function speed({ tokens, first, last }) {
 }
 
 function facts(progress, problem) {
-  if (progress.usage) {
-    progress.tokens = progress.usage.completion_tokens;
-    const read = progress.usage.prompt_tokens;
-    if (mode === "write" && read > 20) {
-      const sent = lastPart(runs.write.slice(0, -1).map((run) => run.text).join(""), 1).length;
-      charactersPerToken = Math.min(8, Math.max(0.5, sent / read));
-    }
-  }
-  const end = problem ? "broken off" : { stop: "ended by itself", length: ended(progress) }[progress.finish] ?? "stopped";
-  return `${progress.tokens} tokens${speed(progress)} · ${end}`;
-}
-
-function ended(progress) {
-  return progress.tokens < sampling().max_tokens ? "context window full" : "at the length you set";
+  const full = progress.tokens < progress.most ? "the context window is full" : "at the length you set";
+  const ends = { stop: "ended by itself", length: full };
+  const end = problem ? "broken off" : (ends[progress.finish] ?? "stopped");
+  const sight = progress.cut && mode === "write" ? ` · it sees only the last ${model.context_window} tokens` : "";
+  return `${progress.tokens} tokens${speed(progress)} · ${end}${sight}`;
 }
 
 function drop(where, run) {
@@ -249,15 +243,18 @@ const stop = () => current?.abort();
 
 function show(problem, retry) {
   const known = problem instanceof Problem ? problem : new Problem("broken", String(problem.message ?? problem));
+  const tooLong = known.code === "context_length_exceeded";
   const [title, text] = {
+    toolong: ["That is too long for this model.", `${known.message} Shorten it, or the instructions in the settings.`],
     offline: ["The server can't be reached.", "Is “platen serve” still running? Start it again, then try once more."],
     busy: ["The server is busy.", ""],
     stopping: ["The server is shutting down.", "Start it again, then try once more."],
     refused: ["The server refused this.", known.message],
     broken: ["The text broke off.", known.message],
-  }[known.kind];
+  }[tooLong ? "toolong" : known.kind];
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
+  $("problem-retry").hidden = tooLong;
   $("problem-retry").onclick = () => {
     clearProblem();
     retry();
@@ -299,7 +296,6 @@ async function connect() {
   $("model-name").textContent = model.id;
   $("model-facts").textContent = `${amount(model.parameters)} parameters · ${model.context_window.toLocaleString("en")}-token window`;
   document.title = `${model.id} · Platen`;
-  limitTo(model.context_window);
   return true;
 }
 
@@ -368,6 +364,7 @@ $("new").addEventListener("click", () => {
 });
 $("continue").addEventListener("click", () => send(""));
 $("again").addEventListener("click", again);
+$("copy").hidden = !navigator.clipboard; // there only on this machine and over https
 $("copy").addEventListener("click", async () => {
   const text = mode === "write" ? runs.write.map((run) => run.text).join("") : runs.chat.at(-1).text;
   await navigator.clipboard.writeText(text);
@@ -376,10 +373,41 @@ $("copy").addEventListener("click", async () => {
 });
 $("problem-close").addEventListener("click", clearProblem);
 
+/* A reload keeps the texts; another tab begins with its own. */
+
+const KEY = "platen.texts";
+
+function save() {
+  const texts = Object.fromEntries(
+    Object.entries(runs).map(([name, list]) => [name, list.map(({ author, text, facts }) => ({ author, text, facts }))]),
+  );
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify({ mode, texts, draft: page.prompt.value }));
+  } catch {
+    // Storage is off or full: they last as long as the page, then.
+  }
+}
+
+function restored() {
+  try {
+    const { mode: kept, texts, draft } = JSON.parse(sessionStorage.getItem(KEY));
+    Object.assign(runs, { write: texts.write, chat: texts.chat });
+    page.prompt.value = draft;
+    return runs[kept] ? kept : null;
+  } catch {
+    return null; // nothing there
+  }
+}
+
+addEventListener("pagehide", save);
+
 setUp();
-switchTo("write");
-if ((await connect()) && model.kind === "chat") switchTo("chat");
+const kept = restored();
+switchTo(kept ?? "write");
+grow();
+if ((await connect()) && !kept && model.kind === "chat") switchTo("chat");
 refresh();
+follow();
 if (matchMedia("(hover: hover)").matches) page.prompt.focus();
 setInterval(watch, 15_000);
 document.addEventListener("visibilitychange", watch);

@@ -5,7 +5,6 @@ const KEY = "platen.settings";
 const field = (name) => document.getElementById(name);
 
 let values = { ...DEFAULTS };
-let most = Infinity; // tokens that the model's window has room for
 
 function stored() {
   try {
@@ -17,7 +16,6 @@ function stored() {
 
 function show() {
   for (const name of Object.keys(DEFAULTS)) field(name).value = values[name];
-  field("max_tokens").value = Math.min(values.max_tokens, most);
   for (const name of ["temperature", "top_p"]) field(`${name}-value`).value = Number(values[name]).toFixed(2);
 }
 
@@ -49,18 +47,12 @@ export function setUp() {
   });
 }
 
-export function limitTo(contextWindow) {
-  most = contextWindow;
-  field("max_tokens").max = most;
-  show();
-}
-
 /** Settings as the API takes them; no seed means another text each time. */
 export function sampling() {
   return {
     temperature: Number(values.temperature),
     top_p: Number(values.top_p),
-    max_tokens: Math.min(values.max_tokens, most),
+    max_tokens: Number(values.max_tokens),
     ...(values.seed === "" ? {} : { seed: Number(values.seed) }),
   };
 }

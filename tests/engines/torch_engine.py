@@ -1,4 +1,4 @@
-"""The reference engine: any bundle, in PyTorch."""
+"""The engine that most tests drive: continuous batching over the reference runner."""
 
 from __future__ import annotations
 

@@ -1,0 +1,109 @@
+"""A model as the server sees it: its engine, its tokenizer and what clients are told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from platen.engines.prompts import (
+    ModelKind,
+    chat_prompt,
+    fitting_chat_prompt,
+    fitting_text_prompt,
+    text_prompt,
+)
+from platen.engines.protocol import Engine
+from platen.serve.errors import ApiError
+from platen.serve.openai_types import ModelCard
+from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
+
+T = TypeVar("T")
+
+LONG_TEXT = 20_000
+"""Characters from which a text is tokenized on a thread, so that other streams go on meanwhile."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What clients are told of the model. `kind` base continues text; chat was trained on turns.
+
+    `version` tells the models apart that come to answer to one name.
+    """
+
+    name: str
+    context_window: int
+    parameters: int
+    kind: ModelKind
+    fingerprint: str
+    created: int
+    version: str = "1"
+
+    def card(self) -> ModelCard:
+        return ModelCard(
+            id=self.name,
+            created=self.created,
+            context_window=self.context_window,
+            parameters=self.parameters,
+            kind=self.kind,
+            version=self.version,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """One loaded version of a model."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    info: ModelInfo
+
+    async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
+        """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""
+
+        def work() -> list[list[int]]:
+            if room is None:
+                return [text_prompt(self.tokenizer, text) for text in texts]
+            return [fitting_text_prompt(self.tokenizer, text, room) for text in texts]
+
+        try:
+            return await _tokenize(sum(map(len, texts)), work)
+        except ValueError as error:
+            raise ApiError(400, f"{error}.", param="prompt", code="invalid_value") from None
+
+    async def chat_prompt(self, messages: list[dict[str, str]], room: int | None) -> list[int]:
+        """Ids of a conversation, less the oldest turns that would make it longer than `room`.
+
+        Raises ApiError when the model's template refuses it.
+        """
+
+        def work() -> list[int]:
+            if room is None:
+                return chat_prompt(self.tokenizer, messages)
+            return fitting_chat_prompt(self.tokenizer, messages, room)
+
+        try:
+            return await _tokenize(sum(len(m["content"]) + len(m) * 10 for m in messages), work)
+        except (ChatTemplateError, ValueError) as error:
+            raise ApiError(400, str(error), param="messages", code="invalid_messages") from None
+
+
+async def _tokenize(characters: int, work: Callable[[], T]) -> T:
+    return work() if characters < LONG_TEXT else await asyncio.to_thread(work)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What every piece of one answer carries."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+    @classmethod
+    def new(cls, prefix: str, info: ModelInfo) -> Stamp:
+        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), info.name, f"fp_{info.fingerprint[:12]}")
