@@ -19,12 +19,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import itertools
 import json
 import os
 import re
 import statistics
-import string
 import subprocess
 import sys
 import tempfile
@@ -37,11 +35,9 @@ import httpx
 import numpy as np
 import torch
 from _harness import Result, interleaved, options, report
+from _served import FULL, SMALL, make_bundle
 
 from platen.compress.compile import compile_bundle
-from platen.models.bundle import save_bundle
-from platen.models.config import LlamaConfig
-from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
 PROMPT_TOKENS = 250
@@ -60,45 +56,6 @@ class Load:
         """Prompts that share nothing with any other seed's."""
         generator = np.random.default_rng(seed)
         return generator.integers(3, self.vocab_size, (count, PROMPT_TOKENS)).tolist()
-
-
-# -- the model -----------------------------------------------------------------------------------------
-
-
-def make_bundle(folder: Path, *, quick: bool) -> LlamaConfig:
-    """A bundle of random weights, its tokenizer a byte-level one filled up to the vocabulary's size."""
-    config = LlamaConfig(
-        vocab_size=4096 if quick else 49_152,
-        hidden_size=192 if quick else 576,
-        intermediate_size=512 if quick else 1536,
-        num_hidden_layers=4 if quick else 30,
-        num_attention_heads=3 if quick else 9,
-        num_key_value_heads=1 if quick else 3,
-        head_dim=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        eos_token_id=0,
-    )
-    torch.manual_seed(0)
-    save_bundle(folder, Llama(config), _tokenizer(folder, config.vocab_size))
-    return config
-
-
-def _tokenizer(folder: Path, size: int) -> Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # ASCII words, so that each token is text by itself and a stream has one piece for each.
-    pairs = list(itertools.product(string.ascii_lowercase, repeat=2))
-    merges = [*pairs, *itertools.product(map("".join, pairs), repeat=2)][: size - len(letters) - 1]
-    tokens = ["<|end|>", *letters, *map("".join, merges)]
-    backend = Backend(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
-    backend.add_special_tokens(["<|end|>"])
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
-    return Tokenizer(backend.to_str().encode(), config)
 
 
 # -- ours ----------------------------------------------------------------------------------------------
@@ -409,7 +366,8 @@ def main() -> None:
         print("not installed, left out:", ", ".join(missing))
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folders = {"bundle": Path(scratch) / "bundle"}
-        config = make_bundle(folders["bundle"], quick=args.quick)
+        config = SMALL if args.quick else FULL
+        make_bundle(folders["bundle"], config)
         load = Load(16 if args.quick else 64, 1 if args.quick else 3, config.vocab_size)
         for name, to in (("openvino", "openvino"), ("llamacpp", "gguf")):
             if name == "openvino" or "llama_cpp" not in missing:

@@ -82,7 +82,7 @@ def choose(folders: Sequence[Path], wanted: EngineName | None = None) -> Choice:
 
 def _cached(bundle: Path) -> list[Form]:
     """Compiled forms that `platen bench engines` made of this very bundle."""
-    if not cached_forms(""):
+    if not cached_forms("*"):
         return []  # nothing at all is cached: spare the hashing
     return [form_of(folder) for folder in cached_forms(bundle_fingerprint(bundle)) if read_compiled(folder)]
 

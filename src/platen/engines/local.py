@@ -19,7 +19,7 @@ from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.runner import Runner
-from platen.engines.torch_runner import TorchRunner
+from platen.engines.torch_runner import REUSE_BYTES, TorchRunner
 from platen.errors import MissingExtraError
 from platen.models.bundle import find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
@@ -57,8 +57,8 @@ def open_model(
 
     A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
     share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
-    key/value cache, by default to a quarter of the memory that is free. Raises BundleError when the folder
-    can't be opened, MissingExtraError.
+    key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse.
+    Raises BundleError when the folder can't be opened, MissingExtraError.
     """
     path = find_bundle(path_or_name)
     compiled = read_compiled(path)
@@ -68,7 +68,9 @@ def open_model(
         bundle = open_bundle(path, dtype=dtype, device=device)
         if can_pack(bundle.model):
             pack(bundle.model)
-        runner: Runner = TorchRunner(bundle.model, max_rows=max_concurrent)
+        runner: Runner = TorchRunner(
+            bundle.model, max_rows=max_concurrent, reuse_bytes=min(REUSE_BYTES, cache_bytes)
+        )
         config, tokenizer, fingerprint = bundle.config, bundle.tokenizer, bundle.fingerprint
         why = "torch: a bundle that is not compiled"
     else:

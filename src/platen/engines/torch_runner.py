@@ -19,6 +19,9 @@ from platen.engines.sequence import Sequence as Request
 from platen.models.config import LlamaConfig
 from platen.models.llama import KVCache, Llama
 
+REUSE_BYTES = 256 * 2**20
+"""Memory for past prompts' keys and values, unless told otherwise."""
+
 
 class BlockStore:
     """Keys and values of past prompts in blocks of 16 tokens, at most `max_bytes` of them."""
@@ -63,7 +66,7 @@ class TorchRunner:
 
     name = "torch"
 
-    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
         weight = model.model.embed_tokens.weight
         self._model = model.eval()
         self._device, self._dtype = weight.device, weight.dtype
@@ -140,4 +143,10 @@ class TorchRunner:
         self._rows.clear()
 
     def figures(self) -> dict[str, float]:
-        return {"cache_bytes": float(self._batch.size_bytes), "reused_tokens": float(self._reused)}
+        return {
+            "cache_bytes": float(self._batch.size_bytes),
+            "blocks": float(self._store.pool.size),
+            "blocks_held": float(self._store.pool.held),
+            "rows_held": float(len(self._rows) + len(self._prompts)),
+            "reused_tokens": float(self._reused),
+        }
