@@ -23,6 +23,7 @@ COMMANDS = [
     "chat",
     "generate",
     "models",
+    "bench",
     "plan",
     "doctor",
     "ui",
