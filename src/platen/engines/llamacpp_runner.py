@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -23,6 +24,8 @@ from torch import Tensor
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.errors import BundleError
+
+T = TypeVar("T")
 
 
 def _physical_cores() -> int:
@@ -48,8 +51,20 @@ def _quiet() -> list[str]:
     return errors
 
 
+def _on_passing_thread(work: Callable[[], T]) -> T:
+    """Do `work` on a thread that ends with it.
+
+    Loading repacks weights with OpenMP, whose threads stay with the thread that began. GNU's OpenMP counts
+    them, finds the cores overbooked once the engine's thread has its own, and lets those sleep at each of the
+    hundreds of barriers in a step instead of spinning: a third of the speed would be gone.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
+
+
 _CALLBACKS: list[object] = []  # llama.cpp calls them for as long as the process lives
 _LOG_ERROR = 4
+_MOST_SCORES_BYTES = 256 * 2**20
 _WORTH_REUSING = 16
 """Tokens in common below which starting from nothing is as fast."""
 
@@ -73,8 +88,10 @@ class LlamaCppRunner:
         errors = _quiet()
         errors.clear()
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_model_load_from_file(
-            str(file).encode(), llama_cpp.llama_model_default_params()
+        self._model = _on_passing_thread(
+            lambda: llama_cpp.llama_model_load_from_file(
+                str(file).encode(), llama_cpp.llama_model_default_params()
+            )
         )
         if not self._model:
             reason = errors[0] if errors else "it does not say why"
@@ -84,7 +101,7 @@ class LlamaCppRunner:
         self._places = min(places, int(llama_cpp.llama_max_parallel_sequences()))
         options = llama_cpp.llama_context_default_params()
         options.n_ctx, options.n_seq_max = self._places * context_window, self._places
-        options.kv_unified, options.flash_attn_type = False, llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        options.kv_unified, options.flash_attn_type = False, self._attention(min(step_tokens, 512))
         options.n_batch, options.n_ubatch, options.no_perf = step_tokens, min(step_tokens, 512), True
         options.n_threads = options.n_threads_batch = _physical_cores()
         self._context = llama_cpp.llama_init_from_model(self._model, options)
@@ -95,6 +112,16 @@ class LlamaCppRunner:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(step_tokens, 0, 1)
         self.reset()
+
+    def _attention(self, rows: int) -> int:
+        """Plain attention, unless its scores of `rows` tokens over a whole window would take too much memory.
+
+        On CPUs it writes a third faster than llama.cpp's flash attention, whose inner loops are scalar.
+        """
+        heads = int(self._lib.llama_model_n_head(self._model))
+        if 4 * rows * heads * self.context_window <= _MOST_SCORES_BYTES:
+            return int(self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+        return int(self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED)
 
     def reset(self) -> None:
         self._lib.llama_memory_clear(self._memory, True)
