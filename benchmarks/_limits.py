@@ -30,7 +30,8 @@ class Limits:
     def line(self) -> str:
         return (
             f"limits: reads {self.cached_bytes / 1e9:.1f} GB/s of a model's size, "
-            f"{self.memory_bytes / 1e9:.1f} of a gibibyte; float32 {self.float32 / 1e9:.0f}, bfloat16 {self.bfloat16 / 1e9:.0f} GFLOP/s"
+            f"{self.memory_bytes / 1e9:.1f} of a gibibyte; "
+            f"float32 {self.float32 / 1e9:.0f}, bfloat16 {self.bfloat16 / 1e9:.0f} GFLOP/s"
         )
 
     def writing(self, weight_bytes: float) -> float:
