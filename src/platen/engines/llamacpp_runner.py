@@ -10,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,9 +22,8 @@ from torch import Tensor
 
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
+from platen.engines.threads import on_passing_thread
 from platen.errors import BundleError
-
-T = TypeVar("T")
 
 
 def _physical_cores() -> int:
@@ -49,17 +47,6 @@ def _quiet() -> list[str]:
     _CALLBACKS.append(callback)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     return errors
-
-
-def _on_passing_thread(work: Callable[[], T]) -> T:
-    """Do `work` on a thread that ends with it.
-
-    Loading repacks weights with OpenMP, whose threads stay with the thread that began. GNU's OpenMP counts
-    them, finds the cores overbooked once the engine's thread has its own, and lets those sleep at each of the
-    hundreds of barriers in a step instead of spinning: a third of the speed would be gone.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(work).result()
 
 
 _CALLBACKS: list[object] = []  # llama.cpp calls them for as long as the process lives
@@ -88,7 +75,7 @@ class LlamaCppRunner:
         errors = _quiet()
         errors.clear()
         llama_cpp.llama_backend_init()
-        self._model = _on_passing_thread(
+        self._model = on_passing_thread(
             lambda: llama_cpp.llama_model_load_from_file(
                 str(file).encode(), llama_cpp.llama_model_default_params()
             )

@@ -19,9 +19,10 @@ from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.runner import Runner
+from platen.engines.threads import on_passing_thread
 from platen.engines.torch_runner import REUSE_BYTES, TorchRunner
 from platen.errors import MissingExtraError
-from platen.models.bundle import find_bundle, open_bundle, read_json
+from platen.models.bundle import Bundle, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.config import LlamaConfig
 from platen.models.packed import can_pack, pack
@@ -65,9 +66,7 @@ def open_model(
     if cache_bytes is None:
         cache_bytes = psutil.virtual_memory().available // 4
     if compiled is None:
-        bundle = open_bundle(path, dtype=dtype, device=device)
-        if can_pack(bundle.model):
-            pack(bundle.model)
+        bundle = on_passing_thread(lambda: _packed_bundle(path, dtype, device))
         runner: Runner = TorchRunner(
             bundle.model, max_rows=max_concurrent, reuse_bytes=min(REUSE_BYTES, cache_bytes)
         )
@@ -91,6 +90,13 @@ def open_model(
     )
     parameters = config.num_parameters()
     return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
+
+
+def _packed_bundle(path: Path, dtype: torch.dtype, device: str) -> Bundle:
+    bundle = open_bundle(path, dtype=dtype, device=device)
+    if can_pack(bundle.model):
+        pack(bundle.model)
+    return bundle
 
 
 def _compiled_runner(
