@@ -27,6 +27,12 @@ TEXT = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What this user has cached neither helps the tests nor is touched by them."""
+    os.environ["PLATEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """A byte-level BPE of 320 entries; its end-of-text token has id 0."""

@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,6 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from platen import __version__
+from platen.download import Remote, RemoteFile, fetch
 from platen.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -204,24 +206,20 @@ class Store:
 
     def _fetch(self, manifest: Manifest) -> Path:
         target = self._cache_root / manifest.name / manifest.fingerprint
-        if (target / MANIFEST).is_file() and not _first_damaged(target, manifest):
-            return target
-        shutil.rmtree(target, ignore_errors=True)
-        partial = target.with_name(target.name + f".{os.getpid()}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        for entry in manifest.files:
-            file = partial / entry.path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(self._at(manifest.name, manifest.fingerprint, entry.path), str(file))
-            if sha256_file(file) != entry.sha256:
-                raise ArtifactError(
-                    f"{manifest.ref}: {entry.path} does not match its checksum",
-                    hint="remove it from the store and run again",
-                )
-        write_atomic(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
-        with contextlib.suppress(OSError):  # another process fetched it first
-            partial.rename(target)
-        shutil.rmtree(partial, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        with _file_lock(target.with_name(target.name + ".lock")):
+            if (target / MANIFEST).is_file() and not _first_damaged(target, manifest):
+                return target
+            (target / MANIFEST).unlink(missing_ok=True)
+            fetch(
+                Remote(
+                    self._fs, self._at(manifest.name, manifest.fingerprint), f"{self.shown}/{manifest.ref}"
+                ),
+                [RemoteFile(entry.path, entry.size, entry.sha256) for entry in manifest.files],
+                target,
+                digest=sha256_file,
+            )
+            write_atomic(target / MANIFEST, manifest.model_dump_json(indent=2).encode())
         return target
 
     def manifests(self) -> list[Manifest]:
@@ -311,6 +309,12 @@ def _first_damaged(directory: Path, manifest: Manifest) -> str | None:
         if not file.is_file() or file.stat().st_size != entry.size:
             return entry.path
     return None
+
+
+def _file_lock(path: Path) -> AbstractContextManager[object]:
+    from filelock import FileLock
+
+    return FileLock(path)
 
 
 def _sync(path: Path) -> None:

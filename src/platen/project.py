@@ -314,6 +314,23 @@ class CompileConfig(Section):
         return self
 
 
+class VllmConfig(Section):
+    """How vLLM is started, on a machine that has it."""
+
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs over which each layer is cut."""
+    pipeline_parallel_size: PositiveInt = 1
+    """Groups of GPUs over which the layers are dealt out."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What it computes in; auto takes the bundle's own."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory that it may take."""
+    max_model_len: PositiveInt | None = None
+    """Longest text in tokens; default: the model's context window."""
+    start_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """How long it may take to become ready."""
+
+
 class ServeConfig(Section):
     """The HTTP service."""
 
@@ -327,6 +344,10 @@ class ServeConfig(Section):
     """Requests that may wait; more are answered 429 with Retry-After."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long SIGTERM lets running requests finish."""
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
+    """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
+    vllm: VllmConfig | None = None
+    """When given, a `vllm serve` process runs the bundle."""
 
 
 class RetryConfig(Section):

@@ -24,6 +24,7 @@ COMMANDS = [
     "generate",
     "models",
     "bench",
+    "traffic",
     "plan",
     "doctor",
     "ui",

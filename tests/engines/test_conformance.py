@@ -22,13 +22,15 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.models.compiled import read_compiled
+from tests.engines.torch_behind_vllm import through_fake_vllm
 
 FORMS = {
     "torch": None,
     "openvino": ("openvino", "bf16", "openvino"),
     "llamacpp": ("gguf", "f16", "llama_cpp"),
+    "vllm": None,
 }
-TOLERANCE = {"torch": 1e-4, "openvino": 0.1, "llamacpp": 0.02}
+TOLERANCE = {"torch": 1e-4, "openvino": 0.1, "llamacpp": 0.02, "vllm": 1e-4}
 """Of log-probabilities against the float32 bundle; OpenVINO computes in bfloat16 where the CPU can, and keeps
 keys and values in 8 bits."""
 
@@ -39,6 +41,10 @@ def folder(
 ) -> Path:
     """The tiny bundle in the form that an engine runs."""
     form = FORMS[request.param]
+    if request.param == "vllm":
+        link = tmp_path_factory.mktemp("link") / THROUGH_VLLM
+        link.symlink_to(tiny_bundle)
+        return link
     if form is None:
         return tiny_bundle
     to, weights, module = form
@@ -49,8 +55,16 @@ def folder(
     return out
 
 
+THROUGH_VLLM = "through-vllm"
+"""A folder of this name is opened with the vllm engine, over a fake of vLLM that asks the torch engine."""
+
+
 @asynccontextmanager
 async def running(folder: Path, **options: int) -> AsyncIterator[LocalModel]:
+    if folder.name == THROUGH_VLLM:
+        async with through_fake_vllm(folder, **options) as model:
+            yield model
+        return
     model = open_model(folder, **options)  # type: ignore[arg-type]
     try:
         yield model
@@ -146,6 +160,21 @@ async def test_end_of_text_stop_strings_and_minimum(folder: Path) -> None:
         later = SamplingParams(max_tokens=20, min_tokens=6, logit_bias=ends.logit_bias)
         tokens, _, _ = await collect(model.engine.submit(GenerationRequest("m", ids(9), later)))
         assert tokens.index(model.tokenizer.eos_id) == 6
+
+
+async def test_special_tokens_are_text_where_that_is_asked_for_and_any_token_can_end_it(folder: Path) -> None:
+    async with running(folder) as model:
+        end = model.tokenizer.eos_id or 0
+        always = greedy(3, logit_bias=((end, 100.0),))
+        for shown, expected in (((), ""), ((end,), "<|end|>" * 3)):
+            request = GenerationRequest("r", ids(9), always, shown=shown)
+            assert (await collect(model.engine.submit(request)))[1] == expected
+        tokens, _, _ = await collect(model.engine.submit(GenerationRequest("f", ids(9), greedy(12))))
+        at = next(at for at, token in enumerate(tokens) if tokens.index(token) == at and at > 2)
+        stopped = GenerationRequest("s", ids(9), greedy(12, stop_token_ids=(tokens[at],)))
+        found, text, last = await collect(model.engine.submit(stopped))
+        assert (found, last.finish_reason) == (tokens[: at + 1], "stop")
+        assert text == model.tokenizer.decode(tokens[:at])
 
 
 async def test_texts_match_their_grammar(folder: Path) -> None:

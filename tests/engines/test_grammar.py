@@ -23,7 +23,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def compiler(tiny_tokenizer: Tokenizer) -> GrammarCompiler:
-    return GrammarCompiler(tiny_tokenizer.raw.decode(), 320, (0,))
+    return GrammarCompiler(tiny_tokenizer, 320, (0,))
 
 
 def random_text(compiler: GrammarCompiler, tokenizer: Tokenizer, grammar: Grammar, seed: int) -> str:
@@ -77,3 +77,16 @@ def test_matchers_of_one_grammar_are_independent(compiler: GrammarCompiler) -> N
     allowed = second.allowed().tolist()
     first.accept(int(first.allowed().argmax()))
     assert second.allowed().tolist() == allowed
+
+
+def test_text_that_reads_like_a_special_token_is_text(
+    compiler: GrammarCompiler, tiny_tokenizer: Tokenizer
+) -> None:
+    schema = Grammar("json_schema", json.dumps({"enum": ["a <|end|> b"]}))
+    assert json.loads(random_text(compiler, tiny_tokenizer, schema, 1)) == "a <|end|> b"
+
+
+def test_an_embedding_larger_than_the_tokenizer(tiny_tokenizer: Tokenizer) -> None:
+    matcher = GrammarCompiler(tiny_tokenizer, 333, (0,)).matcher(Grammar("regex", "(.|\\n)*"))
+    assert matcher.allowed().shape == (333,)
+    assert not matcher.allowed()[320:].any()

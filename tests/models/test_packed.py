@@ -21,7 +21,7 @@ def test_a_packed_model_gives_the_same_logits(tiny_llama: Llama) -> None:
         torch.testing.assert_close(model(ids), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(1536, 576), (64, 32), (4096, 192)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1536, 576), (576, 1536), (16, 2048), (64, 32), (4096, 192)])
 def test_a_row_is_the_same_in_any_company(outputs: int, inputs: int) -> None:
     """Or a seeded request would read otherwise in a full batch."""
     torch.manual_seed(0)

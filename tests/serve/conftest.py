@@ -14,6 +14,7 @@ from platen.models.llama import Llama
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.engines.torch_engine import TorchEngine
 from tests.serve.running import RunningServer, ScriptedEngine, serving
+from tests.toolmodels import random_llama
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def tiny_server(model: Llama, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) ->
         model,
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
-        grammars=GrammarCompiler(tokenizer.raw.decode(), tokenizer.vocab_size, (0,)),
+        grammars=GrammarCompiler(tokenizer, tokenizer.vocab_size, (0,)),
         eos_ids=eos_ids,
         max_concurrent=4,
         max_queue=8,
@@ -30,6 +31,13 @@ def tiny_server(model: Llama, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) ->
     with serving(engine, tokenizer) as running:
         yield running
     asyncio.run(engine.close())
+
+
+@contextmanager
+def random_server(tokenizer: Tokenizer, *, window: int) -> Iterator[RunningServer]:
+    """A model of random weights for this tokenizer."""
+    with tiny_server(random_llama(tokenizer, window=window), tokenizer, eos_ids=(0,)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from platen.engines.protocol import (
@@ -21,6 +21,7 @@ from platen.engines.protocol import (
     Usage,
 )
 from platen.project import ServeConfig
+from platen.serve.admin import Loader
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
@@ -97,12 +98,16 @@ class ScriptedEngine:
 class RunningServer:
     """A server in a thread of this process."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: ServeConfig) -> None:
-        info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        config: ServeConfig,
+        load: Loader | None = None,
+    ) -> None:
         self.state = ServerState()
-        self.engine = engine
-        hub = ModelHub([ServedModel(engine, tokenizer, info)])
-        app = create_app(hub, config, state=self.state, max_body_bytes=100_000)
+        self.engine = models[0].engine
+        hub = ModelHub(models)
+        app = create_app(hub, config, state=self.state, load=load, max_body_bytes=100_000)
         ready = threading.Event()
 
         def on_ready(url: str) -> None:
@@ -125,7 +130,8 @@ class RunningServer:
 def serving(
     engine: Engine, tokenizer: Tokenizer, config: ServeConfig | None = None
 ) -> Iterator[RunningServer]:
-    server = RunningServer(engine, tokenizer, config or ServeConfig(drain_seconds=1))
+    info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
+    server = RunningServer([ServedModel(engine, tokenizer, info)], config or ServeConfig(drain_seconds=1))
     try:
         yield server
     finally:

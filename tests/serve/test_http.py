@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from platen.serve.openai_types import ChatRequest, CompletionRequest
 from platen.tokens.tokenizer import Tokenizer
+from tests.serve.conftest import random_server
+from tests.serve.fuzzing import json_values, posts
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
+from tests.toolmodels import MARKERS, TEMPLATES, tokenizer_with
 
 COMPLETION = {"model": "tiny", "prompt": "To be", "max_tokens": 2}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "To be"}], "max_tokens": 2}
@@ -101,10 +104,12 @@ def test_bodies_that_are_no_request(
         ("completions", {"presence_penalty": 2.5}, "presence_penalty"),
         ("completions", {"logit_bias": {"x": 1}}, "logit_bias.x.[key]"),
         ("completions", {"suffix": "end"}, "suffix"),
-        ("completions", {"best_of": 3}, "best_of"),
+        ("completions", {"best_of": 1, "n": 2}, "best_of"),
+        ("completions", {"best_of": 3, "stream": True}, "best_of"),
         ("completions", {"model": "other"}, "model"),
         ("chat/completions", {"messages": []}, "messages"),
-        ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ("chat/completions", {"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+        ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
         ("chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role"),
         (
             "chat/completions",
@@ -221,7 +226,17 @@ def test_health_while_draining(scripted: ScriptedEngine, scripted_server: Runnin
 def test_the_schema_lists_the_api(http: httpx.Client) -> None:
     schema = http.get("/openapi.json").json()
     assert {"/v1/models", "/v1/completions", "/v1/chat/completions", "/health"} <= set(schema["paths"])
-    assert "messages" in schema["components"]["schemas"]["ChatRequest"]["properties"]
+    known = schema["components"]["schemas"]
+    assert "messages" in known["ChatRequest"]["properties"]
+    for name in re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema)):
+        assert name in known
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            assert operation["description"]
+            assert "422" not in operation["responses"]  # an error is OpenAI's error object
+            assert "4XX" in operation["responses"]
+    answers = schema["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert answers["text/event-stream"]["schema"]["title"] == "ChatChunk"
 
 
 def test_the_page_brings_everything_itself(http: httpx.Client) -> None:
@@ -251,71 +266,73 @@ def test_the_wire_form_of_a_stream(http: httpx.Client) -> None:
     assert json.loads(lines[0].removeprefix("data: "))["object"] == "text_completion"
 
 
-any_text = st.text(st.characters(exclude_categories=()), max_size=20)  # half surrogate pairs too
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
-)
-fields = st.sampled_from(sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields}))
-likely = st.one_of(
-    json_values,
-    st.integers(-2, 40),
-    st.floats(-1, 3),
-    st.lists(st.integers(-1, 400), max_size=5),
-    st.lists(any_text, max_size=3),
-    st.lists(
-        st.fixed_dictionaries(
-            {"role": st.sampled_from(["user", "system", "assistant", "x"]), "content": json_values}
-        ),
-        max_size=3,
-    ),
-)
+@pytest.fixture(scope="module")
+def able() -> Iterator[httpx.Client]:
+    """A server whose model was made for all that can be asked for: tools, and filling in the middle."""
+    special = [*MARKERS["tags"], "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+    tokenizer = tokenizer_with(template=TEMPLATES["tags"], special=special)
+    with random_server(tokenizer, window=48) as server, httpx.Client(base_url=server.url, timeout=20) as http:
+        yield http
 
 
-@given(
-    path=st.sampled_from(["completions", "chat/completions"]),
-    changes=st.dictionaries(fields, likely, max_size=4),
-    more=st.dictionaries(st.text(max_size=8), json_values, max_size=1),
-)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def bodies(able: httpx.Client) -> dict[str, st.SearchStrategy[Any]]:
+    return posts(able.get("/openapi.json").json())
+
+
+def send(http: httpx.Client, path: str, body: Any) -> httpx.Response:
+    return http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+
+
+@given(data=st.data())
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 def test_no_body_breaks_the_server(
-    http: httpx.Client, path: str, changes: dict[str, Any], more: dict[str, Any]
+    able: httpx.Client, bodies: dict[str, st.SearchStrategy[Any]], data: st.DataObject
 ) -> None:
-    body = {**(COMPLETION if path == "completions" else CHAT), **changes, **more}
-    response = http.post(
-        f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
-    )
-    assert response.status_code in (200, 400, 404)
+    """Bodies for every address that takes any, by the server's own description."""
+    path = data.draw(st.sampled_from(sorted(bodies)))
+    response = send(able, path, data.draw(bodies[path]))
     if response.status_code != 200:
+        assert response.status_code in (400, 404)
         error_of(response)
-    elif changes.get("stream") is True:
-        assert response.text.endswith("data: [DONE]\n\n")
-        assert '"error"' not in response.text
+    elif response.headers["content-type"].startswith("text/event-stream"):
+        assert response.text.endswith("data: [DONE]\n\n") or "\nevent: response." in response.text
+        assert not re.search(r'^data: {"error"|"response.failed"', response.text, re.MULTILINE)
     else:
-        assert response.json()["choices"]
+        assert response.json()
 
 
 @given(body=json_values)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_json_breaks_the_server(http: httpx.Client, body: Any) -> None:
-    for path in ("completions", "chat/completions"):
-        response = http.post(
-            f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
-        )
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_breaks_the_server(
+    able: httpx.Client, bodies: dict[str, st.SearchStrategy[Any]], body: Any
+) -> None:
+    for path in bodies:
+        response = send(able, path, body)
         assert response.status_code == 400
         error_of(response)
 
 
+def test_every_address_that_takes_a_body_is_fuzzed(bodies: dict[str, st.SearchStrategy[Any]]) -> None:
+    assert {
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/tokenize",
+        "/detokenize",
+    } <= bodies.keys()
+
+
 methods = st.sampled_from(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 known_paths = ["/", "/health", "/openapi.json", "/static/app.js", "/v1/models", "/v1/models/tiny"]
-known_paths += ["/v1/completions", "/v1/chat/completions"]
+known_paths += ["/v1/completions", "/v1/chat/completions", "/v1/responses"]
+known_paths += ["/tokenize", "/detokenize", "/tokenizer_info"]
 paths = st.sampled_from(known_paths) | st.builds(
     "{}/{}".format,
     st.sampled_from(known_paths),
     st.text(st.characters(codec="ascii", categories=["L", "N", "P"])),
 )
-bodies = st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), json_values)
+any_bytes = st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), json_values)
 header_values = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=30)
 headers = st.dictionaries(
     st.sampled_from(
@@ -326,7 +343,7 @@ headers = st.dictionaries(
 )
 
 
-@given(method=methods, path=paths, body=bodies, headers=headers)
+@given(method=methods, path=paths, body=any_bytes, headers=headers)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_request_breaks_the_server(
     http: httpx.Client, method: str, path: str, body: bytes, headers: dict[str, str]

@@ -301,7 +301,7 @@ def test_bad_requests_name_the_field(client: openai.OpenAI) -> None:
             messages=[{"role": "user", "content": "x"}],
             tools=[{"type": "function", "function": {"name": "f"}}],
         )
-    assert (refused.value.param, refused.value.code) == ("tools", "unsupported_parameter")
+    assert (refused.value.param, refused.value.code) == ("tools", "tools_not_supported")
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model="tiny", prompt="x", extra_body={"made_up": 1})
     assert (refused.value.param, refused.value.code) == ("made_up", "unknown_parameter")

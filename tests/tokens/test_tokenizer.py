@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from platen.errors import BundleError
 from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, ChatTemplateError, TextStream, Tokenizer
+from tests.toolmodels import TEMPLATES
 
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=60)
 
@@ -139,6 +140,17 @@ def test_bytes_and_names_of_single_tokens(tiny_tokenizer: Tokenizer, byte_fallba
     assert byte_fallback.token_text(marked) == " a"
 
 
+@given(pieces=st.lists(st.sampled_from(["To be", "né 🦜", "<|end|>", " ", "日"]), max_size=8))
+def test_a_stream_shows_the_special_tokens_that_it_is_told_to(
+    tiny_tokenizer: Tokenizer, pieces: list[str]
+) -> None:
+    ids = tiny_tokenizer.encode("".join(pieces))
+    for shown, expected in (([0], "".join(pieces)), ([], "".join(pieces).replace("<|end|>", ""))):
+        stream = TextStream(tiny_tokenizer)
+        stream.show(shown)
+        assert "".join([stream.push([id]) for id in ids] + [stream.finish()]) == expected
+
+
 def test_stream_is_immediate(tiny_tokenizer: Tokenizer) -> None:
     """Text that is certain isn't held back; half an emoji is."""
     stream = TextStream(tiny_tokenizer)
@@ -245,6 +257,32 @@ def test_templates_render_as_in_transformers(
     rendered = ours.apply_chat_template(CONVERSATION, add_generation_prompt=prompt)
     expected = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=prompt, tokenize=False)
     assert rendered == expected
+
+
+@pytest.mark.parametrize("style", sorted(TEMPLATES))
+def test_tools_and_calls_render_as_in_transformers(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, style: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    ours = with_template(tiny_tokenizer, tmp_path, TEMPLATES[style])
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    call = {
+        "id": "abcdefghi",
+        "type": "function",
+        "function": {"name": "weather", "arguments": {"b": "Zürich <&>", "a": [1, None]}},
+    }
+    messages = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "wet", "tool_call_id": "abcdefghi", "name": "weather"},
+    ]
+    tools = [{"type": "function", "function": {"name": "weather", "description": "", "parameters": {}}}]
+    rendered = ours.apply_chat_template(messages, tools=tools)
+    assert rendered == theirs.apply_chat_template(
+        messages, tools=tools, add_generation_prompt=True, tokenize=False
+    )
+    assert '"b": "Zürich <&>", "a": [1, null]' in rendered
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from platen.cli import (
     serve,
     show,
     status,
+    traffic,
     ui,
 )
 from platen.cli.failures import describe_failure
@@ -42,6 +43,7 @@ for module in (new, run, status, show, compile, serve, chat, generate, plan, doc
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
+app.add_typer(traffic.app, name="traffic")
 
 
 def _version(value: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_forms
+from platen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from platen.engines.choose import Choice
+    from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
 
@@ -22,12 +26,13 @@ class Engine(StrEnum):
     torch = "torch"
     openvino = "openvino"
     llamacpp = "llamacpp"
+    vllm = "vllm"
 
 
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="A bundle's folder, Hub name or MODEL@VERSION; default: production."),
+        typer.Argument(help="A bundle's folder, URL, Hub name or MODEL@VERSION; default: production."),
     ] = None,
     project: ProjectOption = HERE,
     overrides: SetOption = None,
@@ -35,8 +40,12 @@ def command(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="auto: the fastest measured here, else a compiled form, else the bundle.")
+        Engine,
+        typer.Option(
+            help="auto: the fastest measured here, else a compiled form, else the bundle; vllm: on GPUs."
+        ),
     ] = Engine.auto,
+    explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
 
@@ -49,48 +58,109 @@ def command(
       platen serve shakespeare@1 -p examples/shakespeare
 
       platen serve ./shakespeare-int8
+
+      platen serve s3://models/shakespeare --explain-start
     """
+    from platen.cli.starting import start_phases
+    from platen.engines.choose import Choice
+    from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
 
-    if model is not None and (Path(model).is_dir() or "/" in model):
-        from platen.models.bundle import find_bundle
+    def find(reference: str) -> Path | str:
+        """Where a model lies that a running server is told to answer with."""
+        if Path(reference).is_dir():
+            return Path(reference)
+        if "/" in reference:
+            return reference
+        forms, _ = released_forms(open_pipeline(project), reference)
+        return _chosen(forms, engine, ServeConfig()).path
 
-        folder = find_bundle(model)
-        own_name = folder.resolve().name if Path(model).is_dir() else model
-        serve([folder], name or own_name, ServeConfig(), host, port, engine)
+    phases = start_phases() if explain_start else None
+    if model is not None and (Path(model).is_dir() or "/" in model):
+        config = _with_engine(ServeConfig(), engine)
+        folder = Path(model)
+        called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
+        if folder.is_dir():
+            serve(_chosen([folder], engine, config), name or called, config, host, port, phases, find)
+            return
+        if engine in (Engine.openvino, Engine.llamacpp):
+            raise ConfigError(
+                f"--engine {engine.value} can't be had of {model}: what is fetched is served as it is",
+                hint=f"platen compile {model}, then serve the folder that it makes",
+            )
+        serve(Choice(model, ""), name or called, config, host, port, phases, find)
         return
-    pipeline = open_pipeline(project, overrides)
-    forms, registered = released_forms(pipeline, model)
-    serve(forms, name or registered, pipeline.project.serve, host, port, engine)
+    with phases("find the model") if phases else nullcontext():
+        pipeline = open_pipeline(project, overrides)
+        config = _with_engine(pipeline.project.serve, engine)
+        forms, registered = released_forms(pipeline, model)
+        choice = _chosen(forms, engine, config)
+    serve(choice, name or registered, config, host, port, phases, find)
+
+
+def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
+    """The form of a model that suits what was asked for; vLLM runs the bundle."""
+    from platen.engines.choose import Choice, choose
+
+    if config.vllm is not None:
+        return Choice(forms[0], "")
+    return choose(forms, None if engine in (Engine.auto, Engine.vllm) else engine.value)
+
+
+def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
+    """The configuration for the engine that was asked for; auto leaves it as it is."""
+    from platen.project import VllmConfig
+
+    if engine is Engine.torch:
+        return config.model_copy(update={"vllm": None})
+    if engine is Engine.vllm:
+        return config.model_copy(update={"vllm": config.vllm or VllmConfig()})
+    return config
 
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     forms, name = released_forms(pipeline)
-    serve(forms, name, pipeline.project.serve)
+    config = pipeline.project.serve
+    serve(_chosen(forms, Engine.auto, config), name, config)
 
 
 def serve(
-    forms: Sequence[Path],
+    choice: Choice,
     name: str,
     config: ServeConfig,
     host: str | None = None,
     port: int | None = None,
-    engine: Engine = Engine.auto,
+    phases: Phases | None = None,
+    find: Callable[[str], Path | str] = str,
 ) -> None:
-    """Serve the form of a model that suits `engine` until stopped, having told where and why this one."""
-    from platen.engines.choose import choose
-    from platen.serve.server import serve_bundle
+    """Serve until stopped, having told where, why this engine and, of `phases`, where the time went."""
+    from platen.cli.starting import DownloadBar, explain
+    from platen.models.store import read_ahead
+    from platen.phases import no_phase
 
-    choice = choose(forms, None if engine is Engine.auto else engine.value)
+    phase = phases or no_phase
+    if isinstance(choice.path, Path):
+        read_ahead(choice.path)
+    with phase("imports"):
+        from platen.serve.server import serve_bundle
+
+    def ready(url: str, why: str) -> None:
+        if phases is not None:
+            explain(phases)
+        _announce(url, name, choice.why or why)
 
     changes = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    serve_bundle(
-        choice.path,
-        name=name,
-        config=config.model_copy(update=changes),
-        on_ready=lambda url, _: _announce(url, name, choice.why),
-    )
+    with DownloadBar() as bar:
+        serve_bundle(
+            choice.path,
+            name=name,
+            config=config.model_copy(update=changes),
+            on_ready=ready,
+            find=find,
+            report=bar.update,
+            phase=phase,
+        )
 
 
 def _announce(url: str, name: str, why: str) -> None:

@@ -12,11 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as TokenSequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from platen.engines.admission import allowance
 from platen.engines.grammar import GrammarCompiler, Matcher
 from platen.engines.protocol import (
     Capacity,
@@ -35,6 +37,8 @@ from platen.engines.scheduler import Scheduler
 from platen.engines.sequence import Sequence
 from platen.engines.streams import Delivery, EventStream, deliver
 from platen.engines.text import Detokenizer, StopResult, TextAssembler
+from platen.errors import BundleError
+from platen.models.adapter import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class BatchingEngine:
     single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
     its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
+    `on_close` is called when the weights are no longer needed.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class BatchingEngine:
         max_concurrent: int = 16,
         max_queue: int = 64,
         prefill_chunk: int = 512,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         self.name = runner.name
         self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
@@ -70,12 +76,14 @@ class BatchingEngine:
         self._eos_ids = frozenset(eos_ids)
         self._grammars = grammars
         self._runner = runner
+        self._on_close = on_close
         self._scheduler = Scheduler(runner, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
         self._wake = threading.Condition()
         # Below: shared between the front and the thread, touched only with `_wake` held.
         self._open: dict[str, tuple[Sequence, EventStream]] = {}
         self._inbox: deque[Sequence] = deque()
         self._closing = self._failed = False
+        self._adapters: dict[str, Adapter] = {}
         # Below: the thread's own; the front only reads the counts.
         self._outbox: list[Delivery] = []
         self._prompt_scores: dict[Sequence, list[LogprobRow]] = {}
@@ -111,6 +119,33 @@ class BatchingEngine:
             raise ValueError("this engine takes no grammars")
         return self._grammars.matcher(grammar)
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests choose the adapter in `folder` by `name`; one that had the name is replaced.
+
+        What runs keeps the adapter that it began with. Reads files: on a thread, where streams must not
+        wait. Raises BundleError when it does not fit the model, or this engine takes none.
+        """
+        if self._runner.adapters is None:
+            raise BundleError(
+                f"the {self.name} engine takes no adapters",
+                hint="Serve the bundle itself, not a compiled form: platen serve --engine torch.",
+            )
+        adapter = self._runner.adapters.read(folder)
+        with self._wake:
+            self._adapters[name] = adapter
+            self._wake.notify()
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no more requests for it; what runs with it goes on. Raises KeyError for an unknown name."""
+        with self._wake:
+            del self._adapters[name]
+            self._wake.notify()
+
+    def adapters(self) -> tuple[str, ...]:
+        """The names that a request can choose."""
+        with self._wake:
+            return tuple(self._adapters)
+
     def cancel(self, request_id: str) -> None:
         with self._wake:
             if request_id in self._open:
@@ -139,34 +174,33 @@ class BatchingEngine:
 
     def _sequence(self, request: GenerationRequest) -> Sequence:
         params = request.sampling
-        allowance = self._allowance(request)
-        if any(not 0 <= token_id < self._vocab_size for token_id, _ in params.logit_bias):
-            raise ValueError(f"logit_bias has a token outside the vocabulary of {self._vocab_size}")
+        tokens = self._allowance(request)
         matcher = None if params.grammar is None else self._matcher(params.grammar)
+        with self._wake:
+            adapter = None if request.adapter is None else self._adapters.get(request.adapter)
+        if request.adapter is not None and adapter is None:
+            raise ValueError(f"there is no adapter {request.adapter!r}")
+        detokenizer = self._new_detokenizer(request.prompt_ids)
+        if request.shown:
+            detokenizer.show(request.shown)
         return Sequence(
             request,
-            TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop),
+            TextAssembler(detokenizer, params.stop),
             RandomStream(params.seed),
-            allowance,
-            frozenset() if params.ignore_eos else self._eos_ids,
+            tokens,
+            params.end_ids(self._eos_ids),
             matcher,
+            adapter,
         )
 
     def _allowance(self, request: GenerationRequest) -> int:
-        """How many tokens the request may get. Raises ValueError when its prompt can't be used."""
-        window, length = self._capacity.context_window, len(request.prompt_ids)
-        asked = request.sampling.max_tokens
-        if length == 0:
-            raise ValueError("the prompt has no tokens")
-        room = window - length
-        if room < 0 or (room == 0 and asked != 0):
-            raise ValueError(f"the prompt has {length} tokens; the context window is {window}")
-        if any(not 0 <= token_id < self._vocab_size for token_id in request.prompt_ids):
-            raise ValueError(f"a prompt token is outside the vocabulary of {self._vocab_size}")
-        allowance = room if asked is None else min(asked, room)
-        if not self._runner.fits(length + allowance):
-            raise ValueError(f"a text of {length + allowance} tokens does not fit the key/value cache")
-        return allowance
+        """How many tokens the request may get. Raises ValueError when it can't be taken."""
+        window = self._capacity.context_window
+        tokens = allowance(request, context_window=window, vocab_size=self._vocab_size)
+        length = len(request.prompt_ids) + tokens
+        if not self._runner.fits(length):
+            raise ValueError(f"a text of {length} tokens does not fit the key/value cache")
+        return tokens
 
     def _retry_after(self) -> float:
         """Seconds until a place is likely to be free, from how long requests have taken lately."""
@@ -187,25 +221,42 @@ class BatchingEngine:
 
     @torch.inference_mode()
     def _work(self) -> None:
+        kept: set[Adapter] = set()
         while True:
             with self._wake:
-                while self._scheduler.idle and not self._inbox and not self._closing:
+                while (
+                    self._scheduler.idle
+                    and not self._inbox
+                    and not self._closing
+                    and self._wanted_adapters() == kept
+                ):
                     self._wake.wait()
                 while self._inbox:
                     self._scheduler.add(self._inbox.popleft())
                 closing = self._closing
+                adapters = self._wanted_adapters()
             if closing:
                 for sequence in self._scheduler.everyone():
                     self._end(sequence, "cancelled")
                 self._flush()
                 self._runner.close()
+                if self._on_close is not None:
+                    self._on_close()
                 return
             try:
+                if adapters != kept and self._runner.adapters is not None:
+                    self._runner.adapters.keep(list(adapters))
+                    kept = adapters
                 self._step()
             except Exception as error:
                 log.exception("the engine failed in a step; its requests are lost")
                 self._fail_all(error)
             self._flush()
+
+    def _wanted_adapters(self) -> set[Adapter]:
+        """Those that requests can choose and those that requests still run with."""
+        running = (sequence.adapter for sequence, _ in self._open.values())
+        return {*self._adapters.values(), *(adapter for adapter in running if adapter is not None)}
 
     def _step(self) -> None:
         """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""

@@ -45,10 +45,13 @@ class BlockPool:
     def held(self) -> int:
         return self.size - self.free
 
-    def match(self, tokens: Sequence[int]) -> list[int]:
-        """The blocks, from the first on, that already hold the beginning of `tokens`."""
+    def match(self, tokens: Sequence[int], root: Key = ROOT) -> list[int]:
+        """The blocks, from the first on, that already hold the beginning of `tokens`.
+
+        `root` tells texts apart whose equal tokens have other keys and values, as an adapter's.
+        """
         found: list[int] = []
-        key, step = ROOT, self.block_tokens
+        key, step = root, self.block_tokens
         for start in range(0, len(tokens) - step + 1, step):
             key = chain_key(key, tokens[start : start + step])
             block = self._by_name.get(key)
@@ -84,12 +87,12 @@ class BlockPool:
                 else:
                     self._unused.append(block)
 
-    def name(self, blocks: Sequence[int], tokens: Sequence[int]) -> None:
+    def name(self, blocks: Sequence[int], tokens: Sequence[int], root: Key = ROOT) -> None:
         """Say that `blocks` hold the beginning of `tokens`, so that `match` finds them.
 
         Where another block holds the same already, that one stays the known one.
         """
-        key, step = ROOT, self.block_tokens
+        key, step = root, self.block_tokens
         for index, block in enumerate(blocks[: len(tokens) // step]):
             key = chain_key(key, tokens[index * step : (index + 1) * step])
             if key not in self._by_name and block not in self._names:

@@ -42,9 +42,9 @@ class Form:
 
 @dataclass(frozen=True)
 class Choice:
-    """The folder to open, and why this one."""
+    """What to open, a folder or a name that leads to one, and why this."""
 
-    path: Path
+    path: Path | str
     why: str
 
 
@@ -60,7 +60,7 @@ def form_of(folder: Path) -> Form:
     return Form("openvino" if compiled.to == "openvino" else "llamacpp", folder, compiled.weights)
 
 
-def choose(folders: Sequence[Path], wanted: EngineName | None = None) -> Choice:
+def choose(folders: Sequence[Path], wanted: str | None = None) -> Choice:
     """The form among `folders`, all of one model, and those of it in the cache, that is to be served.
 
     `wanted` names the engine; its form must exist and its library be installed. Without it the fastest
@@ -87,7 +87,7 @@ def _cached(bundle: Path) -> list[Form]:
     return [form_of(folder) for folder in cached_forms(bundle_fingerprint(bundle)) if read_compiled(folder)]
 
 
-def _named(forms: Sequence[Form], wanted: EngineName) -> Choice:
+def _named(forms: Sequence[Form], wanted: str) -> Choice:
     found = next((form for form in forms if form.engine == wanted), None)
     if found is None:
         there = ", ".join(str(form) for form in forms)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platen.engines.protocol import Grammar
+from platen.tokens.tokenizer import Tokenizer
 
 
 class Matcher:
@@ -40,8 +41,8 @@ class Matcher:
 class GrammarCompiler:
     """Makes matchers for one tokenizer; a grammar seen lately is compiled once."""
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, end_ids: tuple[int, ...]) -> None:
-        self._tokenizer_json, self._vocab_size, self._end_ids = tokenizer_json, vocab_size, end_ids
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: tuple[int, ...]) -> None:
+        self._own, self._vocab_size, self._end_ids = tokenizer, vocab_size, end_ids
         self._tokenizer: Any = None
         self._fresh = lru_cache(maxsize=64)(self._compile)
 
@@ -50,11 +51,13 @@ class GrammarCompiler:
         return Matcher(self._fresh(grammar).deep_copy(), self._vocab_size)
 
     def _compile(self, grammar: Grammar) -> Any:
-        from llguidance import LLMatcher, LLTokenizer
+        from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(
-                self._tokenizer_json, n_vocab=self._vocab_size, eos_token=list(self._end_ids) or None
+                TokenizerWrapper(_Vocabulary(self._own, self._vocab_size, self._end_ids)),
+                n_vocab=self._vocab_size,
+                eos_token=list(self._end_ids) or None,
             )
         try:
             if grammar.kind == "json_schema":
@@ -69,3 +72,22 @@ class GrammarCompiler:
         if matcher.is_error():
             raise ValueError(f"the {grammar.kind} is not valid: {matcher.get_error()}")
         return matcher
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance wants it: the bytes of each token, and the ids of a text.
+
+    Not built from `tokenizer.json` alone: text of a grammar that reads like a special token would become one,
+    which the grammar does not allow, and the text would end there.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = end_ids[0] if end_ids else 0
+        self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(vocab_size)]
+        self.special_token_ids = sorted(tokenizer.special_ids)
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode_inside(text)

@@ -60,6 +60,7 @@ class LlamaCppRunner:
     """One GGUF file on the CPU, with `places` for sequences; a step computes `step_tokens` at most."""
 
     name = "llamacpp"
+    adapters = None
 
     def __init__(
         self,

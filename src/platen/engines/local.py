@@ -6,10 +6,10 @@ For the server, and for commands that generate without one.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 import torch
@@ -19,13 +19,19 @@ from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.runner import Runner
+from platen.engines.text import Detokenizer
 from platen.engines.threads import on_passing_thread
 from platen.engines.torch_runner import REUSE_BYTES, TorchRunner
-from platen.errors import MissingExtraError
-from platen.models.bundle import Bundle, find_bundle, open_bundle, read_json
+from platen.engines.vllm import VllmEngine
+from platen.engines.vllm_child import VllmChild, VllmOptions, find_vllm
+from platen.errors import BundleError, MissingExtraError
+from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.config import LlamaConfig
 from platen.models.packed import can_pack, pack
+from platen.models.remote import is_url
+from platen.models.store import HeldFolder, ModelCache, remembered_digests
+from platen.phases import Phase, no_phase
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 512
@@ -36,7 +42,7 @@ PREFILL_CHUNK = 512
 class LocalModel:
     """An open bundle, or a compiled form of one. `why` says how its engine was chosen."""
 
-    engine: BatchingEngine
+    engine: BatchingEngine | VllmEngine
     tokenizer: Tokenizer
     path: Path
     fingerprint: str
@@ -53,50 +59,101 @@ def open_model(
     cache_bytes: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    fetched: Callable[[str], HeldFolder] | None = None,
+    vllm: VllmOptions | None = None,
+    phase: Phase = no_phase,
 ) -> LocalModel:
     """Open a bundle or a compiled folder and start the engine that runs it; close it when done.
 
     A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
     share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
     key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse.
-    Raises BundleError when the folder can't be opened, MissingExtraError.
+    `fetched` makes a URL a local folder, by default in the user's cache of models. With `vllm` a bundle runs
+    in a `vllm serve` process. Raises BundleError when the folder can't be opened, ArtifactError when it can't
+    be fetched, MissingExtraError, VllmError.
     """
-    path = find_bundle(path_or_name)
+    files = None
+    if is_url(str(path_or_name)):
+        files = (fetched or ModelCache().open)(str(path_or_name))
+    path = find_bundle(path_or_name) if files is None else files.path
     compiled = read_compiled(path)
     if cache_bytes is None:
         cache_bytes = psutil.virtual_memory().available // 4
-    if compiled is None:
-        bundle = on_passing_thread(lambda: _packed_bundle(path, dtype, device))
-        runner: Runner = TorchRunner(
-            bundle.model, max_rows=max_concurrent, reuse_bytes=min(REUSE_BYTES, cache_bytes)
+    if compiled is not None and vllm is not None:
+        raise BundleError(
+            f"{path} is compiled to {compiled.to}; vLLM runs bundles", hint="Give the bundle's own folder."
         )
-        config, tokenizer, fingerprint = bundle.config, bundle.tokenizer, bundle.fingerprint
+    runner: Runner | None = None
+    if compiled is None and vllm is not None:
+        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        tokenizer = Tokenizer.from_dir(path)
+        with phase("fingerprint"), remembered_digests() as digest:
+            fingerprint = bundle_fingerprint(path, digest)
+        why = "vllm: as configured"
+    elif compiled is None:
+        with phase("open weights"):
+            bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
+        with phase("pack"):
+            if can_pack(bundle.model):
+                on_passing_thread(lambda: pack(bundle.model))
+            reuse_bytes = min(REUSE_BYTES, cache_bytes)
+            runner = TorchRunner(bundle.model, max_rows=max_concurrent, reuse_bytes=reuse_bytes)
+        with phase("fingerprint"), remembered_digests() as digest:
+            fingerprint = bundle_fingerprint(path, digest)
+        config, tokenizer = bundle.config, bundle.tokenizer
         why = "torch: a bundle that is not compiled"
     else:
         config = LlamaConfig.from_hf(read_json(path / "config.json"))
         tokenizer, fingerprint = Tokenizer.from_dir(path), compiled.bundle_fingerprint
-        runner = _compiled_runner(path, compiled, config, max_concurrent, cache_bytes)
+        with phase("open weights"):
+            runner = _compiled_runner(path, compiled, config, max_concurrent, cache_bytes)
         why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
     end_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
-    engine = BatchingEngine(
-        runner,
+    text = _Text(
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
         eos_ids=end_ids,
-        grammars=GrammarCompiler(tokenizer.raw.decode(), config.vocab_size, end_ids),
+        grammars=GrammarCompiler(tokenizer, config.vocab_size, end_ids),
         max_concurrent=max_concurrent,
         max_queue=max_queue,
-        prefill_chunk=PREFILL_CHUNK,
+        on_close=None if files is None else files.release,
     )
+    with phase("start engine"):
+        engine: BatchingEngine | VllmEngine
+        if runner is not None:
+            engine = BatchingEngine(runner, prefill_chunk=PREFILL_CHUNK, **text)
+        else:
+            assert vllm is not None
+            engine = start_vllm(path, config, vllm, **text)
     parameters = config.num_parameters()
     return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
 
 
-def _packed_bundle(path: Path, dtype: torch.dtype, device: str) -> Bundle:
-    bundle = open_bundle(path, dtype=dtype, device=device)
-    if can_pack(bundle.model):
-        pack(bundle.model)
-    return bundle
+class _Text(TypedDict):
+    """What every engine of a local model is given alike."""
+
+    new_detokenizer: Callable[[Sequence[int]], Detokenizer]
+    token_text: Callable[[int], str]
+    eos_ids: tuple[int, ...]
+    grammars: GrammarCompiler
+    max_concurrent: int
+    max_queue: int
+    on_close: Callable[[], None] | None
+
+
+def start_vllm(
+    path: Path, config: LlamaConfig, options: VllmOptions, *, max_concurrent: int, **text: Any
+) -> VllmEngine:
+    """vLLM on a bundle's folder. Raises VllmError, ConfigError when it is not installed."""
+    child = VllmChild(path, options, max_concurrent, find_vllm())
+    window = min(config.max_position_embeddings, options.max_model_len or config.max_position_embeddings)
+    return VllmEngine(
+        child,
+        context_window=window,
+        vocab_size=config.vocab_size,
+        max_concurrent=max_concurrent,
+        **text,
+    )
 
 
 def _compiled_runner(
@@ -122,6 +179,18 @@ def _compiled_runner(
     except ImportError:
         extra = "openvino" if compiled.to == "openvino" else "edge"
         raise MissingExtraError(extra, f"serving {path}") from None
+
+
+async def warm_up(model: LocalModel) -> None:
+    """Let a short text go through the engine, so that the first client does not wait for what is done once.
+
+    Raises EngineFailed when the engine can't write.
+    """
+    window = model.engine.capacity().context_window
+    ids = text_prompt(model.tokenizer, "The quick brown fox jumps over the lazy dog. " * 2)[: window // 2]
+    request = GenerationRequest("warm-up", ids, SamplingParams(seed=0, max_tokens=4, ignore_eos=True))
+    async for _ in model.engine.submit(request):
+        pass
 
 
 async def stream_text(

@@ -37,6 +37,7 @@ class OpenVinoRunner:
     """
 
     name = "openvino"
+    adapters = None
     BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
 
     def __init__(self, folder: Path, *, max_rows: int, cache_bytes: int) -> None:

@@ -29,14 +29,28 @@ def fitting_text_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]
     return begin + ids[len(ids) - room + len(begin) :]
 
 
-def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Ids of a conversation, up to where the answer begins. Raises ChatTemplateError, ValueError."""
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+def chat_prompt(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    *,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """Ids of a conversation, up to where the answer begins; `tools` are functions in OpenAI's form.
+
+    Without `add_generation_prompt` they end with the last message. Raises ChatTemplateError, ValueError.
+    """
+    text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=add_generation_prompt)
     # A chat model's template writes its own beginning-of-text; a plain one writes none.
     return tokenizer.encode(text, add_bos=kind_of(tokenizer) == "base") or _new_document(tokenizer)
 
 
-def fitting_chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], room: int) -> list[int]:
+def fitting_chat_prompt(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    room: int,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
     """Like `chat_prompt`, leaving out the oldest turns (never instructions) until `room` tokens do.
 
     The last message always stays; if it is too long by itself, so is the result.
@@ -45,11 +59,13 @@ def fitting_chat_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, An
 
     def without(oldest: int) -> list[int]:
         left_out = set(turns[:oldest])
-        return chat_prompt(tokenizer, [m for i, m in enumerate(messages) if i not in left_out])
+        return chat_prompt(tokenizer, [m for i, m in enumerate(messages) if i not in left_out], tools)
 
-    # What stays never begins with an answer whose question is left out.
+    # What stays never begins with an answer whose question is left out, nor with a tool's.
     cuts = [
-        n for n in range(len(turns) + 1) if n in (0, len(turns)) or messages[turns[n]]["role"] != "assistant"
+        n
+        for n in range(len(turns) + 1)
+        if n in (0, len(turns)) or messages[turns[n]]["role"] not in ("assistant", "tool")
     ]
     found = bisect_left(cuts, True, key=lambda cut: len(without(cut)) <= room)
     return without(cuts[min(found, len(cuts) - 1)])

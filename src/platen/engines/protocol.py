@@ -6,7 +6,7 @@ server, the terminal chat and the evaluation know this module and never an engin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -27,9 +27,9 @@ class SamplingParams:
 
     `temperature` 0 is greedy. Off are: `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `repetition_penalty`
     1, `presence_penalty` and `frequency_penalty` 0. `logit_bias` adds to single tokens' logits. `seed` makes
-    a request's text depend on the request alone, whatever shares its batch. `stop` strings end the text and
-    are not part of it. `max_tokens` None means: up to the context window; before `min_tokens`, or ever with
-    `ignore_eos`, an end-of-text token does not end it.
+    a request's text depend on the request alone, whatever shares its batch. `stop` strings and the tokens
+    `stop_token_ids` end the text and are not part of it. `max_tokens` None means: up to the context window;
+    before `min_tokens`, or ever with `ignore_eos`, an end-of-text token does not end it.
     """
 
     temperature: float = 1.0
@@ -43,11 +43,16 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     max_tokens: int | None = 128
     min_tokens: int = 0
     ignore_eos: bool = False
     logprobs: int | None = None
     grammar: Grammar | None = None
+
+    def end_ids(self, eos_ids: Iterable[int]) -> frozenset[int]:
+        """The tokens that end a text of a model whose end-of-text tokens are `eos_ids`."""
+        return frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else frozenset(eos_ids))
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     prompt_logprobs: int | None = None
     """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
+    adapter: str | None = None
+    """The name of a loaded adapter to compute with; None is the model itself."""
+    shown: tuple[int, ...] = ()
+    """Special tokens whose names are to be part of the text, as what marks a tool call is."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +153,8 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
-        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit or
-        the grammar is not one.
+        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit, the
+        grammar is not one or the adapter is not loaded.
         """
         ...
 

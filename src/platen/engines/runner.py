@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from platen.engines.adapters import AdapterSet
 from platen.engines.sequence import Sequence
 
 
@@ -36,6 +37,11 @@ class Runner(Protocol):
     name: str
     context_window: int
     vocab_size: int
+
+    @property
+    def adapters(self) -> AdapterSet | None:
+        """What applies adapters to its weights; None when nothing can."""
+        ...
 
     def admit(self, sequence: Sequence, *, reuse: bool) -> int | None:
         """Make room for the whole of a sequence, its prompt and all that it may write.

@@ -10,13 +10,15 @@ from platen.engines.grammar import Matcher
 from platen.engines.protocol import GenerationRequest, Timings
 from platen.engines.sampling import RandomStream, Row
 from platen.engines.text import TextAssembler
+from platen.models.adapter import Adapter
 
 
 @dataclass(eq=False)
 class Sequence:
     """A request's tokens so far, how many of them are in the cache, and what its next choice depends on.
 
-    `end_ids` are the tokens that end it; they can't be chosen before `min_tokens`.
+    `end_ids` are the tokens that end it; they can't be chosen before `min_tokens`. It keeps its `adapter`,
+    whatever is loaded under that name meanwhile.
     """
 
     request: GenerationRequest
@@ -25,6 +27,7 @@ class Sequence:
     max_new_tokens: int
     end_ids: frozenset[int] = frozenset()
     matcher: Matcher | None = None
+    adapter: Adapter | None = None
     tokens: list[int] = field(init=False)
     computed: int = 0
     reused: int = 0

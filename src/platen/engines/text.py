@@ -13,6 +13,10 @@ from typing import Protocol
 class Detokenizer(Protocol):
     """Token ids in, whole Unicode characters out; bytes of an unfinished character are kept back."""
 
+    def show(self, ids: Iterable[int]) -> None:
+        """From now on give the names of these special tokens as text."""
+        ...
+
     def push(self, ids: Iterable[int]) -> str: ...
 
     def finish(self) -> str:

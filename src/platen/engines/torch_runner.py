@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from platen.engines.adapters import AdapterSet
 from platen.engines.batch_cache import BatchCache
-from platen.engines.blocks import BlockPool
+from platen.engines.blocks import ROOT, BlockPool, Key
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.models.config import LlamaConfig
@@ -45,10 +46,10 @@ class BlockStore:
             target[0, :, :tokens] = self._data[number][index].transpose(0, 1).flatten(1, 2)
         cache.length = tokens
 
-    def write(self, tokens: Sequence[int], layers: Sequence[Tensor]) -> None:
+    def write(self, tokens: Sequence[int], layers: Sequence[Tensor], root: Key) -> None:
         """Keep the full blocks of a text whose keys and values, (K, S, D) a layer, are `layers`."""
         step = self.BLOCK_TOKENS
-        known = self.pool.match(tokens)
+        known = self.pool.match(tokens, root)
         self.pool.hold(known)  # or making room for the end could drop the beginning
         fresh = self.pool.take(len(tokens) // step - len(known))
         if fresh:
@@ -57,7 +58,7 @@ class BlockStore:
             for number, source in enumerate(layers):
                 piece = source[:, start:stop].reshape(source.shape[0], len(fresh), step, -1)
                 self._data[number][index] = piece.transpose(0, 1)
-            self.pool.name([*known, *fresh], tokens)
+            self.pool.name([*known, *fresh], tokens, root)
         self.pool.release([*known, *(fresh or [])])
 
 
@@ -72,6 +73,7 @@ class TorchRunner:
         self._device, self._dtype = weight.device, weight.dtype
         self.context_window = model.config.max_position_embeddings
         self.vocab_size = model.config.vocab_size
+        self.adapters = AdapterSet(self._model)
         self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
         self.reset()
 
@@ -89,7 +91,7 @@ class TorchRunner:
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
         cache = KVCache(self._model.config, 1, sequence.prompt_length, dtype=self._dtype, device=self._device)
         self._prompts[sequence] = cache
-        if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1])):
+        if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1], _root(sequence))):
             self._store.read(blocks, cache)
             self._store.pool.hold(blocks)  # used just now: last to go
             self._store.pool.release(blocks)
@@ -111,19 +113,23 @@ class TorchRunner:
         """One token in every row: (B, V)."""
         ids = torch.tensor([[s.tokens[-1]] for s in self._rows], device=self._device)
         positions, mask = self._batch.begin_step()
-        return self._model(ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch)[:, -1]  # type: ignore[no-any-return]
+        with self.adapters.writing([sequence.adapter for sequence in self._rows]):
+            logits = self._model(ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch)
+        return logits[:, -1]  # type: ignore[no-any-return]
 
     def _read(self, part: Part) -> Tensor:
         """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
         sequence, cache = part.sequence, self._prompts[part.sequence]
         ids = torch.tensor([sequence.tokens[part.start : part.stop]], device=self._device)
         keep = 0 if part.logits == "all" else 1
-        logits: Tensor = self._model(ids, kv_cache=cache, logits_to_keep=keep)[0]
+        with self.adapters.reading(sequence.adapter):
+            logits: Tensor = self._model(ids, kv_cache=cache, logits_to_keep=keep)[0]
         if part.stop == sequence.prompt_length:
             del self._prompts[sequence]
             self._batch.add(cache)
             self._rows.append(sequence)
-            self._store.write(sequence.tokens, [layer[0] for layer in [*cache.keys, *cache.values]])
+            layers = [layer[0] for layer in [*cache.keys, *cache.values]]
+            self._store.write(sequence.tokens, layers, _root(sequence))
         return logits[:0] if part.logits == "none" else logits
 
     def release(self, sequence: Request) -> None:
@@ -133,7 +139,7 @@ class TorchRunner:
         row = self._rows.index(sequence)
         computed = sequence.tokens[: self._batch.lengths[row]]
         if len(computed) // BlockStore.BLOCK_TOKENS > sequence.prompt_length // BlockStore.BLOCK_TOKENS:
-            self._store.write(computed, self._batch.row(row))
+            self._store.write(computed, self._batch.row(row), _root(sequence))
         self._batch.remove(row)
         self._rows[row] = self._rows[-1]
         self._rows.pop()
@@ -141,6 +147,7 @@ class TorchRunner:
     def close(self) -> None:
         self._prompts.clear()
         self._rows.clear()
+        self.adapters.keep([])
 
     def figures(self) -> dict[str, float]:
         return {
@@ -149,4 +156,10 @@ class TorchRunner:
             "blocks_held": float(self._store.pool.held),
             "rows_held": float(len(self._rows) + len(self._prompts)),
             "reused_tokens": float(self._reused),
+            "adapter_bytes": float(self.adapters.size_bytes),
         }
+
+
+def _root(sequence: Request) -> Key:
+    """What tells a text's blocks from those of the same text read with another adapter."""
+    return ROOT if sequence.adapter is None else sequence.adapter.fingerprint.encode()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from platen.artifacts import sha256_file
 from platen.errors import BundleError
 from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
@@ -152,14 +153,16 @@ def find_bundle(path_or_name: str | Path) -> Path:
         ) from None
 
 
-def bundle_fingerprint(path: Path) -> str:
-    """Hash of a bundle's config, tokenizer and weights: 16 hex digits that change when the model does."""
+def bundle_fingerprint(path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
+    """Hash of a bundle's config, tokenizer and weights: 16 hex digits that change when the model does.
+
+    `digest` gives a file's SHA-256, from memory perhaps.
+    """
     total = hashlib.sha256()
     names = {"config.json", TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE}
     files = [file for file in path.iterdir() if file.name in names or file.suffix == ".safetensors"]
     for file in sorted(files):
-        with file.open("rb") as stream:
-            total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{file.name}:{digest(file)}\n".encode())
     return total.hexdigest()[:16]
 
 

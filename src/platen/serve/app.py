@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from platen import __version__
 from platen.project import ServeConfig
+from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
@@ -20,6 +21,9 @@ from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
 from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openapi import describe
+from platen.serve.responses import responses_router
+from platen.serve.tokens import tokens_router
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
@@ -31,12 +35,18 @@ def create_app(
     config: ServeConfig,
     *,
     state: ServerState | None = None,
+    load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for the hub's models. `state` lets whoever runs it start the draining."""
+    """The application for the hub's models.
+
+    `state` lets whoever runs it start the draining; with `load` the models can be changed while it runs, on a
+    loopback address only.
+    """
     context = ServeContext(hub, state or ServerState())
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
+    describe(app)
     app.add_middleware(
         Guard,
         state=context.state,
@@ -45,6 +55,10 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(responses_router(context))
+    app.include_router(tokens_router(context))
+    if load is not None and config.host in LOOPBACK:
+        app.include_router(admin_router(context, load))
 
     @app.get("/v1/models")
     async def list_models() -> ModelList:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenLogprob
+from platen.engines.tool_reader import CallBegun, CallGrown, Piece, Said
 from platen.serve.answering import answer
-from platen.serve.context import ServeContext
-from platen.serve.errors import ApiError
-from platen.serve.generation import Generation, check_count, floored, sampling_of
-from platen.serve.openai_types import (
+from platen.serve.chat_types import (
     AssistantMessage,
     ChatChoice,
     ChatChunk,
@@ -20,17 +19,30 @@ from platen.serve.openai_types import (
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
+    ChatMessage,
     ChatRequest,
     ChatTokenLogprob,
+    ChatToolCall,
+    FinishReason,
+    FunctionCall,
+    FunctionDelta,
+    NamedToolChoice,
+    ToolCallDelta,
     TopLogprob,
 )
+from platen.serve.context import ServeContext
+from platen.serve.conversation import Answers, Conversation, ToolUse, Turn, new_call_id
+from platen.serve.errors import ApiError
+from platen.serve.generation import check_count, floored, sampling_of
+from platen.serve.openai_types import FunctionDefinition
+from platen.serve.openapi import streamed
 from platen.serve.served import ServedModel, Stamp
 
 
 def chat_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=streamed(ChatChunk))
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; with `stream` as server-sent events."""
         return await answer(
@@ -45,13 +57,40 @@ def chat_router(context: ServeContext) -> APIRouter:
     return router
 
 
+def turns_of(messages: Sequence[ChatMessage]) -> tuple[Turn, ...]:
+    """A chat's messages as turns."""
+    return tuple(
+        Turn(
+            "system" if message.role == "developer" else message.role,
+            message.text,
+            tuple(call.to_call() for call in message.tool_calls or ()),
+            message.tool_call_id,
+            message.name,
+        )
+        for message in messages
+    )
+
+
+def tool_use_of(
+    functions: Sequence[FunctionDefinition],
+    choice: Literal["none", "auto", "required"] | None,
+    named: str | None,
+    parallel: bool | None,
+) -> ToolUse:
+    """OpenAI's parameters of tools as one; `named` is the function that must be called."""
+    tools = tuple(function.to_tool() for function in functions)
+    mode = "required" if named is not None else choice or "auto"
+    return ToolUse(tools, mode, named, several=parallel is not False)
+
+
 class _Chat:
     """One request being answered."""
 
-    def __init__(self, model: ServedModel, body: ChatRequest, generation: Generation) -> None:
+    def __init__(self, model: ServedModel, body: ChatRequest, answers: Answers) -> None:
         self._body = body
         self._token_bytes = model.tokenizer.token_bytes
-        self.generation = generation
+        self._answers = answers
+        self.generation = answers.generation
         self._stamp = asdict(Stamp.new("chatcmpl", model.info))
 
     @classmethod
@@ -60,29 +99,34 @@ class _Chat:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         check_count(model.engine, 1, body.n or 1, "messages")
-        messages = [message.for_template() for message in body.messages]
-        generation = await Generation.start(
-            model.engine,
-            [await model.chat_prompt(messages, body.truncate_prompt_tokens)],
-            sampling_of(body, body.limit, logprobs),
-            n=body.n or 1,
-            prompt_param="messages",
+        functions = [tool.function for tool in body.tools or ()]
+        choice = body.tool_choice
+        named = choice.function.name if isinstance(choice, NamedToolChoice) else None
+        mode = None if isinstance(choice, NamedToolChoice) else choice
+        conversation = Conversation(
+            turns_of(body.messages),
+            tool_use_of(functions, mode, named, body.parallel_tool_calls),
+            body.truncate_prompt_tokens,
         )
-        return cls(model, body, generation)
+        sampling = sampling_of(body, body.limit, logprobs)
+        return cls(model, body, await conversation.start(model, sampling, n=body.n or 1))
 
     async def pieces(self) -> AsyncIterator[ChatChunk]:
         """The answer bit by bit: each choice opens with its role, at the end the usage if asked for."""
         opened: set[int] = set()
         async for item in self.generation.events():
-            event = item.event
-            logprobs = self._logprobs(event.logprobs)
-            if not event.text and logprobs is None and event.finish_reason is None and item.index in opened:
+            delta = _delta(self._answers.read(item.index, item.event))
+            logprobs = self._logprobs(item.event.logprobs)
+            reason = self._answers.finish_reason(item.index, item.event)
+            first = item.index not in opened
+            silent = delta.content is None and delta.tool_calls is None
+            if silent and logprobs is None and item.event.finish_reason is None and not first:
                 continue
-            delta = ChatDelta() if not event.text and item.index in opened else ChatDelta(content=event.text)
-            if item.index not in opened:
+            if first:
                 delta.role = "assistant"
+                if silent and not self._body.tools:  # with tools it may become a call, and no text
+                    delta.content = ""
                 opened.add(item.index)
-            reason = event.finish_reason if event.finish_reason in ("stop", "length") else None
             choice = ChatChunkChoice(index=item.index, delta=delta, logprobs=logprobs, finish_reason=reason)
             yield ChatChunk(**self._stamp, choices=[choice])
         if self._body.wants_usage:
@@ -91,17 +135,17 @@ class _Chat:
     async def whole(self) -> ChatCompletion:
         """The answer in one."""
         count = self._body.n or 1
-        texts = [""] * count
+        said: list[list[Piece]] = [[] for _ in range(count)]
         scores: list[list[ChatTokenLogprob]] = [[] for _ in range(count)]
         choices: dict[int, ChatChoice] = {}
         async for item in self.generation.events():
-            texts[item.index] += item.event.text
+            said[item.index] += self._answers.read(item.index, item.event)
             scores[item.index] += [self._scored(score) for score in item.event.logprobs]
-            reason = item.event.finish_reason
-            if reason == "stop" or reason == "length":
+            reason: FinishReason | None = self._answers.finish_reason(item.index, item.event)
+            if reason is not None:
                 choices[item.index] = ChatChoice(
                     index=item.index,
-                    message=AssistantMessage(content=texts[item.index]),
+                    message=_message(said[item.index]),
                     logprobs=ChatLogprobs(content=scores[item.index]) if self._body.logprobs else None,
                     finish_reason=reason,
                 )
@@ -124,3 +168,34 @@ class _Chat:
                 for token_id, text, value in score.top
             ],
         )
+
+
+def _delta(pieces: Sequence[Piece]) -> ChatDelta:
+    """What pieces add to a streamed message."""
+    text = "".join(piece.text for piece in pieces if isinstance(piece, Said))
+    calls: list[ToolCallDelta] = []
+    for piece in pieces:
+        if isinstance(piece, CallBegun):
+            function = FunctionDelta(name=piece.name)
+            calls.append(
+                ToolCallDelta(index=piece.index, id=new_call_id(), type="function", function=function)
+            )
+        elif isinstance(piece, CallGrown):
+            if calls and calls[-1].index == piece.index:
+                calls[-1].function.arguments += piece.arguments
+            else:
+                function = FunctionDelta(arguments=piece.arguments)
+                calls.append(ToolCallDelta(index=piece.index, function=function))
+    return ChatDelta(content=text or None, tool_calls=calls or None)
+
+
+def _message(pieces: Sequence[Piece]) -> AssistantMessage:
+    """A whole message of its pieces."""
+    text = "".join(piece.text for piece in pieces if isinstance(piece, Said))
+    calls: list[ChatToolCall] = []
+    for piece in pieces:
+        if isinstance(piece, CallBegun):
+            calls.append(ChatToolCall(id=new_call_id(), function=FunctionCall(name=piece.name, arguments="")))
+        elif isinstance(piece, CallGrown):
+            calls[piece.index].function.arguments += piece.arguments
+    return AssistantMessage(content=None if calls and not text else text, tool_calls=calls or None)

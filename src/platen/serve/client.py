@@ -1,10 +1,11 @@
-"""Talks to a server that speaks OpenAI's chat API: Platen's own or another. For the terminal."""
+"""Talks to a server, for the terminal: any that speaks OpenAI's chat API, and how ours changes its models."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -16,18 +17,77 @@ class RemoteError(PlatenError):
     """A server can't be reached, refused a request or broke off an answer."""
 
 
-class ChatClient:
-    """One server, and the model it serves unless another is named.
+class _Client:
+    """One server. `url` is its address, with or without `/v1`. Raises RemoteError everywhere."""
 
-    `url` is the server's address, with or without `/v1`. Raises RemoteError everywhere.
-    """
-
-    def __init__(self, url: str, *, model: str | None = None, api_key: str | None = None) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None, patience: float = 120) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._base = url.rstrip("/").removesuffix("/v1")
-        self._model = model
-        timeout = httpx.Timeout(10, read=120)  # the first token of a long prompt takes its time
+        timeout = httpx.Timeout(10, read=patience)
         self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
+        try:
+            request = self._http.build_request(method, self._base + path, json=body)
+            return self._http.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RemoteError(
+                f"can't reach {self._base}: {error}", hint="Is it running? platen serve starts a server."
+            ) from None
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        """The response, if it is a success, read unless it is a stream."""
+        streaming = response.headers.get("content-type", "").startswith("text/event-stream")
+        try:
+            if response.is_success and streaming:
+                return response
+            response.read()
+        except httpx.HTTPError as error:
+            raise RemoteError(f"{self._base} broke off: {error}") from None
+        if response.is_success:
+            return response
+        try:
+            message = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            message = f"it answered {response.status_code}"
+        wait = response.headers.get("retry-after")
+        raise RemoteError(f"{self._base}: {message}", hint=f"Try again in {wait} s." if wait else None)
+
+
+class AdminClient(_Client):
+    """Sees and changes what a Platen server answers with; `platen.serve.admin` says what goes in and out."""
+
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+        super().__init__(url, api_key=api_key, patience=3600)  # a large model takes its time to load
+
+    def routes(self) -> list[dict[str, Any]]:
+        return list(self._checked(self._send("GET", "/admin/models")).json())
+
+    def stable(self, name: str) -> str:
+        """The reference of the model that answers to a name, the first one of a split."""
+        for route in self.routes():
+            if route["name"] == name:
+                return str(route["variants"][0]["model"])
+        raise RemoteError(
+            f"nothing answers to {name} at {self._base}", hint="platen traffic lists what does."
+        )
+
+    def set_route(self, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self._checked(self._send("PUT", f"/admin/models/{quote(name, safe='')}", spec)).json())
+
+    def remove(self, name: str) -> None:
+        self._checked(self._send("DELETE", f"/admin/models/{quote(name, safe='')}"))
+
+
+class ChatClient(_Client):
+    """One server, and the model it serves unless another is named."""
+
+    def __init__(self, url: str, *, model: str | None = None, api_key: str | None = None) -> None:
+        super().__init__(url, api_key=api_key)
+        self._model = model
 
     def model(self) -> str:
         """The name of the model that answers."""
@@ -59,36 +119,6 @@ class ChatClient:
             yield from self._pieces(response)
         finally:
             response.close()
-
-    def close(self) -> None:
-        self._http.close()
-
-    def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
-        try:
-            request = self._http.build_request(method, self._base + path, json=body)
-            return self._http.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise RemoteError(
-                f"can't reach {self._base}: {error}", hint="Is it running? platen serve starts a server."
-            ) from None
-
-    def _checked(self, response: httpx.Response) -> httpx.Response:
-        """The response, if it is a success, read unless it is a stream."""
-        streaming = response.headers.get("content-type", "").startswith("text/event-stream")
-        try:
-            if response.is_success and streaming:
-                return response
-            response.read()
-        except httpx.HTTPError as error:
-            raise RemoteError(f"{self._base} broke off: {error}") from None
-        if response.is_success:
-            return response
-        try:
-            message = str(response.json()["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            message = f"it answered {response.status_code}"
-        wait = response.headers.get("retry-after")
-        raise RemoteError(f"{self._base}: {message}", hint=f"Try again in {wait} s." if wait else None)
 
     def _pieces(self, response: httpx.Response) -> Iterator[str]:
         try:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from statistics import fmean
 
 from fastapi import APIRouter, Request, Response
 
+from platen.engines.infill import InfillFormat, infill_ends
 from platen.engines.protocol import TokenEvent, TokenLogprob
 from platen.serve.answering import answer
+from platen.serve.completion_types import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+)
 from platen.serve.context import ServeContext
+from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, check_count, floored, sampling_of
-from platen.serve.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from platen.serve.openapi import streamed
 from platen.serve.served import ServedModel, Stamp
 
 
 def completions_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", response_model=Completion, responses=streamed(Completion))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt, or several; with `stream` as server-sent events."""
         return await answer(
@@ -47,18 +57,26 @@ class _Completion:
 
     @classmethod
     async def start(cls, model: ServedModel, body: CompletionRequest) -> _Completion:
-        n = body.n or 1
-        prompts, texts = await _prompts(model, body, n)
+        _check(body)
+        made = body.best_of or body.n or 1
+        prompts, texts = await _prompts(model, body, made)
+        logprobs = body.logprobs
+        if made > (body.n or 1):
+            logprobs = logprobs or 0  # the best is told by its log-probabilities
+        sampling = sampling_of(body, body.max_tokens, logprobs)
+        if body.suffix:
+            ends = infill_ends(model.tokenizer, _infill_format(model))
+            sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids + ends)
         generation = await Generation.start(
             model.engine,
             prompts,
-            sampling_of(body, body.max_tokens, body.logprobs),
-            n=n,
+            sampling,
+            n=made,
             prompt_logprobs=body.logprobs if body.echo else None,
         )
         choices = [
-            _Choice(index, model, prompts[index // n], texts[index // n] if body.echo else "", body)
-            for index in range(len(prompts) * n)
+            _Choice(index, model, prompts[index // made], texts[index // made] if body.echo else "", body)
+            for index in range(len(prompts) * made)
         ]
         return cls(model, body, generation, choices)
 
@@ -74,7 +92,9 @@ class _Completion:
     async def whole(self) -> Completion:
         """The answer in one."""
         done: dict[int, CompletionChoice] = {}
+        scores: dict[int, list[float]] = defaultdict(list)
         async for item in self.generation.events():
+            scores[item.index] += [score.logprob for score in item.event.logprobs]
             piece = self._choices[item.index].piece(item.event)
             if piece is None:
                 continue
@@ -86,8 +106,24 @@ class _Completion:
             choice.finish_reason = piece.finish_reason
             if choice.logprobs is not None and piece.logprobs is not None:
                 choice.logprobs.extend(piece.logprobs)
-        choices = [done[index] for index in sorted(done)]
+        choices = self._best([done[index] for index in sorted(done)], scores)
         return Completion(**self._stamp, choices=choices, usage=self.generation.usage())
+
+    def _best(
+        self, choices: list[CompletionChoice], scores: Mapping[int, Sequence[float]]
+    ) -> list[CompletionChoice]:
+        """Of each prompt's answers the `n` with the highest mean log-probability, numbered anew."""
+        wanted, made = self._body.n or 1, self._body.best_of or self._body.n or 1
+        if made == wanted:
+            return choices
+        best: list[CompletionChoice] = []
+        for first in range(0, len(choices), made):
+            group = choices[first : first + made]
+            group.sort(key=lambda choice: fmean(scores[choice.index] or [0.0]), reverse=True)
+            best += group[:wanted]
+        for index, choice in enumerate(best):
+            choice.index = index
+        return best
 
 
 class _Choice:
@@ -137,6 +173,37 @@ def _likeliest(score: TokenLogprob) -> dict[str, float]:
     return {text: floored(value) for _, text, value in score.top} | {score.text: floored(score.logprob)}
 
 
+def _check(body: CompletionRequest) -> None:
+    """What types can't say. Raises ApiError."""
+    if body.best_of is not None and body.best_of < (body.n or 1):
+        raise ApiError(400, "'best_of' must not be less than 'n'.", param="best_of", code="invalid_value")
+    if body.best_of is not None and body.best_of > (body.n or 1) and body.stream:
+        raise ApiError(
+            400,
+            "With 'best_of' nothing can be streamed: the best is known at the end.",
+            param="best_of",
+            code="invalid_value",
+        )
+    if not body.suffix:
+        return
+    for param in ("echo", "truncate_prompt_tokens"):
+        if getattr(body, param):
+            raise ApiError(
+                400, f"'{param}' can't be combined with 'suffix'.", param=param, code="invalid_value"
+            )
+
+
+def _infill_format(model: ServedModel) -> InfillFormat:
+    if model.infill_format is None:
+        raise ApiError(
+            400,
+            "This model can't fill in the middle: its tokenizer has no tokens for it. Leave out 'suffix'.",
+            param="suffix",
+            code="unsupported_parameter",
+        )
+    return model.infill_format
+
+
 async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple[list[list[int]], list[str]]:
     """Token ids of each prompt in a request, and for an echo its text as far as it is read."""
     texts: list[str] = []
@@ -150,6 +217,10 @@ async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple
         if not texts and not prompts:
             prompts = [[token_id for token_id in body.prompt if isinstance(token_id, int)]]
     check_count(model.engine, len(texts) + len(prompts), n, "prompt")
+    if body.suffix:
+        if not texts:
+            raise ApiError(400, "With 'suffix' a prompt must be text.", param="prompt", code="invalid_value")
+        return await model.infill_prompts(_infill_format(model), texts, body.suffix), texts
     if texts:
         prompts = await model.text_prompts(texts, room)
     elif room is not None:

@@ -125,6 +125,8 @@ def _from_validation(errors: Sequence[Any]) -> ApiError:
         at, why = first["loc"][-1], first.get("ctx", {}).get("error", "")
         return ApiError(400, f"The body is not valid JSON: {why} at character {at}.", code="invalid_json")
     path = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "value_error" and not path:
+        return ApiError(400, f"{first['ctx']['error']}.".capitalize(), code="invalid_value")
     if not path:
         return ApiError(400, "The body must be a JSON object, sent as application/json.", code="invalid_body")
     param = _param_name(path)

@@ -22,6 +22,7 @@ from platen.engines.protocol import (
     EngineOverloaded,
     GenerationRequest,
     SamplingParams,
+    Timings,
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
@@ -57,23 +58,30 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        grammar_param: str = "response_format",
+        shown: tuple[int, ...] = (),
     ) -> None:
         """Submit everything, or nothing: raises ApiError when the engine does not take it."""
         self._engine = engine
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
+        self._timings: dict[int, Timings] = {}
+        self._open = len(prompts) * n
         self._n = n
         try:
             for prompt in prompts:
                 for choice in range(n):
-                    self._submit(prompt, _reseeded(sampling, choice), prompt_logprobs)
+                    own = _reseeded(sampling, choice)
+                    self._submit(
+                        GenerationRequest(uuid.uuid4().hex, prompt, own, prompt_logprobs, shown=shown)
+                    )
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
         except ValueError as error:
             self.cancel()
-            raise _refused(str(error), prompt_param) from None
+            raise _refused(str(error), prompt_param, grammar_param) from None
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
@@ -88,21 +96,33 @@ class Generation:
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
+        grammar_param: str = "response_format",
+        shown: tuple[int, ...] = (),
     ) -> Generation:
-        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile."""
+        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile.
+
+        `shown` are special tokens whose names are to be part of the text. The params name the request's
+        fields for errors.
+        """
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
-                raise _refused(str(error), prompt_param) from None
-        return cls(engine, prompts, sampling, n=n, prompt_logprobs=prompt_logprobs, prompt_param=prompt_param)
-
-    def _submit(self, prompt: Sequence[int], sampling: SamplingParams, prompt_logprobs: int | None) -> None:
-        request_id = uuid.uuid4().hex
-        self._streams.append(
-            self._engine.submit(GenerationRequest(request_id, prompt, sampling, prompt_logprobs))
+                raise _refused(str(error), prompt_param, grammar_param) from None
+        return cls(
+            engine,
+            prompts,
+            sampling,
+            n=n,
+            prompt_logprobs=prompt_logprobs,
+            prompt_param=prompt_param,
+            grammar_param=grammar_param,
+            shown=shown,
         )
-        self._ids.append(request_id)
+
+    def _submit(self, request: GenerationRequest) -> None:
+        self._streams.append(self._engine.submit(request))
+        self._ids.append(request.request_id)
 
     async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
@@ -110,9 +130,8 @@ class Generation:
         readers = [
             asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(self._streams)
         ]
-        open_choices = len(readers)
         try:
-            while open_choices:
+            while self._open:
                 item = await queue.get()
                 if isinstance(item, Exception):
                     log.error("a generation failed: %s", item)
@@ -120,9 +139,11 @@ class Generation:
                 if item.event.finish_reason == "cancelled":
                     raise draining(5)
                 if item.event.finish_reason is not None:
-                    open_choices -= 1
+                    self._open -= 1
                     if item.event.usage is not None:
                         self._usage[item.index] = item.event.usage
+                    if item.event.timings is not None:
+                        self._timings[item.index] = item.event.timings
                 yield item
         finally:
             self.cancel()
@@ -133,6 +154,17 @@ class Generation:
         """Stop whatever has not ended."""
         for request_id in self._ids:
             self._engine.cancel(request_id)
+
+    @property
+    def ended(self) -> bool:
+        """All choices have ended by themselves."""
+        return self._open == 0
+
+    def seconds_per_token(self) -> float | None:
+        """Of all choices, from when they were taken up; None when nothing was written."""
+        tokens = sum(used.completion_tokens for used in self._usage.values())
+        seconds = sum(times.prefill + times.decode for times in self._timings.values())
+        return seconds / tokens if tokens else None
 
     def usage(self) -> Usage:
         """Tokens of the choices that have ended; a prompt counts once, however many choices it has."""
@@ -147,14 +179,15 @@ class Generation:
         )
 
 
-def _refused(reason: str, prompt_param: str) -> ApiError:
+def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
     """What an engine's ValueError says, as the client's error."""
     message = f"{reason[:1].upper()}{reason[1:]}."
     if "context window" in reason:
         return ApiError(400, message, param=prompt_param, code="context_length_exceeded")
     if "is not valid" in reason or "grammar" in reason:
-        return ApiError(400, message, param="response_format", code="invalid_grammar")
-    param = "logit_bias" if reason.startswith("logit_bias") else prompt_param
+        return ApiError(400, message, param=grammar_param, code="invalid_grammar")
+    first = reason.split(maxsplit=1)[0]
+    param = first if first in ("logit_bias", "stop_token_ids") else prompt_param
     return ApiError(400, message, param=param, code="invalid_value")
 
 
@@ -201,6 +234,7 @@ def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | 
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         seed=body.seed,
         stop=body.stops,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
         max_tokens=max_tokens,
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),

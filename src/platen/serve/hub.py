@@ -1,7 +1,7 @@
 """The models of one server: which name leads to which loaded model, and who is still using it.
 
 A request takes a lease on a model and gives it back when its answer is over. So a model can be replaced while
-requests run: new ones go to the new model, and the old one is closed when the last lease on it is back.
+requests run: new ones go to the new model, and the old engine is closed when the last lease on it is back.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from platen.engines.protocol import Engine
 from platen.serve.errors import ApiError
 from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.traffic import Outcome, Route, Variant
 
 log = logging.getLogger(__name__)
 
@@ -19,89 +21,138 @@ log = logging.getLogger(__name__)
 class Lease:
     """The right to use a model for one answer. Give it back exactly once; more often does no harm."""
 
-    def __init__(self, slot: _Slot) -> None:
-        self._slot: _Slot | None = slot
-        self.model = slot.model
-        slot.leases += 1
+    def __init__(self, hub: ModelHub, route: Route, variant: Variant) -> None:
+        self._hub, self._route, self._variant = hub, route, variant
+        self._held = True
+        self.model, self.label = variant.model, variant.label
+        hub.hold(self.model.engine)
 
-    def release(self) -> None:
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            slot.leases -= 1
-            slot.close_if_over()
+    @property
+    def shadow(self) -> Variant | None:
+        """What is to get a copy of the request."""
+        return self._route.shadow
+
+    @property
+    def is_stable(self) -> bool:
+        return self._variant is self._route.stable
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which version and variant answers, for the response."""
+        return {"x-platen-version": self.model.info.version, "x-platen-variant": self.label}
+
+    def elsewhere(self) -> Lease | None:
+        """A lease on the stable variant, for a request that another one failed; None on the stable one."""
+        return None if self.is_stable else Lease(self._hub, self._route, self._route.stable)
+
+    def release(self, outcome: Outcome | None = None) -> None:
+        """The answer is over; no `outcome` when it says nothing of the model, as when the client left."""
+        if not self._held:
+            return
+        self._held = False
+        if outcome is not None:
+            complaint = self._route.count(self.label, outcome)
+            if complaint is not None:
+                self._hub.roll_back(self._route, complaint)
+        self._hub.let_go(self.model.engine)
 
 
 class ModelHub:
     """Models by name. All methods belong to the server's event loop."""
 
     def __init__(self, models: Iterable[ServedModel] = ()) -> None:
-        self._slots: dict[str, _Slot] = {}
+        self._routes: dict[str, Route] = {}
+        self._leases: dict[Engine, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
         for model in models:
-            self.put(model)
+            self.set_route(Route.to(model))
 
-    def put(self, model: ServedModel) -> None:
-        """Let `model` answer to its name; one that did before ends its requests and is closed."""
-        before = self._slots.get(model.info.name)
-        self._slots[model.info.name] = _Slot(model, self._closing)
-        if before is not None:
-            before.retire()
+    def set_route(self, route: Route) -> None:
+        """Let `route` answer to its name. An engine that nothing leads to any more closes when it is idle."""
+        before = self._routes.get(route.name)
+        self._routes[route.name] = route
+        self._close_unused(before)
 
     def remove(self, name: str) -> None:
         """Take no more requests for `name`; what runs goes on. Raises ApiError for an unknown name."""
-        slot = self._slot(name)
-        del self._slots[name]
-        slot.retire()
+        route = self.route(name)
+        del self._routes[name]
+        self._close_unused(route)
+
+    def roll_back(self, route: Route, reason: str) -> None:
+        """Take a route's canary back."""
+        log.warning("the canary of '%s' is rolled back: %s", route.name, reason)
+        before = Route(route.name, route.variants, route.shadow)
+        route.roll_back(reason)
+        self._close_unused(before)
 
     def acquire(self, name: str, *, user: str | None = None) -> Lease:
-        """A lease on the model that answers to `name`. Raises ApiError for an unknown name."""
-        return Lease(self._slot(name))
+        """A lease on what answers to `name`, for this user. Raises ApiError for an unknown name."""
+        route = self.route(name)
+        return Lease(self, route, route.choose(user))
 
-    def info(self, name: str) -> ModelInfo:
-        """What clients are told of the model of this name. Raises ApiError for an unknown one."""
-        return self._slot(name).model.info
+    def acquire_shadow(self, lease: Lease) -> Lease | None:
+        """A lease on the shadow of the route that `lease` came by, if it has one."""
+        return None if lease.shadow is None else Lease(self, lease._route, lease.shadow)
 
-    def models(self) -> list[ServedModel]:
-        """What takes requests, the first one first."""
-        return [slot.model for slot in self._slots.values()]
-
-    async def close(self) -> None:
-        """Close all engines; what still runs ends with an error."""
-        for slot in self._slots.values():
-            await slot.model.engine.close()
-        if self._closing:
-            await asyncio.gather(*self._closing)
-
-    def _slot(self, name: str) -> _Slot:
-        if name not in self._slots:
-            here = ", ".join(f"'{known}'" for known in self._slots) or "none"
+    def route(self, name: str) -> Route:
+        """What answers to `name`. Raises ApiError for an unknown one."""
+        if name not in self._routes:
+            here = ", ".join(f"'{known}'" for known in self._routes) or "none"
             raise ApiError(
                 404,
                 f"The model '{name}' does not exist here; this server has {here}.",
                 param="model",
                 code="model_not_found",
             )
-        return self._slots[name]
+        return self._routes[name]
 
+    def routes(self) -> list[Route]:
+        """All of them, the first one first."""
+        return list(self._routes.values())
 
-class _Slot:
-    """A model and how many answers stand on it."""
+    def info(self, name: str) -> ModelInfo:
+        """What clients are told of the model of this name. Raises ApiError for an unknown one."""
+        return self.route(name).stable.model.info
 
-    def __init__(self, model: ServedModel, closing: set[asyncio.Task[None]]) -> None:
-        self.model, self.leases = model, 0
-        self._retired, self._closing = False, closing
+    def models(self) -> list[ServedModel]:
+        """What answers to each name, the first one first."""
+        return [route.stable.model for route in self._routes.values()]
 
-    def retire(self) -> None:
-        self._retired = True
-        self.close_if_over()
+    def engines(self) -> list[Engine]:
+        """All that are open, in use or being left."""
+        used = [v.model.engine for route in self._routes.values() for v in route.everything()]
+        return list(dict.fromkeys([*used, *self._leases]))
 
-    def close_if_over(self) -> None:
-        if self._retired and self.leases == 0:
-            task = asyncio.get_running_loop().create_task(self.model.engine.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closed)
+    async def close(self) -> None:
+        """Close all engines; what still runs ends with an error."""
+        for engine in self.engines():
+            await engine.close()
+        here = asyncio.get_running_loop()
+        await asyncio.gather(*(task for task in self._closing if task.get_loop() is here))
+
+    def hold(self, engine: Engine) -> None:
+        self._leases[engine] = self._leases.get(engine, 0) + 1
+
+    def let_go(self, engine: Engine) -> None:
+        self._leases[engine] -= 1
+        if self._leases[engine] == 0:
+            del self._leases[engine]
+            self._close_if_unused(engine)
+
+    def _close_unused(self, before: Route | None) -> None:
+        if before is not None:
+            for variant in before.everything():
+                self._close_if_unused(variant.model.engine)
+
+    def _close_if_unused(self, engine: Engine) -> None:
+        if engine in self.engines():
+            return
+        task = asyncio.get_running_loop().create_task(engine.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
 
     def _closed(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("closing %s failed", self.model.info.name, exc_info=task.exception())
+            log.error("closing an engine failed", exc_info=task.exception())

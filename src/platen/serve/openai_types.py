@@ -1,8 +1,8 @@
-"""The OpenAI API's requests and answers as types, as far as this server honours them.
+"""The OpenAI API's requests and answers as types: what its protocols have in common, and the small answers.
 
 A parameter that would change the answer and can't be honoured is refused by name; one that makes no
 difference to the answer is accepted and ignored. Additions that vLLM has too: `top_k`, `min_p`,
-`repetition_penalty`, `min_tokens`, `ignore_eos`, `truncate_prompt_tokens`; and `typical_p`.
+`repetition_penalty`, `min_tokens`, `stop_token_ids`, `ignore_eos`, `truncate_prompt_tokens`; and `typical_p`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, ValidationError
 
 from platen.engines.protocol import Grammar
+from platen.engines.tools import FunctionTool
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 4096
 MAX_TOKENS = 2**20
 MAX_STOPS = 16
+MAX_DEPTH = 64
 
 
-def _one_complaint(what: str) -> WrapValidator:
+def one_complaint(what: str) -> WrapValidator:
     """Of a union's many complaints make one that says what it takes."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -44,6 +43,12 @@ def _one_complaint(what: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
+def refuse_unless(value: object, neutral: bool) -> object:
+    if neutral:
+        return value
+    raise PydanticCustomError("unsupported", "this server can't honour it; leave it out.")
+
+
 def _encodable(text: str) -> str:
     """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
     try:
@@ -53,20 +58,55 @@ def _encodable(text: str) -> str:
     return text
 
 
+def encodable_json(value: Any) -> Any:
+    """Text everywhere inside, and no deeper than anyone writes by hand."""
+    _check_json(value, 0)
+    return value
+
+
+def _check_json(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise PydanticCustomError("deep", "is nested more than {most} levels deep", {"most": MAX_DEPTH})
+    if isinstance(value, str):
+        _encodable(value)
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _encodable(key)
+            _check_json(item, depth + 1)
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(encodable_json)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=MAX_TOKENS)]
 Prompt = Annotated[
     Text
     | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
     | TokenIds
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
-    _one_complaint("a string, a list of strings, a list of token ids or a list of such lists"),
+    one_complaint("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
 StopString = Annotated[Text, Field(min_length=1, max_length=1024)]
 Stop = Annotated[
     StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None,
-    _one_complaint(f"a string or a list of at most {MAX_STOPS} strings, none of them empty"),
+    one_complaint(f"a string or a list of at most {MAX_STOPS} strings, none of them empty"),
 ]
+
+
+class FunctionDefinition(BaseModel):
+    """A function that the model may call: its name and the JSON schema of its arguments."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+    def to_tool(self) -> FunctionTool:
+        return FunctionTool(self.name, self.description or "", self.parameters, bool(self.strict))
 
 
 class StreamOptions(BaseModel):
@@ -81,7 +121,7 @@ class JsonSchema(BaseModel):
 
     name: str = "answer"
     description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[JsonObject, Field(alias="schema")]
     strict: bool | None = None
 
 
@@ -127,6 +167,10 @@ class GenerationParams(BaseModel):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=128)] | None = (
+        None
+    )
+    """Tokens that end the text and are no part of it."""
     truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Of a longer text only its end is read; of a longer conversation the oldest turns are left out."""
     stream: bool | None = None
@@ -171,116 +215,6 @@ class GenerationParams(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-class CompletionRequest(GenerationParams):
-    """`POST /v1/completions`."""
-
-    prompt: Prompt
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = 16
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    suffix: str | None = None
-    best_of: int | None = None
-
-    @field_validator("suffix")
-    @classmethod
-    def _no_suffix(cls, value: str | None) -> object:
-        return _refuse_unless(value, not value)
-
-    @field_validator("best_of")
-    @classmethod
-    def _no_best_of(cls, value: int | None) -> object:
-        return _refuse_unless(value, value in (None, 1))
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(BaseModel):
-    """One turn. `developer` is another name for `system`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant"],
-        _one_complaint("system, developer, user or assistant: tools and functions are not supported"),
-    ]
-    content: Annotated[
-        Text | list[TextPart] | None, _one_complaint("a string or a list of parts of type text")
-    ] = None
-    name: str | None = None
-    refusal: None = None
-    tool_calls: Any = None
-    function_call: Any = None
-    audio: Any = None
-    annotations: Any = None
-
-    @field_validator("tool_calls", "function_call", "audio")
-    @classmethod
-    def _must_be_absent(cls, value: object) -> object:
-        return _refuse_unless(value, not value)
-
-    def for_template(self) -> dict[str, str]:
-        """Role and text as a chat template takes them."""
-        if isinstance(self.content, list):
-            text = "".join(part.text for part in self.content)
-        else:
-            text = self.content or ""
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
-class ChatRequest(GenerationParams):
-    """`POST /v1/chat/completions`."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    tools: Any = None
-    functions: Any = None
-    tool_choice: Any = None
-    function_call: Any = None
-    parallel_tool_calls: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
-
-    @field_validator("tools", "functions", "audio", "prediction", "web_search_options", "verbosity")
-    @classmethod
-    def _must_be_absent(cls, value: object) -> object:
-        return _refuse_unless(value, not value)
-
-    @field_validator("tool_choice", "function_call", "reasoning_effort")
-    @classmethod
-    def _must_be_none(cls, value: object) -> object:
-        return _refuse_unless(value, value in (None, "none", "auto"))
-
-    @field_validator("modalities")
-    @classmethod
-    def _text_modality(cls, value: object) -> object:
-        return _refuse_unless(value, value in (None, ["text"]))
-
-    @property
-    def limit(self) -> int | None:
-        """Most tokens to write; the newer name wins over the older."""
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-
-
-def _refuse_unless(value: object, neutral: bool) -> object:
-    if neutral:
-        return value
-    raise PydanticCustomError("unsupported", "this server can't honour it; leave it out.")
-
-
 class PromptTokensDetails(BaseModel):
     cached_tokens: int = 0
 
@@ -299,97 +233,6 @@ class Answer(BaseModel):
     created: int
     model: str
     system_fingerprint: str | None = None
-
-
-class CompletionLogprobs(BaseModel):
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
-    top_logprobs: list[dict[str, float] | None] = []
-    text_offset: list[int] = []
-
-    def extend(self, more: CompletionLogprobs) -> None:
-        """Add the next tokens."""
-        self.tokens += more.tokens
-        self.token_logprobs += more.token_logprobs
-        self.top_logprobs += more.top_logprobs
-        self.text_offset += more.text_offset
-
-
-class CompletionChoice(BaseModel):
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class Completion(Answer):
-    """An answer, or with `stream` one piece of it."""
-
-    object: Literal["text_completion"] = "text_completion"
-    choices: list[CompletionChoice]
-    usage: Usage | None = None
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChatTokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(BaseModel):
-    content: list[ChatTokenLogprob]
-    refusal: None = None
-
-
-class AssistantMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    index: int
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(Answer):
-    """A whole answer in a chat."""
-
-    object: Literal["chat.completion"] = "chat.completion"
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class ChatDelta(BaseModel):
-    """What is new in a message; a field without news is left out."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return {key: value for key, value in handler(self).items() if value is not None}
-
-
-class ChatChunkChoice(BaseModel):
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class ChatChunk(Answer):
-    """One piece of a streamed answer in a chat."""
-
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = None
 
 
 class ModelCard(BaseModel):

@@ -7,8 +7,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
+from platen.engines.infill import InfillFormat, infill_format, infill_prompt
 from platen.engines.prompts import (
     ModelKind,
     chat_prompt,
@@ -17,6 +19,7 @@ from platen.engines.prompts import (
     text_prompt,
 )
 from platen.engines.protocol import Engine
+from platen.engines.tools import ToolFormat, tool_format
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import ModelCard
 from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
@@ -55,11 +58,22 @@ class ModelInfo:
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """One loaded version of a model."""
+    """One loaded version of a model. `source` is what it was loaded from, as it was asked for."""
 
     engine: Engine
     tokenizer: Tokenizer
     info: ModelInfo
+    source: str = ""
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes calls of tools; None when it was not made for them."""
+        return tool_format(self.tokenizer)
+
+    @cached_property
+    def infill_format(self) -> InfillFormat | None:
+        """How the model is asked to fill in the middle; None when it can't."""
+        return infill_format(self.tokenizer)
 
     async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
         """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""
@@ -74,21 +88,45 @@ class ServedModel:
         except ValueError as error:
             raise ApiError(400, f"{error}.", param="prompt", code="invalid_value") from None
 
-    async def chat_prompt(self, messages: list[dict[str, str]], room: int | None) -> list[int]:
+    async def plain_tokens(self, text: str, *, add_bos: bool) -> list[int]:
+        """Ids of a text as it is."""
+        return await _tokenize(len(text), lambda: self.tokenizer.encode(text, add_bos=add_bos))
+
+    async def infill_prompts(
+        self, format: InfillFormat, prefixes: Sequence[str], suffix: str
+    ) -> list[list[int]]:
+        """Ids that ask for what stands between each of the prefixes and the suffix."""
+
+        def work() -> list[list[int]]:
+            return [infill_prompt(self.tokenizer, format, prefix, suffix) for prefix in prefixes]
+
+        return await _tokenize(sum(map(len, prefixes)) + len(suffix) * len(prefixes), work)
+
+    async def chat_prompt(
+        self,
+        messages: list[dict[str, Any]],
+        room: int | None,
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+        param: str = "messages",
+    ) -> list[int]:
         """Ids of a conversation, less the oldest turns that would make it longer than `room`.
 
-        Raises ApiError when the model's template refuses it.
+        Raises ApiError, naming the request's field `param`, when the model's template refuses it.
         """
 
         def work() -> list[int]:
             if room is None:
-                return chat_prompt(self.tokenizer, messages)
-            return fitting_chat_prompt(self.tokenizer, messages, room)
+                return chat_prompt(
+                    self.tokenizer, messages, tools, add_generation_prompt=add_generation_prompt
+                )
+            return fitting_chat_prompt(self.tokenizer, messages, room, tools)
 
         try:
-            return await _tokenize(sum(len(m["content"]) + len(m) * 10 for m in messages), work)
+            return await _tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
         except (ChatTemplateError, ValueError) as error:
-            raise ApiError(400, str(error), param="messages", code="invalid_messages") from None
+            raise ApiError(400, str(error), param=param, code="invalid_messages") from None
 
 
 async def _tokenize(characters: int, work: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import threading
@@ -14,13 +15,20 @@ from types import FrameType
 
 import uvicorn
 
-from platen.engines.local import LocalModel, open_model
+from platen.download import Report, no_report
+from platen.engines.local import LocalModel, open_model, warm_up
+from platen.engines.protocol import EngineFailed
+from platen.engines.vllm_child import VllmOptions
 from platen.errors import PlatenError
+from platen.models.store import ModelCache
+from platen.phases import Phase, no_phase
 from platen.project import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
 from platen.serve.served import ModelInfo, ServedModel
+
+log = logging.getLogger(__name__)
 
 
 class ServeError(PlatenError):
@@ -28,11 +36,20 @@ class ServeError(PlatenError):
 
 
 def serve_bundle(
-    bundle_path: Path | str, *, name: str, config: ServeConfig, on_ready: Callable[[str, str], None]
+    bundle_path: Path | str,
+    *,
+    name: str,
+    config: ServeConfig,
+    on_ready: Callable[[str, str], None],
+    find: Callable[[str], Path | str] = str,
+    report: Report = no_report,
+    phase: Phase = no_phase,
 ) -> None:
     """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
 
-    `on_ready` gets the URL, and why this engine runs it.
+    `on_ready` gets the URL, and why this engine runs it. `find` tells where a model lies that the server is
+    asked to load later on, by a reference such as MODEL@VERSION. `report` is told how far a download is, and
+    `phase` times what starting is made of.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -40,17 +57,56 @@ def serve_bundle(
     """
     listener = listen(config.host, config.port)
     with listener:
-        model = open_model(bundle_path, max_concurrent=config.max_concurrent, max_queue=config.max_queue)
-        hub, state = ModelHub([served_model(model, name)]), ServerState()
-        app = create_app(hub, config, state=state)
-        server = Server(app, hub, state, config, lambda url: on_ready(url, model.why))
+
+        def load(reference: str, name: str) -> ServedModel:
+            return served_model(open_configured(find(reference), config), name, reference)
+
+        model = open_configured(bundle_path, config, report=report, phase=phase)
+        hub, state = ModelHub([served_model(model, name, str(bundle_path))]), ServerState()
+        app = create_app(hub, config, state=state, load=load)
+        starting = contextlib.ExitStack()
+
+        def ready(url: str) -> None:
+            starting.close()
+            on_ready(url, model.why)
+
+        server = Server(app, hub, state, config, ready)
         try:
+            starting.enter_context(phase("listen"))
             server.run(sockets=[listener])
         finally:
             asyncio.run(hub.close())
 
 
-def served_model(model: LocalModel, name: str) -> ServedModel:
+def open_configured(
+    path_or_name: Path | str, config: ServeConfig, *, report: Report = no_report, phase: Phase = no_phase
+) -> LocalModel:
+    """Open a model as configured; it has written a short text when this returns. Raises PlatenError."""
+    cache = ModelCache(max_bytes=int(config.cache_gb * 1e9))
+
+    def waiting(shown: str) -> None:
+        log.warning("waiting for another process that is downloading %s", shown)
+
+    model = open_model(
+        path_or_name,
+        max_concurrent=config.max_concurrent,
+        max_queue=config.max_queue,
+        fetched=lambda url: cache.open(url, report=report, waiting=waiting, phase=phase),
+        vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
+        phase=phase,
+    )
+    try:
+        with phase("warm-up"):
+            asyncio.run(warm_up(model))
+    except EngineFailed as error:
+        asyncio.run(model.engine.close())
+        raise ServeError(
+            f"{path_or_name} opens, but can't write: {error}", hint="Check it with platen generate."
+        ) from None
+    return model
+
+
+def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
     """An opened bundle as clients see it under `name`."""
     info = ModelInfo(
         name=name,
@@ -61,7 +117,7 @@ def served_model(model: LocalModel, name: str) -> ServedModel:
         created=int(model.path.stat().st_mtime),
         version=model.fingerprint[:12],
     )
-    return ServedModel(model.engine, model.tokenizer, info)
+    return ServedModel(model.engine, model.tokenizer, info, source)
 
 
 def listen(host: str, port: int) -> socket.socket:

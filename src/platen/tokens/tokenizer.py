@@ -56,7 +56,7 @@ class Tokenizer:
         self.bos_id = self._special("bos_token")
         self.eos_id = self._special("eos_token")
         self.pad_id = self._special("pad_token")
-        self._template: Any = None
+        self._templates: dict[str, Any] = {}
         self._added = frozenset(self._backend.get_added_tokens_decoder())
         self._byte_level = "ByteLevel" in _decoder_types(self._backend)
 
@@ -110,9 +110,13 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         """The model's own template (Jinja), None for a base model."""
+        return self._template_named("default")
+
+    def _template_named(self, name: str) -> str | None:
+        """Its template of this name; where there is one only, that."""
         template = self._config.get("chat_template")
         if isinstance(template, list):  # several, by name
-            template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+            template = next((entry["template"] for entry in template if entry["name"] == name), None)
         return template
 
     @property
@@ -124,6 +128,14 @@ class Tokenizer:
         backend = self._backend if special else self._literal
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return [self.bos_id, *ids] if add_bos and self.bos_id is not None else ids
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of a plain text that does not begin here: without the blank that some put before a text."""
+        ids = self.encode(text, special=False)
+        if b"".join(map(self.token_bytes, ids)) == text.encode():
+            return ids
+        line, after = self.encode("\n", special=False), self.encode("\n" + text, special=False)
+        return after[len(line) :] if after[: len(line)] == line else ids
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Ids of each text, on all cores."""
@@ -163,27 +175,41 @@ class Tokenizer:
         found: int | None = self._backend.token_to_id(token)
         return found
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text, such as `<|end_of_text|>`."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    def is_added(self, token: str) -> bool:
+        """Whether this was added to the vocabulary as one token, special or not, as `<|fim_prefix|>` was."""
+        return self.token_to_id(token) in self._added
+
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt for a conversation; `messages` have `role` and `content`.
+        """The prompt for a conversation; `messages` have `role` and `content`, `tools` OpenAI's form.
 
         Encode the result with `encode(prompt)`: a template writes its own special tokens. Raises
         ChatTemplateError with the template's own complaint.
         """
         import jinja2
 
-        if self._template is None:
-            self._template = _compile_template(self.chat_template or PLAIN_CHAT_TEMPLATE)
+        own = (self._template_named("tool_use") if tools else None) or self.chat_template
+        template = self._compiled(own or PLAIN_CHAT_TEMPLATE)
         specials = {
             key: _token_text(self._config.get(key)) or "" for key in ("bos_token", "eos_token", "pad_token")
         }
         try:
             return str(
-                self._template.render(
+                template.render(
                     messages=[dict(message) for message in messages],
                     add_generation_prompt=add_generation_prompt,
-                    tools=None,
+                    tools=tools or None,
                     **specials,
                 )
             )
@@ -193,6 +219,11 @@ class Tokenizer:
                 hint="Give each message a role (system, user, assistant) and a text; most models want user "
                 "and assistant in turn.",
             ) from None
+
+    def _compiled(self, source: str) -> Any:
+        if source not in self._templates:
+            self._templates[source] = _compile_template(source)
+        return self._templates[source]
 
     def _special(self, key: str) -> int | None:
         token = _token_text(self._config.get(key))
@@ -219,12 +250,21 @@ class TextStream:
             self._ids, text = [], ""
         self._known = len(self._ids)  # ids at its head whose text is out
         self._out = len(text)  # characters of the window's text that are out
+        self._shown: frozenset[int] = frozenset()
+
+    def show(self, ids: Iterable[int]) -> None:
+        """From now on give the names of these special tokens as text."""
+        self._shown = frozenset(ids)
 
     def push(self, ids: Iterable[int]) -> str:
         """Take new ids; return the text that is now certain, often empty."""
         return "".join(self._push(id) for id in ids)
 
     def _push(self, id: int) -> str:
+        if id in self._shown:  # the text before it ends here
+            before = self.finish()
+            self._ids, self._known, self._out = [], 0, 0
+            return before + self._tokenizer.token_bytes(id).decode()
         self._ids.append(id)
         text = self._text()
         broken = len(text) - len(text.rstrip("\ufffd"))
@@ -291,8 +331,16 @@ def _compile_template(source: str) -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]

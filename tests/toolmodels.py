@@ -1,0 +1,119 @@
+"""Tokenizers of models that were made for tools or for filling in the middle, and random weights for them.
+
+The templates are short ones of our own in the notations of three families of models.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from platen.models.config import LlamaConfig
+from platen.models.llama import Llama
+from platen.tokens.tokenizer import Tokenizer
+
+ROLES = (
+    "{%- for message in messages %}"
+    "{%- if message.role == 'tool' %}[tool {{ message.name }}: {{ message.content }}]"
+    "{%- elif message.tool_calls is not defined %}[{{ message.role }}: {{ message.content }}]"
+    "{%- else %}[assistant: {{ message.content }}"
+)
+TAIL = "]{%- endif %}{%- endfor %}{%- if add_generation_prompt %}[assistant: {%- endif %}"
+FUNCTIONS = (
+    "{%- if tools %}Functions:{% for tool in tools %} {{ tool.function.name }}{% endfor %}\n{%- endif %}"
+)
+
+TEMPLATES = {
+    "tags": FUNCTIONS
+    + ROLES
+    + "{%- for call in message.tool_calls %}{{ '\\n<tool_call>\\n' }}"
+    + '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    + "{{ '\\n</tool_call>' }}{%- endfor %}"
+    + TAIL,
+    "list": FUNCTIONS
+    + ROLES
+    + "{{- '[TOOL_CALLS] [' }}{%- for call in message.tool_calls %}"
+    + "{{- (call.function | tojson)[:-1] }}"
+    + "{%- if call.id | length != 9 %}{{ raise_exception('an id has nine letters') }}{% endif %}"
+    + "{{- ', \"id\": \"' + call.id + '\"}' }}{{- ', ' if not loop.last else ']' }}{%- endfor %}"
+    + TAIL,
+    "bare": FUNCTIONS
+    + ROLES
+    + "{%- if message.tool_calls | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}"
+    + '{{- \'{"name": "\' + message.tool_calls[0].function.name + \'", "parameters": \' }}'
+    + "{{- message.tool_calls[0].function.arguments | tojson }}{{- '}' }}"
+    + TAIL,
+}
+MARKERS = {"tags": ["<tool_call>", "</tool_call>"], "list": ["[TOOL_CALLS]"], "bare": ["<|python_tag|>"]}
+
+
+def tokenizer_with(
+    *, template: str | dict[str, str] | None = None, special: list[str] | None = None
+) -> Tokenizer:
+    """Byte-level, with `<|end|>` (id 0) to end texts and further special tokens."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(
+        [template or "", '{"name": "weather", "arguments": {"city": "Bern"}}'], trainer
+    )
+    backend.add_special_tokens(special or [])
+    config: dict[str, object] = {"eos_token": "<|end|>", "pad_token": "<|end|>"}
+    if isinstance(template, dict):
+        config["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
+    elif template is not None:
+        config["chat_template"] = template
+    return Tokenizer(backend.to_str().encode(), config)
+
+
+def random_llama(tokenizer: Tokenizer, *, window: int = 512) -> Llama:
+    """Two narrow layers of random weights."""
+    torch.manual_seed(11)
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=window,
+        initializer_range=0.25,
+        eos_token_id=0,
+    )
+    return Llama(config).eval()
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Bern", "Oslo"]},
+        "days": {"$ref": "#/$defs/days"},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 9}},
+}
+NOW = {"type": "object", "properties": {}, "additionalProperties": False}
+SCHEMAS = {"weather": WEATHER, "now": NOW}
+
+
+def written(style: str, calls: list[tuple[str, str]]) -> str:
+    """Calls as a model of this style writes them; each is a name and its arguments as JSON text."""
+    name = [json.dumps(name, ensure_ascii=False) for name, _ in calls]
+    if style == "tags":
+        objects = [f'{{"name": {n}, "arguments": {a}}}' for n, (_, a) in zip(name, calls, strict=True)]
+        return "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in objects)
+    if style == "list":
+        objects = [f'{{"name": {n}, "arguments": {a}}}' for n, (_, a) in zip(name, calls, strict=True)]
+        return f"[TOOL_CALLS] [{', '.join(objects)}]"
+    return "; ".join(f'{{"name": {n}, "parameters": {a}}}' for n, (_, a) in zip(name, calls, strict=True))
