@@ -345,7 +345,7 @@ def main() -> None:
         model = open_model(Path(scratch) / "bundle", max_concurrent=16, max_queue=16)
 
         async def everything() -> Tally:
-            hub = ModelHub([served_model(model, "fuzz")])
+            hub = ModelHub([served_model(model, "fuzz", scratch)])
             app = create_app(hub, ServeConfig())
             try:
                 until = time.monotonic() + args.seconds

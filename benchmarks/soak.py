@@ -32,6 +32,7 @@ from _harness import Result, options, report
 from _served import SMALL, make_bundle
 
 from platen.compress.compile import compile_bundle
+from platen.engines.threads import spin_briefly
 from platen.loadtest.prompts import Ask, Lengths, Synthetic
 from platen.loadtest.records import Record
 from platen.loadtest.target import Target, send
@@ -57,7 +58,7 @@ def serve(folder: str, pipe: Connection) -> None:
 
     config = ServeConfig(port=0, max_concurrent=AT_ONCE, max_queue=QUEUE)
     model = open_model(folder, max_concurrent=AT_ONCE, max_queue=QUEUE, cache_bytes=64 * 2**20)
-    hub, state = ModelHub([served_model(model, "soak")]), ServerState()
+    hub, state = ModelHub([served_model(model, "soak", folder)]), ServerState()
     server = Server(create_app(hub, config, state=state), hub, state, config, pipe.send)
 
     def answer() -> None:
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--engine", choices=("torch", "openvino", "llamacpp"), default="torch")
     args = parser.parse_args()
+    spin_briefly()
     seconds = 30.0 if args.quick else args.minutes * 60
     warm = min(60.0, seconds / 2)
     with tempfile.TemporaryDirectory() as scratch:

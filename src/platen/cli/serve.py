@@ -61,6 +61,9 @@ def command(
 
       platen serve s3://models/shakespeare --explain-start
     """
+    from platen.engines.threads import spin_briefly
+
+    spin_briefly()
     from platen.cli.starting import start_phases
     from platen.engines.choose import Choice
     from platen.models.remote import is_url, name_in

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from platen import __version__
 from platen.models.config import LlamaConfig
+from platen.models.store import cache_folder
 
 PACKAGES = ("torch", "openvino", "llama-cpp-python")
 AT_ONCE = 8
@@ -35,14 +36,6 @@ class Figures:
     prefill_crowded: float
     decode_crowded: float
     memory_bytes: int
-
-
-def cache_folder() -> Path:
-    """Platen's folder for what can be made again: $PLATEN_CACHE, else the user's cache."""
-    if own := os.environ.get("PLATEN_CACHE"):
-        return Path(own).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "platen"
 
 
 def compiled_folder(bundle_fingerprint: str, to: str, weights: str) -> Path:

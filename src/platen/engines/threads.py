@@ -1,12 +1,26 @@
-"""Threads that end with what they were made for, for the sake of OpenMP's bookkeeping."""
+"""How the threads that compute wait for one another: by spinning, but not for long.
+
+Both functions are for GNU's OpenMP, which PyTorch and llama.cpp compute with on Linux.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def spin_briefly() -> None:
+    """Let threads spin for a fraction of a millisecond at a barrier, then sleep, unless the user decided.
+
+    Left to itself OpenMP spins for milliseconds. Where another program wants the cores too, a thread then spins
+    away the time that the one it waits for should have had: text came a tenth as fast. To be called before
+    PyTorch or llama.cpp is imported; processes started later have it from the environment.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def on_passing_thread(work: Callable[[], T]) -> T:

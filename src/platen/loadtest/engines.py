@@ -116,7 +116,8 @@ async def _measure(form: Form) -> Figures:
         random = np.random.default_rng(0)
 
         async def median(count: int) -> tuple[float, float]:
-            began, speeds = time.monotonic(), []
+            began = time.monotonic()
+            speeds: list[tuple[float, float]] = []
             while len(speeds) < _ROUNDS and (not speeds or time.monotonic() - began < _ROUNDS_SECONDS):
                 prompts = random.integers(0, vocabulary, (count, length)).tolist()
                 speeds.append(await _speeds(engine, prompts, new))
