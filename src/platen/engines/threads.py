@@ -16,9 +16,9 @@ T = TypeVar("T")
 def spin_briefly() -> None:
     """Let threads spin for a fraction of a millisecond at a barrier, then sleep, unless the user decided.
 
-    Left to itself OpenMP spins for milliseconds. Where another program wants the cores too, a thread then spins
-    away the time that the one it waits for should have had: text came a tenth as fast. To be called before
-    PyTorch or llama.cpp is imported; processes started later have it from the environment.
+    Left to itself OpenMP spins for milliseconds. Where another program wants the cores too, a thread then
+    spins away the time that the one it waits for should have had: text came a tenth as fast. To be called
+    before PyTorch or llama.cpp is imported; processes started later have it from the environment.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
