@@ -32,7 +32,7 @@ from _harness import Result, options, report
 from _served import SMALL, make_bundle
 
 from platen.compress.compile import compile_bundle
-from platen.engines.threads import spin_briefly
+from platen.engines.threads import prepare_process
 from platen.loadtest.prompts import Ask, Lengths, Synthetic
 from platen.loadtest.records import Record
 from platen.loadtest.target import Target, send
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--engine", choices=("torch", "openvino", "llamacpp"), default="torch")
     args = parser.parse_args()
-    spin_briefly()
+    prepare_process()
     seconds = 30.0 if args.quick else args.minutes * 60
     warm = min(60.0, seconds / 2)
     with tempfile.TemporaryDirectory() as scratch:

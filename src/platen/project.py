@@ -314,6 +314,32 @@ class CompileConfig(Section):
         return self
 
 
+class BatchingConfig(Section):
+    """Texts of concurrent requests that are embedded in one call."""
+
+    max_texts: PositiveInt = 64
+    """Most texts in a call."""
+    max_tokens: PositiveInt = 16_384
+    """Most tokens in a call."""
+    max_delay_seconds: Annotated[float, Field(ge=0, le=10)] = 0.002
+    """How long a text waits for company while nothing is computed."""
+    max_queue: PositiveInt = 4096
+    """Texts that may wait; beyond them requests are answered 429 with Retry-After."""
+
+
+class ServedModelConfig(Section):
+    """A further model in the same server."""
+
+    name: Text
+    """Its name in the API."""
+    path: Text
+    """Its folder, relative to the project file, its URL, its Hub name or a registered MODEL@VERSION."""
+    kind: Literal["auto", "text", "embedding"] = "auto"
+    """Whether it writes text or makes embeddings; auto goes by what the folder holds."""
+    pooling: Literal["mean", "last", "first", "max"] | None = None
+    """How a text's last hidden states become its embedding; default: as the folder says, else the mean."""
+
+
 class VllmConfig(Section):
     """How vLLM is started, on a machine that has it."""
 
@@ -344,6 +370,12 @@ class ServeConfig(Section):
     """Requests that may wait; more are answered 429 with Retry-After."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long SIGTERM lets running requests finish."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port of the Open Inference Protocol over gRPC; 0 picks a free one; off by default."""
+    models: tuple[ServedModelConfig, ...] = ()
+    """Further models in the same server, such as one for embeddings."""
+    batching: BatchingConfig = BatchingConfig()
+    """Adaptive batching of embedding requests."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
     vllm: VllmConfig | None = None

@@ -12,7 +12,38 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-USUAL = {"model": st.just("tiny"), "id": st.text(max_size=9)}
+names = st.sampled_from(["a", "b", "<tool_call>", ""])
+schemas: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(
+        [
+            *[{"type": kind} for kind in ("string", "integer", "boolean", "null")],
+            *[{"enum": ["x", "</tool_call>", 1]}, {"$ref": "#/$defs/a"}, {"$ref": "#/nowhere"}, {}, True],
+        ]
+    )
+    | json_values,
+    lambda inner: st.fixed_dictionaries(
+        {"type": st.sampled_from(["object", "array"])},
+        optional={
+            "properties": st.dictionaries(names, inner, max_size=2),
+            "required": st.lists(names, max_size=2),
+            "additionalProperties": st.booleans(),
+            "items": inner,
+            "$defs": st.dictionaries(names, inner, max_size=1),
+        },
+    ),
+    max_leaves=5,
+)
+USUAL: dict[str, st.SearchStrategy[Any]] = {
+    "model": st.just("tiny"),
+    "id": st.text(max_size=9),
+    "name": names | any_text,
+    "type": st.sampled_from(["function", "json_schema", "text", "function_call", "message", "x"]),
+    "function_call": st.none(),
+    "parameters": schemas,
+    "schema": schemas,
+    "arguments": st.sampled_from(["", "{}", '{"a": "\\ud800"}', "[", '{"a": 1e999}', "{" * 9]),
+    "pattern": st.sampled_from(["a+/", "[a-c]{2}", "(", "\\d*"]),
+}
 """What a field of this name has to be for a body to come further than its first check."""
 
 

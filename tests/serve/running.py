@@ -25,7 +25,9 @@ from platen.serve.admin import Loader
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
-from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.oip.inference import OpenInference
+from platen.serve.oip.rpc import RpcServer
+from platen.serve.served import AnyModel, ModelInfo, ServedModel
 from platen.serve.server import Server, listen
 from platen.tokens.tokenizer import Tokenizer
 
@@ -100,7 +102,7 @@ class RunningServer:
 
     def __init__(
         self,
-        models: Sequence[ServedModel],
+        models: Sequence[AnyModel],
         config: ServeConfig,
         load: Loader | None = None,
     ) -> None:
@@ -115,7 +117,10 @@ class RunningServer:
             ready.set()
 
         self._listener = listen(config.host, 0)
-        self._server = Server(app, hub, self.state, config, on_ready)
+        self.rpc = None
+        if config.grpc_port is not None:
+            self.rpc = RpcServer(OpenInference(hub, self.state), self.state, config.host, config.grpc_port)
+        self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
         assert ready.wait(10)
@@ -128,10 +133,14 @@ class RunningServer:
 
 @contextmanager
 def serving(
-    engine: Engine, tokenizer: Tokenizer, config: ServeConfig | None = None
+    engine: Engine,
+    tokenizer: Tokenizer,
+    config: ServeConfig | None = None,
+    further: Sequence[AnyModel] = (),
 ) -> Iterator[RunningServer]:
     info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
-    server = RunningServer([ServedModel(engine, tokenizer, info)], config or ServeConfig(drain_seconds=1))
+    models = [ServedModel(engine, tokenizer, info), *further]
+    server = RunningServer(models, config or ServeConfig(drain_seconds=1))
     try:
         yield server
     finally:

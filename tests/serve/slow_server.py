@@ -22,7 +22,7 @@ def main() -> None:
 
     Llama.forward = slow_forward  # type: ignore[method-assign]
     config = ServeConfig(port=0, drain_seconds=float(drain_seconds))
-    serve_bundle(Path(bundle), name="tiny", config=config, on_ready=lambda url, _: print(url, flush=True))
+    serve_bundle(Path(bundle), name="tiny", config=config, on_ready=lambda s: print(s.url, flush=True))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.conftest import random_server
-from tests.serve.fuzzing import json_values, posts
+from tests.serve.fuzzing import json_values, posts, schemas
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 from tests.toolmodels import MARKERS, TEMPLATES, tokenizer_with
 
@@ -36,6 +36,17 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["message"]
     return dict(body["error"])
+
+
+def refusal_of(path: str, response: httpx.Response) -> str:
+    """What an error says; the Open Inference Protocol has it in a form of its own."""
+    if not path.startswith("/v2"):
+        return str(error_of(response)["message"])
+    body = response.json()
+    assert list(body) == ["error"]
+    assert isinstance(body["error"], str)
+    assert body["error"]
+    return str(body["error"])
 
 
 @pytest.mark.parametrize(
@@ -281,7 +292,21 @@ def bodies(able: httpx.Client) -> dict[str, st.SearchStrategy[Any]]:
 
 
 def send(http: httpx.Client, path: str, body: Any) -> httpx.Response:
-    return http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    address = path.replace("{model}", "tiny").replace("{version}", "1")
+    return http.post(address, content=json.dumps(body), headers={"content-type": "application/json"})
+
+
+def answers(http: httpx.Client, path: str, body: Any) -> None:
+    """Whatever is asked, it is answered or refused."""
+    response = send(http, path, body)
+    if response.status_code != 200:
+        assert response.status_code in (400, 404)
+        refusal_of(path, response)
+    elif response.headers["content-type"].startswith("text/event-stream"):
+        assert response.text.endswith("data: [DONE]\n\n") or "\nevent: response." in response.text
+        assert not re.search(r'^data: {"error"|"response.failed"', response.text, re.MULTILINE)
+    else:
+        assert response.json()
 
 
 @given(data=st.data())
@@ -291,15 +316,27 @@ def test_no_body_breaks_the_server(
 ) -> None:
     """Bodies for every address that takes any, by the server's own description."""
     path = data.draw(st.sampled_from(sorted(bodies)))
-    response = send(able, path, data.draw(bodies[path]))
-    if response.status_code != 200:
-        assert response.status_code in (400, 404)
-        error_of(response)
-    elif response.headers["content-type"].startswith("text/event-stream"):
-        assert response.text.endswith("data: [DONE]\n\n") or "\nevent: response." in response.text
-        assert not re.search(r'^data: {"error"|"response.failed"', response.text, re.MULTILINE)
-    else:
-        assert response.json()
+    answers(able, path, data.draw(bodies[path]))
+
+
+@given(parameters=schemas, choice=st.sampled_from(["auto", "required"]), strict=st.booleans())
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+def test_any_schema_of_a_function_is_held_to_or_refused(
+    able: httpx.Client, parameters: Any, choice: str, strict: bool
+) -> None:
+    function = {"name": "f", "parameters": parameters, "strict": strict}
+    tools = [{"type": "function", "function": function}]
+    answers(able, "/v1/chat/completions", {**CHAT, "tools": tools, "tool_choice": choice})
+
+
+@pytest.mark.slow
+@given(data=st.data())
+@settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+def test_not_one_of_many_bodies_breaks_the_server(
+    able: httpx.Client, bodies: dict[str, st.SearchStrategy[Any]], data: st.DataObject
+) -> None:
+    path = data.draw(st.sampled_from(sorted(bodies)))
+    answers(able, path, data.draw(bodies[path]))
 
 
 @given(body=json_values)
@@ -309,8 +346,8 @@ def test_no_json_breaks_the_server(
 ) -> None:
     for path in bodies:
         response = send(able, path, body)
-        assert response.status_code == 400
-        error_of(response)
+        assert response.status_code in (400, 404)
+        refusal_of(path, response)
 
 
 def test_every_address_that_takes_a_body_is_fuzzed(bodies: dict[str, st.SearchStrategy[Any]]) -> None:
@@ -320,6 +357,8 @@ def test_every_address_that_takes_a_body_is_fuzzed(bodies: dict[str, st.SearchSt
         "/v1/responses",
         "/tokenize",
         "/detokenize",
+        "/v1/embeddings",
+        "/v2/models/{model}/infer",
     } <= bodies.keys()
 
 

@@ -81,7 +81,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"127.0.0.1:{port}") as refused:
             serve_bundle(
-                Path("/nowhere"), name="tiny", config=ServeConfig(port=port), on_ready=lambda *_: None
+                Path("/nowhere"), name="tiny", config=ServeConfig(port=port), on_ready=lambda _: None
             )
     assert f"--port {port + 1}" in str(refused.value)
 

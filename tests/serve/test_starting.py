@@ -14,7 +14,7 @@ from platen.errors import ArtifactError
 from platen.models.store import cache_folder
 from platen.phases import Phases
 from platen.project import ServeConfig
-from platen.serve.server import ServeError, open_configured
+from platen.serve.opening import ServeError, open_configured
 
 
 def test_a_model_has_written_before_it_is_ready(tiny_bundle: Path) -> None:

@@ -256,9 +256,9 @@ def engines(
 
       platen bench engines -p examples/shakespeare
     """
-    from platen.engines.threads import spin_briefly
+    from platen.engines.threads import prepare_process
 
-    spin_briefly()
+    prepare_process()
     from platen.cli.options import named_model
     from platen.engines.measured import Figures
     from platen.loadtest.engines import measure_engines

@@ -6,7 +6,7 @@ from platen.engines.protocol import GenerationRequest
 
 
 def allowance(request: GenerationRequest, *, context_window: int, vocab_size: int) -> int:
-    """How many tokens a request may get. Raises ValueError when its prompt or its tokens can't be used."""
+    """How many tokens a request may get. Raises ValueError when it names tokens that can't be used."""
     length = len(request.prompt_ids)
     asked = request.sampling.max_tokens
     if length == 0:

@@ -180,15 +180,12 @@ class BatchingEngine:
             adapter = None if request.adapter is None else self._adapters.get(request.adapter)
         if request.adapter is not None and adapter is None:
             raise ValueError(f"there is no adapter {request.adapter!r}")
-        detokenizer = self._new_detokenizer(request.prompt_ids)
-        if request.shown:
-            detokenizer.show(request.shown)
         return Sequence(
             request,
-            TextAssembler(detokenizer, params.stop),
+            TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop, shown=request.shown),
             RandomStream(params.seed),
             tokens,
-            params.end_ids(self._eos_ids),
+            params.ends(self._eos_ids),
             matcher,
             adapter,
         )

@@ -50,9 +50,9 @@ class SamplingParams:
     logprobs: int | None = None
     grammar: Grammar | None = None
 
-    def end_ids(self, eos_ids: Iterable[int]) -> frozenset[int]:
-        """The tokens that end a text of a model whose end-of-text tokens are `eos_ids`."""
-        return frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else frozenset(eos_ids))
+    def ends(self, eos_ids: Iterable[int]) -> frozenset[int]:
+        """The tokens that end a text, for a model whose end-of-text tokens are `eos_ids`."""
+        return frozenset((*self.stop_token_ids, *(() if self.ignore_eos else eos_ids)))
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     prompt_logprobs: int | None = None
     """Also give the prompt's own log-probabilities, with this many alternatives, in the first event."""
-    adapter: str | None = None
-    """The name of a loaded adapter to compute with; None is the model itself."""
     shown: tuple[int, ...] = ()
     """Special tokens whose names are to be part of the text, as what marks a tool call is."""
+    adapter: str | None = None
+    """The name of a loaded adapter to compute with; None is the model itself."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ class StopFilter:
 class TextAssembler:
     """A request's way from token ids to text: detokenizer, then stop filter."""
 
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str], *, shown: Sequence[int] = ()) -> None:
+        """`shown` are special tokens whose names are text here."""
+        if shown:
+            detokenizer.show(shown)
         self._detokenizer = detokenizer
         self._filter = StopFilter(stop)
 

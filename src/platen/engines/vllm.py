@@ -118,10 +118,9 @@ class VllmEngine:
         body = request_body(request, tokens, self._eos_ids, MODEL_NAME)
         if request.sampling.grammar is not None:
             self.prepare(request.sampling.grammar)
-        detokenizer = self._new_detokenizer(request.prompt_ids)
-        if request.shown:
-            detokenizer.show(request.shown)
-        text = TextAssembler(detokenizer, request.sampling.stop)
+        text = TextAssembler(
+            self._new_detokenizer(request.prompt_ids), request.sampling.stop, shown=request.shown
+        )
         stream = EventStream(lambda: self.cancel(request.request_id))
         opened = _Open(request, stream, Answer(request, text, tokens, self._eos_ids, self._token_text))
         with self._lock:

@@ -30,7 +30,7 @@ class Answer:
         token_text: Callable[[int], str],
     ) -> None:
         self._request, self._text, self._max_tokens = request, text, max_tokens
-        self._ends = request.sampling.end_ids(eos_ids)
+        self._ends = request.sampling.ends(eos_ids)
         self._token_text = token_text
         self._prompt: tuple[TokenLogprob | None, ...] = ()
         self._cached = 0

@@ -60,7 +60,7 @@ def request_body(
         "frequency_penalty": params.frequency_penalty,
         "min_tokens": min(params.min_tokens, max_tokens),
         "ignore_eos": params.ignore_eos,
-        "stop_token_ids": sorted(params.end_ids(end_ids)),
+        "stop_token_ids": sorted(params.ends(end_ids)),
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
         "stream": True,

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from platen.errors import PlatenError
 from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
-from platen.serve.served import ServedModel
+from platen.serve.served import AnyModel
 from platen.serve.traffic import CANARY, SHADOW, STABLE, CanaryLimits, CanaryWatch, Route, Variant
 
-Loader = Callable[[str, str], ServedModel]
+Loader = Callable[[str, str], AnyModel]
 """Loads what a reference (a folder, a Hub name, MODEL@VERSION) leads to, to answer to a name; blocks."""
 
 Reference = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -155,12 +155,12 @@ def admin_router(context: ServeContext, load: Loader) -> APIRouter:
 async def _loaded(context: ServeContext, name: str, spec: RouteSpec, load: Loader) -> Route:
     """The route that `spec` asks for. What was loaded for it is closed again when one of its models fails."""
     before = {route.name: route for route in context.hub.routes()}.get(name)
-    known: dict[str, ServedModel] = {}
+    known: dict[str, AnyModel] = {}
     if before is not None and not spec.reload:
         known = {variant.model.source: variant.model for variant in before.everything()}
-    fresh: list[ServedModel] = []
+    fresh: list[AnyModel] = []
 
-    async def model(reference: str) -> ServedModel:
+    async def model(reference: str) -> AnyModel:
         if reference not in known:
             known[reference] = await asyncio.to_thread(load, reference, name)
             fresh.append(known[reference])
@@ -180,6 +180,6 @@ async def _loaded(context: ServeContext, name: str, spec: RouteSpec, load: Loade
     return Route(name, variants, shadow, watch, answered=before.answered if before else {})
 
 
-async def _close(models: list[ServedModel]) -> None:
+async def _close(models: list[AnyModel]) -> None:
     for model in models:
         await model.engine.close()

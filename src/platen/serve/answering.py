@@ -19,7 +19,7 @@ from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, unless_disconnected
 from platen.serve.hub import Lease, ModelHub
-from platen.serve.served import ServedModel
+from platen.serve.served import ServedModel, writer
 from platen.serve.sse import EventStreamResponse, model_response
 from platen.serve.traffic import Outcome
 
@@ -97,7 +97,7 @@ class _Attempt:
     _failed: bool = False
 
     async def respond(self, request: Request, start: Start, *, stream: bool) -> Response:
-        self.work = work = await start(self.lease.model)
+        self.work = work = await start(writer(self.lease.model))
         headers = self.lease.headers
         if not stream:
             response = model_response(await unless_disconnected(request, work.whole()), headers)
@@ -153,7 +153,7 @@ async def _shadowed(attempt: _Attempt, start: Start) -> None:
     """Let a model answer for nobody."""
     failed = False
     try:
-        attempt.work = await start(attempt.lease.model)
+        attempt.work = await start(writer(attempt.lease.model))
         await attempt.work.whole()
     except ApiError as error:
         failed = error.status >= 500

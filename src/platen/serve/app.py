@@ -17,9 +17,12 @@ from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
+from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
 from platen.serve.guard import Guard
 from platen.serve.hub import ModelHub
+from platen.serve.oip.inference import OpenInference
+from platen.serve.oip.rest import open_inference_router
 from platen.serve.openai_types import Health, ModelCard, ModelList
 from platen.serve.openapi import describe
 from platen.serve.responses import responses_router
@@ -57,6 +60,8 @@ def create_app(
     app.include_router(chat_router(context))
     app.include_router(responses_router(context))
     app.include_router(tokens_router(context))
+    app.include_router(embeddings_router(context))
+    app.include_router(open_inference_router(OpenInference(hub, context.state)))
     if load is not None and config.host in LOOPBACK:
         app.include_router(admin_router(context, load))
 

@@ -89,7 +89,7 @@ def install_handlers(app: FastAPI) -> None:
 
     async def validation_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _from_validation(error.errors()).response()
+        return from_validation(error.errors()).response()
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -118,7 +118,7 @@ def _http_message(request: Request, error: HTTPException) -> str:
     return str(error.detail)
 
 
-def _from_validation(errors: Sequence[Any]) -> ApiError:
+def from_validation(errors: Sequence[Any]) -> ApiError:
     """The first of pydantic's complaints, and how many more there are."""
     first = errors[0]
     if first["type"] == "json_invalid":

@@ -10,9 +10,8 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from platen.engines.protocol import Engine
 from platen.serve.errors import ApiError
-from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.served import AnyModel, ModelInfo, Worker
 from platen.serve.traffic import Outcome, Route, Variant
 
 log = logging.getLogger(__name__)
@@ -60,9 +59,9 @@ class Lease:
 class ModelHub:
     """Models by name. All methods belong to the server's event loop."""
 
-    def __init__(self, models: Iterable[ServedModel] = ()) -> None:
+    def __init__(self, models: Iterable[AnyModel] = ()) -> None:
         self._routes: dict[str, Route] = {}
-        self._leases: dict[Engine, int] = {}
+        self._leases: dict[Worker, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
         for model in models:
             self.set_route(Route.to(model))
@@ -115,11 +114,11 @@ class ModelHub:
         """What clients are told of the model of this name. Raises ApiError for an unknown one."""
         return self.route(name).stable.model.info
 
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[AnyModel]:
         """What answers to each name, the first one first."""
         return [route.stable.model for route in self._routes.values()]
 
-    def engines(self) -> list[Engine]:
+    def engines(self) -> list[Worker]:
         """All that are open, in use or being left."""
         used = [v.model.engine for route in self._routes.values() for v in route.everything()]
         return list(dict.fromkeys([*used, *self._leases]))
@@ -131,10 +130,10 @@ class ModelHub:
         here = asyncio.get_running_loop()
         await asyncio.gather(*(task for task in self._closing if task.get_loop() is here))
 
-    def hold(self, engine: Engine) -> None:
+    def hold(self, engine: Worker) -> None:
         self._leases[engine] = self._leases.get(engine, 0) + 1
 
-    def let_go(self, engine: Engine) -> None:
+    def let_go(self, engine: Worker) -> None:
         self._leases[engine] -= 1
         if self._leases[engine] == 0:
             del self._leases[engine]
@@ -145,7 +144,7 @@ class ModelHub:
             for variant in before.everything():
                 self._close_if_unused(variant.model.engine)
 
-    def _close_if_unused(self, engine: Engine) -> None:
+    def _close_if_unused(self, engine: Worker) -> None:
         if engine in self.engines():
             return
         task = asyncio.get_running_loop().create_task(engine.close())

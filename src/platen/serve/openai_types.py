@@ -244,7 +244,7 @@ class ModelCard(BaseModel):
     owned_by: str = "platen"
     context_window: int
     parameters: int
-    kind: Literal["base", "chat"]
+    kind: Literal["base", "chat", "embedding"]
     version: str
 
 

@@ -29,6 +29,12 @@ class ErrorAnswer(BaseModel):
     error: ErrorObject
 
 
+class InferenceError(BaseModel):
+    """The same in the Open Inference Protocol."""
+
+    error: str
+
+
 def streamed(piece: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """A route's `responses`, whose answer can also be a stream of such pieces."""
     schema = piece.model_json_schema(mode="serialization", ref_template=_REFS)
@@ -51,8 +57,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
     components: dict[str, Any] = schema.setdefault("components", {}).setdefault("schemas", {})
     error = ErrorAnswer.model_json_schema(ref_template=_REFS)
     components |= error.pop("$defs") | {"ErrorAnswer": error}
-    refused = {"content": {"application/json": {"schema": {"$ref": _REFS.format(model="ErrorAnswer")}}}}
-    for operations in schema["paths"].values():
+    components["InferenceError"] = InferenceError.model_json_schema()
+    for path, operations in schema["paths"].items():
+        shape = _REFS.format(model="InferenceError" if path.startswith("/v2") else "ErrorAnswer")
+        refused = {"content": {"application/json": {"schema": {"$ref": shape}}}}
         for operation in operations.values():
             responses = operation["responses"]
             responses.pop("422", None)

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from platen.engines.infill import InfillFormat, infill_format, infill_prompt
 from platen.engines.prompts import (
@@ -18,7 +18,7 @@ from platen.engines.prompts import (
     fitting_text_prompt,
     text_prompt,
 )
-from platen.engines.protocol import Engine
+from platen.engines.protocol import Engine, EngineStats
 from platen.engines.tools import ToolFormat, tool_format
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import ModelCard
@@ -32,7 +32,8 @@ LONG_TEXT = 20_000
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What clients are told of the model. `kind` base continues text; chat was trained on turns.
+    """What clients are told of the model. `kind` base continues text; chat was trained on turns; embedding
+    writes nothing.
 
     `version` tells the models apart that come to answer to one name.
     """
@@ -40,7 +41,7 @@ class ModelInfo:
     name: str
     context_window: int
     parameters: int
-    kind: ModelKind
+    kind: ModelKind | Literal["embedding"]
     fingerprint: str
     created: int
     version: str = "1"
@@ -54,6 +55,39 @@ class ModelInfo:
             kind=self.kind,
             version=self.version,
         )
+
+
+class Worker(Protocol):
+    """What does a model's work, whatever that is."""
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None: ...
+
+
+class AnyModel(Protocol):
+    """A model of any kind, as the hub holds it."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def engine(self) -> Worker: ...
+
+
+def writer(model: AnyModel) -> ServedModel:
+    """The model, if it is one that writes text; raises ApiError if not."""
+    if isinstance(model, ServedModel):
+        return model
+    raise ApiError(
+        400,
+        f"The model '{model.info.name}' makes embeddings; it does not write text.",
+        param="model",
+        code="model_not_supported",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +118,13 @@ class ServedModel:
             return [fitting_text_prompt(self.tokenizer, text, room) for text in texts]
 
         try:
-            return await _tokenize(sum(map(len, texts)), work)
+            return await tokenize(sum(map(len, texts)), work)
         except ValueError as error:
             raise ApiError(400, f"{error}.", param="prompt", code="invalid_value") from None
 
     async def plain_tokens(self, text: str, *, add_bos: bool) -> list[int]:
         """Ids of a text as it is."""
-        return await _tokenize(len(text), lambda: self.tokenizer.encode(text, add_bos=add_bos))
+        return await tokenize(len(text), lambda: self.tokenizer.encode(text, add_bos=add_bos))
 
     async def infill_prompts(
         self, format: InfillFormat, prefixes: Sequence[str], suffix: str
@@ -100,7 +134,7 @@ class ServedModel:
         def work() -> list[list[int]]:
             return [infill_prompt(self.tokenizer, format, prefix, suffix) for prefix in prefixes]
 
-        return await _tokenize(sum(map(len, prefixes)) + len(suffix) * len(prefixes), work)
+        return await tokenize(sum(map(len, prefixes)) + len(suffix) * len(prefixes), work)
 
     async def chat_prompt(
         self,
@@ -124,12 +158,13 @@ class ServedModel:
             return fitting_chat_prompt(self.tokenizer, messages, room, tools)
 
         try:
-            return await _tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
+            return await tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
         except (ChatTemplateError, ValueError) as error:
             raise ApiError(400, str(error), param=param, code="invalid_messages") from None
 
 
-async def _tokenize(characters: int, work: Callable[[], T]) -> T:
+async def tokenize(characters: int, work: Callable[[], T]) -> T:
+    """Do the work, on a thread if the text is long."""
     return work() if characters < LONG_TEXT else await asyncio.to_thread(work)
 
 

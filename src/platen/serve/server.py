@@ -5,34 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from platen.download import Report, no_report
-from platen.engines.local import LocalModel, open_model, warm_up
-from platen.engines.protocol import EngineFailed
-from platen.engines.vllm_child import VllmOptions
-from platen.errors import PlatenError
-from platen.models.store import ModelCache
 from platen.phases import Phase, no_phase
 from platen.project import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
-from platen.serve.served import ModelInfo, ServedModel
+from platen.serve.oip.inference import OpenInference
+from platen.serve.opening import ServeError, further_models, open_any
+from platen.serve.served import AnyModel
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from platen.serve.oip.rpc import RpcServer
 
 
-class ServeError(PlatenError):
-    """The server can't start where it was told to."""
+@dataclass(frozen=True)
+class Started:
+    """What is told once a server answers: where, what the model is and why this engine runs it."""
+
+    url: str
+    kind: str
+    why: str
+    grpc_address: str | None = None
 
 
 def serve_bundle(
@@ -40,16 +45,16 @@ def serve_bundle(
     *,
     name: str,
     config: ServeConfig,
-    on_ready: Callable[[str, str], None],
+    on_ready: Callable[[Started], None],
     find: Callable[[str], Path | str] = str,
     report: Report = no_report,
     phase: Phase = no_phase,
 ) -> None:
-    """Serve a bundle or a compiled folder under `name` until SIGTERM or SIGINT.
+    """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
-    `on_ready` gets the URL, and why this engine runs it. `find` tells where a model lies that the server is
-    asked to load later on, by a reference such as MODEL@VERSION. `report` is told how far a download is, and
-    `phase` times what starting is made of.
+    `find` tells where a model lies that the server is asked to load later on or beside the first one, by a
+    reference such as MODEL@VERSION. `report` is told how far a download is, and `phase` times what starting
+    is made of.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -58,19 +63,21 @@ def serve_bundle(
     listener = listen(config.host, config.port)
     with listener:
 
-        def load(reference: str, name: str) -> ServedModel:
-            return served_model(open_configured(find(reference), config), name, reference)
+        def load(reference: str, name: str) -> AnyModel:
+            return open_any(find(reference), name, config, source=reference)[0]
 
-        model = open_configured(bundle_path, config, report=report, phase=phase)
-        hub, state = ModelHub([served_model(model, name, str(bundle_path))]), ServerState()
+        model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
+        hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
+        state = ServerState()
         app = create_app(hub, config, state=state, load=load)
+        rpc = _rpc_server(hub, state, config)
         starting = contextlib.ExitStack()
 
         def ready(url: str) -> None:
             starting.close()
-            on_ready(url, model.why)
+            on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None))
 
-        server = Server(app, hub, state, config, ready)
+        server = Server(app, hub, state, config, ready, rpc)
         try:
             starting.enter_context(phase("listen"))
             server.run(sockets=[listener])
@@ -78,46 +85,12 @@ def serve_bundle(
             asyncio.run(hub.close())
 
 
-def open_configured(
-    path_or_name: Path | str, config: ServeConfig, *, report: Report = no_report, phase: Phase = no_phase
-) -> LocalModel:
-    """Open a model as configured; it has written a short text when this returns. Raises PlatenError."""
-    cache = ModelCache(max_bytes=int(config.cache_gb * 1e9))
+def _rpc_server(hub: ModelHub, state: ServerState, config: ServeConfig) -> RpcServer | None:
+    if config.grpc_port is None:
+        return None
+    from platen.serve.oip.rpc import RpcServer
 
-    def waiting(shown: str) -> None:
-        log.warning("waiting for another process that is downloading %s", shown)
-
-    model = open_model(
-        path_or_name,
-        max_concurrent=config.max_concurrent,
-        max_queue=config.max_queue,
-        fetched=lambda url: cache.open(url, report=report, waiting=waiting, phase=phase),
-        vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
-        phase=phase,
-    )
-    try:
-        with phase("warm-up"):
-            asyncio.run(warm_up(model))
-    except EngineFailed as error:
-        asyncio.run(model.engine.close())
-        raise ServeError(
-            f"{path_or_name} opens, but can't write: {error}", hint="Check it with platen generate."
-        ) from None
-    return model
-
-
-def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
-    """An opened bundle as clients see it under `name`."""
-    info = ModelInfo(
-        name=name,
-        context_window=model.engine.capacity().context_window,
-        parameters=model.parameters,
-        kind=model.kind,
-        fingerprint=model.fingerprint,
-        created=int(model.path.stat().st_mtime),
-        version=model.fingerprint[:12],
-    )
-    return ServedModel(model.engine, model.tokenizer, info, source)
+    return RpcServer(OpenInference(hub, state), state, config.host, config.grpc_port)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -160,6 +133,7 @@ class Server(uvicorn.Server):
         state: ServerState,
         config: ServeConfig,
         on_ready: Callable[[str], None],
+        rpc: RpcServer | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -176,7 +150,7 @@ class Server(uvicorn.Server):
             )
         )
         self._hub, self._state, self._drain_seconds = hub, state, config.drain_seconds
-        self._host, self._on_ready = config.host, on_ready
+        self._host, self._on_ready, self._rpc = config.host, on_ready, rpc
 
     def stop(self) -> None:
         """Start draining; safe from any thread and from a signal handler."""
@@ -185,8 +159,15 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         assert sockets
+        if self._rpc is not None:
+            await self._rpc.start()
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._on_ready(f"http://{host}:{sockets[0].getsockname()[1]}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._rpc is not None:
+            await self._rpc.stop()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if self._state.draining and not self.should_exit:

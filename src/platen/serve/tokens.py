@@ -12,7 +12,7 @@ from platen.serve.chat_types import MAX_TOOLS, ChatMessage, ChatTool
 from platen.serve.context import ServeContext
 from platen.serve.conversation import Conversation, ToolUse
 from platen.serve.openai_types import MAX_TOKENS, Text
-from platen.serve.served import ServedModel
+from platen.serve.served import ServedModel, writer
 
 
 class TokenizeRequest(BaseModel):
@@ -113,7 +113,7 @@ def tokens_router(context: ServeContext) -> APIRouter:
 
 def _model(context: ServeContext, name: str | None) -> ServedModel:
     """The model of this name; the first one when none is named. Raises ApiError when there is none."""
-    models = context.hub.models()
-    if name is None and models:
-        return models[0]
-    return context.hub.route(name or "").stable.model
+    writers = [model for model in context.hub.models() if isinstance(model, ServedModel)]
+    if name is None and writers:
+        return writers[0]
+    return writer(context.hub.route(name or "").stable.model)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from platen.serve.served import ServedModel
+from platen.serve.served import AnyModel
 
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 
@@ -32,7 +32,7 @@ class Variant:
     """A model that answers a share of a name's requests, in proportion to `weight`."""
 
     label: str
-    model: ServedModel
+    model: AnyModel
     weight: float = 1.0
 
 
@@ -93,7 +93,7 @@ class Route:
     """Answers that have ended, by variant."""
 
     @classmethod
-    def to(cls, model: ServedModel) -> Route:
+    def to(cls, model: AnyModel) -> Route:
         """All requests to one model."""
         return cls(model.info.name, [Variant(STABLE, model)])
 

@@ -142,6 +142,19 @@ class Tokenizer:
         backend = self._backend if special else self._literal
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_framed(self, texts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
+        """Ids of each text between the special tokens that the tokenizer itself puts around one.
+
+        Of a text that would make more than `limit` ids, those included, only the beginning is taken.
+        """
+        room = None if limit is None else max(0, limit - self._backend.num_special_tokens_to_add(False))
+        framed = []
+        for found in self._backend.encode_batch(list(texts), add_special_tokens=False):
+            if room is not None:
+                found.truncate(room)
+            framed.append(self._backend.post_process(found, None, True).ids)
+        return framed
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))

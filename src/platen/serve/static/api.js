@@ -22,7 +22,9 @@ async function request(path, options) {
 export async function served() {
   const response = await request("/v1/models");
   if (!response.ok) throw await problemOf(response);
-  return (await response.json()).data[0];
+  const writer = (await response.json()).data.find((model) => model.kind !== "embedding");
+  if (!writer) throw new Problem("refused", "This server makes embeddings; it has no model to talk to.");
+  return writer;
 }
 
 export async function healthy() {

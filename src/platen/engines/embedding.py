@@ -1,0 +1,231 @@
+"""Texts to vectors: the last hidden states of a model, pooled.
+
+`open_embedder` opens a Platen bundle, a Llama-family folder or a sentence-transformers folder of an encoder
+(BERT and its kin, through transformers). Letters in shapes: B texts, T tokens, C hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from platen.engines.prompts import text_prompt
+from platen.errors import BundleError, MissingExtraError
+from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
+from platen.models.config import SUPPORTED_ARCHITECTURES
+from platen.models.sentence import Pooling, SentenceConfig, read_sentence_config
+from platen.models.store import remembered_digests
+from platen.tokens.tokenizer import Tokenizer
+
+MAX_BATCH_TOKENS = 8192
+"""Tokens computed at once, padding included."""
+MAX_BATCH_TEXTS = 64
+MAX_PADDING = 64
+"""Padding worth computing: a further call costs about as much as so many tokens."""
+
+Vectors = NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """A network below its output layer."""
+
+    name: str
+    hidden_size: int
+    vocab_size: int
+    max_tokens: int
+    parameters: int
+
+    def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+        """Ids of each text, special tokens included, of a longer one the first `limit`."""
+        ...
+
+    def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, C) of ids (B, T) padded on the right; the mask (B, T) is 1 at real tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """An open embedding model. Safe to share between threads.
+
+    `fingerprint` is a hash that changes when the vectors do.
+    """
+
+    encoder: Encoder
+    config: SentenceConfig
+    path: Path
+    fingerprint: str
+
+    @property
+    def dimensions(self) -> int:
+        return self.encoder.hidden_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text that is read whole."""
+        own = self.encoder.max_tokens
+        return own if self.config.max_tokens is None else min(own, self.config.max_tokens)
+
+    def token_ids(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """Ids of each text as `embed` takes them, of a longer one the first `limit`.
+
+        Raises ValueError when a text has no tokens.
+        """
+        prompted = [self.config.prompt + text for text in texts]
+        if self.config.lowercase:
+            prompted = [text.lower() for text in prompted]
+        return self.encoder.token_ids(prompted, limit)
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
+        """One vector (C,) for each list of ids, in their order.
+
+        Lists of like length are computed together. Raises ValueError as `check` does.
+        """
+        for ids in batch:
+            self.check(ids)
+        vectors = np.empty((len(batch), self.dimensions), dtype=np.float32)
+        with torch.inference_mode():
+            for part in _parts(batch):
+                vectors[part] = self._pooled([batch[index] for index in part]).numpy()
+        return vectors
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises ValueError for a list that is empty or too long, and for ids that no token has."""
+        if not ids:
+            raise ValueError("a text has no tokens")
+        if len(ids) > self.max_tokens:
+            raise ValueError(f"a text of {len(ids)} tokens is longer than the model's {self.max_tokens}")
+        if not 0 <= min(ids) <= max(ids) < self.encoder.vocab_size:
+            raise ValueError(f"a token id is not below {self.encoder.vocab_size}")
+
+    def _pooled(self, batch: Sequence[Sequence[int]]) -> Tensor:
+        lengths = torch.tensor([len(ids) for ids in batch])
+        ids = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
+        for row, tokens in zip(ids, batch, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        hidden = self.encoder.hidden_states(ids, mask.long()).float()
+        vectors = pool(hidden, lengths, self.config.pooling)
+        return torch.nn.functional.normalize(vectors, dim=-1) if self.config.normalize else vectors
+
+
+def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """One vector (B, C) of the first `lengths` (B,) hidden states (B, T, C) of each row."""
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(lengths)), lengths - 1]
+    real = (torch.arange(hidden.shape[1]) < lengths[:, None])[..., None]
+    if pooling == "max":
+        return hidden.masked_fill(~real, float("-inf")).amax(dim=1)
+    return (hidden * real).sum(dim=1) / lengths[:, None]
+
+
+def _parts(batch: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """The indices of a batch, longest lists first, cut into pieces that are computed at once."""
+    part: list[int] = []
+    longest = padding = 0
+    for index in sorted(range(len(batch)), key=lambda index: -len(batch[index])):
+        length = len(batch[index])
+        padding += longest - length
+        full = len(part) == MAX_BATCH_TEXTS or (len(part) + 1) * longest > MAX_BATCH_TOKENS
+        if part and (full or padding > MAX_PADDING):
+            yield part
+            part = []
+        if not part:
+            longest, padding = length, 0
+        part.append(index)
+    if part:
+        yield part
+
+
+class LlamaEncoder:
+    """A bundle's own network. It looks back only, so padding on the right changes nothing."""
+
+    name = "torch"
+
+    def __init__(self, path: Path) -> None:
+        bundle = open_bundle(path, dtype=torch.float32)
+        self._model, self._tokenizer = bundle.model, bundle.tokenizer
+        self.hidden_size, self.vocab_size = bundle.config.hidden_size, bundle.config.vocab_size
+        self.max_tokens = bundle.config.max_position_embeddings
+        self.parameters = bundle.config.num_parameters()
+
+    def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+        return [text_prompt(self._tokenizer, text)[:limit] for text in texts]
+
+    def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self._model.hidden_states(ids)
+
+
+class TransformersEncoder:
+    """An encoder that transformers knows, such as BERT."""
+
+    name = "transformers"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from transformers import AutoModel
+            from transformers.utils.logging import disable_progress_bar
+        except ImportError:
+            raise MissingExtraError("embeddings", f"the model {path}") from None
+        self._tokenizer = Tokenizer.from_dir(path)
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            self._model: Any = AutoModel.from_pretrained(
+                path,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            ).eval()
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise BundleError(
+                f"transformers can't open {path}: {str(error).strip().splitlines()[0]}",
+                hint="Take a folder with safetensors of an encoder such as BERT.",
+            ) from None
+        config = self._model.config
+        if config.is_encoder_decoder:
+            raise BundleError(
+                f"{path} is an encoder-decoder", hint="Platen embeds with encoders and Llama-family models."
+            )
+        self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
+        self.max_tokens = _positions(config)
+        self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
+
+    def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+        return self._tokenizer.encode_framed(texts, limit=limit)
+
+    def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden
+
+
+def _positions(config: Any) -> int:
+    """Positions that texts can use: RoBERTa and its kin count from after the padding's id."""
+    positions = int(config.max_position_embeddings)
+    counts_from_padding = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return positions - config.pad_token_id - 1 if counts_from_padding else positions
+
+
+def open_embedder(path_or_name: Path | str, *, pooling: Pooling | None = None) -> Embedder:
+    """Open an embedding model; `pooling` overrides what its folder says, by default the mean.
+
+    Raises BundleError when the folder can't be opened, MissingExtraError.
+    """
+    path = find_bundle(path_or_name)
+    config = read_sentence_config(path, pooling)
+    architectures = read_json(path / "config.json").get("architectures") or [""]
+    ours = architectures[0] in SUPPORTED_ARCHITECTURES
+    encoder: Encoder = LlamaEncoder(path) if ours else TransformersEncoder(path)
+    with remembered_digests() as digest:
+        identity = f"{bundle_fingerprint(path, digest)} {config}"
+    return Embedder(encoder, config, path, hashlib.sha256(identity.encode()).hexdigest()[:16])

