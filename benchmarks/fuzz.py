@@ -34,7 +34,7 @@ from platen.engines.local import open_model
 from platen.project import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.hub import ModelHub
-from platen.serve.server import served_model
+from platen.serve.opening import served_model
 
 AT_ONCE, HANG_SECONDS, CHUNK = 32, 20.0, 1000
 

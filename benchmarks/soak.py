@@ -54,7 +54,8 @@ def serve(folder: str, pipe: Connection) -> None:
     from platen.serve.app import create_app
     from platen.serve.context import ServerState
     from platen.serve.hub import ModelHub
-    from platen.serve.server import Server, listen, served_model
+    from platen.serve.opening import served_model
+    from platen.serve.server import Server, listen
 
     config = ServeConfig(port=0, max_concurrent=AT_ONCE, max_queue=QUEUE)
     model = open_model(folder, max_concurrent=AT_ONCE, max_queue=QUEUE, cache_bytes=64 * 2**20)

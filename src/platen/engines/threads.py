@@ -16,8 +16,8 @@ def prepare_process() -> None:
     To be called before either is imported; processes started later inherit it.
 
     - Threads spin for a fraction of a millisecond at a barrier, then sleep. Left to itself OpenMP spins for
-      milliseconds: where another program wants the cores too, a thread then spins away the time that the one it
-      waits for should have had, and text comes a tenth as fast.
+      milliseconds: where another program wants the cores too, a thread then spins away the time that the one
+      it waits for should have had, and text comes a tenth as fast.
     - oneDNN keeps 256 of the kernels that it makes for each number of tokens it meets, not 1,024: prompts of
       ever new lengths would otherwise fill hundreds of megabytes with them.
     """
