@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
@@ -59,9 +61,9 @@ def machine() -> dict[str, object]:
     }
 
 
-def interleaved(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleaved(contestants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Run all contestants in turn, `rounds` times, so that a slow minute of the machine hits all alike."""
-    seen: dict[str, list[float]] = {name: [] for name in contestants}
+    seen: dict[str, list[T]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             seen[name].append(run())

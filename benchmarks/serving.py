@@ -11,287 +11,115 @@ A Llama of random weights (135 million parameters by default: hidden 576, 30 lay
   prefill      one prompt over HTTP, likewise
   prefix       time to the first token of a prompt seen before and of a new one, per engine
 
-What is not installed (openvino-genai, llama-cpp-python with its [server]) is left out and named.
+Speeds of one stream are set beside what the machine's memory and arithmetic would allow. What is not
+installed (openvino-genai, llama-cpp-python with its [server]) is left out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
-import itertools
-import json
-import os
-import re
 import statistics
-import string
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import httpx
-import numpy as np
 import torch
 from _harness import Result, interleaved, options, report
+from _limits import Limits, measure_limits
+from _raw import GenAi, RawLlamaCpp, Transformers
+from _served import FULL, SMALL, make_bundle
+from _servers import (
+    PROMPT_TOKENS,
+    Load,
+    http_stream,
+    http_texts,
+    http_throughput,
+    llama_cpp_server,
+    platen_server,
+)
 
 from platen.compress.compile import compile_bundle
-from platen.models.bundle import save_bundle
 from platen.models.config import LlamaConfig
-from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
-PROMPT_TOKENS = 250
-CLIENT = httpx.Client(verify=False, timeout=600)  # loading certificates takes longer than a first token
+BARS = {
+    "throughput_vs_genai": 0.95,
+    "throughput_vs_transformers": 3.0,
+    "decode": 0.97,
+    "prefill": 0.97,
+    "llamacpp_vs_llama_cpp_server": 3.0,
+    "torch_vs_transformers": 2.0,
+    "torch_equal_tokens": 1.0,
+    "prefix_torch": 5.0,
+    "prefix_openvino": 5.0,
+}
+"""How many times better than the peer we mean to be."""
 
 
-@dataclass(frozen=True)
-class Load:
-    """How much is asked of each contestant."""
+@dataclass
+class Bench:
+    """The model in its forms, the servers that run so far, and fresh prompts."""
 
-    new_tokens: int
-    rounds: int
-    vocab_size: int
+    folder: Path
+    config: LlamaConfig
+    load: Load
+    stack: contextlib.ExitStack
+    limits: Limits
+    _urls: dict[str, str] = field(default_factory=dict)
+    _seed: int = 0
 
-    def prompts(self, count: int, seed: int) -> list[list[int]]:
-        """Prompts that share nothing with any other seed's."""
-        generator = np.random.default_rng(seed)
-        return generator.integers(3, self.vocab_size, (count, PROMPT_TOKENS)).tolist()
+    def form(self, engine: str) -> Path:
+        """The folder that an engine opens, made when it is first wanted."""
+        folder = self.folder / engine
+        if not folder.exists():
+            if engine == "torch":
+                make_bundle(folder, self.config)
+            else:
+                compile_bundle(self.form("torch"), folder, "gguf" if engine == "llamacpp" else engine)
+        return folder
 
+    def url(self, engine: str) -> str:
+        """Our server with an engine, started and warmed when it is first wanted."""
+        if engine not in self._urls:
+            self._urls[engine] = self.stack.enter_context(platen_server(self.form(engine)))
+            http_throughput(self._urls[engine], "bench", self.prompts(4), self.load)
+        return self._urls[engine]
 
-# -- the model -----------------------------------------------------------------------------------------
+    def prompts(self, count: int) -> list[list[int]]:
+        """Prompts that share nothing with any other."""
+        self._seed += 1
+        return self.load.prompts(count, self._seed)
 
+    def tokens_a_second(self, engine: str, count: int) -> float:
+        return http_throughput(self.url(engine), "bench", self.prompts(count), self.load)
 
-def make_bundle(folder: Path, *, quick: bool) -> LlamaConfig:
-    """A bundle of random weights, its tokenizer a byte-level one filled up to the vocabulary's size."""
-    config = LlamaConfig(
-        vocab_size=4096 if quick else 49_152,
-        hidden_size=192 if quick else 576,
-        intermediate_size=512 if quick else 1536,
-        num_hidden_layers=4 if quick else 30,
-        num_attention_heads=3 if quick else 9,
-        num_key_value_heads=1 if quick else 3,
-        head_dim=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        eos_token_id=0,
-    )
-    torch.manual_seed(0)
-    save_bundle(folder, Llama(config), _tokenizer(folder, config.vocab_size))
-    return config
-
-
-def _tokenizer(folder: Path, size: int) -> Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # ASCII words, so that each token is text by itself and a stream has one piece for each.
-    pairs = list(itertools.product(string.ascii_lowercase, repeat=2))
-    merges = [*pairs, *itertools.product(map("".join, pairs), repeat=2)][: size - len(letters) - 1]
-    tokens = ["<|end|>", *letters, *map("".join, merges)]
-    backend = Backend(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
-    backend.add_special_tokens(["<|end|>"])
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
-    return Tokenizer(backend.to_str().encode(), config)
-
-
-# -- ours ----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def platen_server(folder: Path) -> Iterator[str]:
-    """`platen serve` of a folder; its address."""
-    command = [sys.executable, "-m", "platen", "serve", str(folder), "--port", "0", "--name", "bench"]
-    with _process(command) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"answers at .*?(http://[\d.:]+)", line):
-                break
+    def of_limits(self, tokens: float, engine: str, *, reading: bool) -> dict[str, float]:
+        """How near a speed of one text (tokens a second) comes to what the machine could do."""
+        if reading:
+            arithmetic = self.limits.float32 if engine == "torch" else self.limits.bfloat16
+            most = self.limits.reading(self.config, PROMPT_TOKENS, arithmetic)
         else:
-            raise RuntimeError("platen serve ended early")
-        _wait_for(f"{found[1]}/health")
-        yield found[1]
+            most = self.limits.writing(self.config.num_parameters() * (4 if engine == "torch" else 1))
+        return {"limit": most, "share_of_limit": tokens / most}
 
 
-@contextlib.contextmanager
-def llama_cpp_server(file: Path, port: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(file), "--port", str(port)]
-    command += ["--n_ctx", "1024", "--n_threads", str(os.cpu_count()), "--verbose", "false"]
-    command += ["--interrupt_requests", "false"]  # or a second request ends the first
-    with _process(command):
-        _wait_for(f"http://127.0.0.1:{port}/v1/models")
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise RuntimeError(f"{url} does not answer")
-
-
-def http_throughput(url: str, model: str, prompts: Sequence[str | list[int]], load: Load) -> float:
-    """Tokens a second over all requests, sent at once."""
-
-    async def one(client: httpx.AsyncClient, prompt: str | list[int]) -> int:
-        body = {"model": model, "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
-        if model == "bench":
-            body["ignore_eos"] = True
-        answer = await client.post(f"{url}/v1/completions", json=body, timeout=600)
-        answer.raise_for_status()
-        return int(answer.json()["usage"]["completion_tokens"])
-
-    async def everyone() -> float:
-        async with httpx.AsyncClient(verify=False) as client:
-            began = time.perf_counter()
-            tokens = sum(await asyncio.gather(*(one(client, prompt) for prompt in prompts)))
-            return tokens / (time.perf_counter() - began)
-
-    return asyncio.run(everyone())
-
-
-def http_stream(url: str, prompt: list[int], load: Load) -> tuple[float, float]:
-    """Of one streamed request: prompt tokens a second up to the first token, then tokens a second."""
-    body = {"model": "bench", "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
-    body |= {"ignore_eos": True, "stream": True}
-    times = []
-    began = time.perf_counter()
-    with CLIENT.stream("POST", f"{url}/v1/completions", json=body) as answer:
-        for line in answer.iter_lines():
-            if line.startswith("data: {") and json.loads(line[6:])["choices"]:
-                times.append(time.perf_counter())
-    return len(prompt) / (times[0] - began), (load.new_tokens - 1) / (times[-1] - times[0])
-
-
-# -- the peers -----------------------------------------------------------------------------------------
-
-
-class GenAi:
-    """OpenVINO GenAI's continuous batching, called in process; `first` is the time to the first token."""
-
-    def __init__(self, folder: Path) -> None:
-        import openvino_genai
-
-        self._genai = openvino_genai
-        scheduler = openvino_genai.SchedulerConfig()
-        scheduler.cache_size, scheduler.max_num_seqs, scheduler.max_num_batched_tokens = 1, 16, 512
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(folder), scheduler, "CPU", {"PERFORMANCE_HINT": "LATENCY"}
-        )
-
-    def run(self, prompts: list[list[int]], load: Load) -> tuple[float, float]:
-        """Seconds to the first token, and in all."""
-        import openvino
-
-        config = self._genai.GenerationConfig()
-        config.max_new_tokens, config.ignore_eos, config.do_sample = load.new_tokens, True, False
-        began, first = time.perf_counter(), 0.0
-        handles = [
-            self._pipeline.add_request(number, openvino.Tensor(np.array([prompt], dtype=np.int64)), config)
-            for number, prompt in enumerate(prompts)
-        ]
-        while self._pipeline.has_non_finished_requests():
-            self._pipeline.step()
-            for handle in handles:
-                while handle.can_read():
-                    handle.read()
-                    first = first or time.perf_counter() - began
-        return first, time.perf_counter() - began
-
-
-class RawLlamaCpp:
-    """llama.cpp through llama-cpp-python's own class, one sequence."""
-
-    def __init__(self, file: Path) -> None:
-        import llama_cpp
-
-        self._llama = llama_cpp.Llama(
-            str(file), n_ctx=1024, n_threads=os.cpu_count(), n_threads_batch=os.cpu_count(), verbose=False
-        )
-
-    def run(self, prompt: list[int], load: Load) -> tuple[float, float]:
-        self._llama.reset()
-        began, times = time.perf_counter(), []
-        for _ in self._llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
-            times.append(time.perf_counter())
-            if len(times) == load.new_tokens:
-                break
-        return len(prompt) / (times[0] - began), (load.new_tokens - 1) / (times[-1] - times[0])
-
-
-class Transformers:
-    """`generate` of a batch, float32 or bfloat16."""
-
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        from transformers import LlamaForCausalLM
-
-        self._model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-    def generate(self, prompts: list[list[int]], load: Load) -> list[list[int]]:
-        ids = torch.tensor(prompts)
-        with torch.inference_mode():
-            out = self._model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=load.new_tokens,
-                min_new_tokens=load.new_tokens,
-                do_sample=False,
-                pad_token_id=0,
-                eos_token_id=None,
-            )
-        return [row.tolist() for row in out[:, PROMPT_TOKENS:]]
-
-
-# -- the comparisons -----------------------------------------------------------------------------------
-
-
-class Seeds:
-    """A fresh number each time, so that no prompt comes twice."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def __call__(self) -> int:
-        self._last += 1
-        return self._last
-
-
-def throughput(url: str, folders: dict[str, Path], load: Load, seeds: Seeds) -> list[Result]:
-    contestants: dict[str, Callable[[], float]] = {
-        "ours": lambda: http_throughput(url, "bench", load.prompts(16, seeds()), load)
-    }
+def throughput(bench: Bench) -> list[Result]:
+    load = bench.load
+    contestants: dict[str, Callable[[], float]] = {"ours": lambda: bench.tokens_a_second("openvino", 16)}
+    bench.url("openvino")
     if importlib.util.find_spec("openvino_genai"):
-        genai = GenAi(folders["openvino"])
-        contestants["genai"] = lambda: 16 * load.new_tokens / genai.run(load.prompts(16, seeds()), load)[1]
-    transformers = Transformers(folders["bundle"], torch.bfloat16)
+        genai = GenAi(bench.form("openvino"))
+        contestants["genai"] = lambda: 16 * load.new_tokens / genai.run(bench.prompts(16), load)[1]
+    transformers = Transformers(bench.form("torch"), torch.bfloat16)
 
     def generate() -> float:
         began = time.perf_counter()
         for _ in range(2):
-            transformers.generate(load.prompts(8, seeds()), load)
+            transformers.generate(bench.prompts(8), load)
         return 16 * load.new_tokens / (time.perf_counter() - began)
 
     contestants["transformers"] = generate
@@ -299,92 +127,108 @@ def throughput(url: str, folders: dict[str, Path], load: Load, seeds: Seeds) -> 
     return [_ratio(f"throughput_vs_{peer}", seen, peer, "tokens/s") for peer in seen if peer != "ours"]
 
 
-def torch_engine(url: str, folders: dict[str, Path], load: Load, seeds: Seeds) -> list[Result]:
-    transformers = Transformers(folders["bundle"], torch.float32)
+def torch_engine(bench: Bench) -> list[Result]:
+    load, transformers = bench.load, Transformers(bench.form("torch"), torch.float32)
+    bench.url("torch")
 
     def generate() -> float:
         began = time.perf_counter()
-        transformers.generate(load.prompts(8, seeds()), load)
+        transformers.generate(bench.prompts(8), load)
         return 8 * load.new_tokens / (time.perf_counter() - began)
 
     seen = interleaved(
-        {
-            "ours": lambda: http_throughput(url, "bench", load.prompts(8, seeds()), load),
-            "transformers": generate,
-        },
-        load.rounds,
+        {"ours": lambda: bench.tokens_a_second("torch", 8), "transformers": generate}, load.rounds
     )
-    return [_ratio("torch_vs_transformers", seen, "transformers", "tokens/s")]
+    return [
+        _ratio("torch_vs_transformers", seen, "transformers", "tokens/s"),
+        _equal_tokens(bench, transformers),
+    ]
 
 
-def llama_cpp_engine(url: str, folders: dict[str, Path], load: Load, seeds: Seeds) -> list[Result]:
-    file = folders["llamacpp"] / "model.gguf"
-    tokenizer = Tokenizer.from_dir(folders["llamacpp"])
+def _equal_tokens(bench: Bench, transformers: Transformers) -> Result:
+    """The share of eight texts that are the same, token by token, from a batch and from `generate`."""
+    tokenizer, prompts = Tokenizer.from_dir(bench.form("torch")), bench.prompts(8)
+    theirs = [tokenizer.decode(ids) for ids in transformers.generate(prompts, bench.load)]
+    ours = http_texts(bench.url("torch"), prompts, bench.load)
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    return Result("torch_equal_tokens", same, len(theirs), same / len(theirs), "texts", "transformers")
 
-    def texts() -> list[str]:  # its server takes no token ids
-        return [tokenizer.decode(prompt) for prompt in load.prompts(8, seeds())]
 
-    with llama_cpp_server(file, 8977) as theirs:
-        seen = interleaved(
-            {
-                "ours": lambda: http_throughput(url, "bench", texts(), load),
-                "server": lambda: http_throughput(theirs, str(file), texts(), load),
-            },
-            load.rounds,
+def llama_cpp_engine(bench: Bench) -> list[Result]:
+    file = bench.form("llamacpp") / "model.gguf"
+    tokenizer = Tokenizer.from_dir(bench.form("llamacpp"))
+
+    def speed(url: str, model: str) -> float:  # its server takes no token ids
+        return http_throughput(
+            url, model, [tokenizer.decode(prompt) for prompt in bench.prompts(8)], bench.load
         )
+
+    url = bench.url("llamacpp")
+    with llama_cpp_server(file) as theirs:
+        contestants = {"ours": lambda: speed(url, "bench"), "server": lambda: speed(theirs, str(file))}
+        seen = interleaved(contestants, bench.load.rounds)
     return [_ratio("llamacpp_vs_llama_cpp_server", seen, "server", "tokens/s")]
 
 
-def one_stream(urls: dict[str, str], folders: dict[str, Path], load: Load, seeds: Seeds) -> list[Result]:
+def one_stream(bench: Bench) -> list[Result]:
+    """Reading and writing one text: each of our engines over HTTP, and the raw ones."""
     runs: dict[str, Callable[[], tuple[float, float]]] = {}
-    for name, url in urls.items():
-        runs[f"ours {name}"] = lambda url=url: http_stream(url, load.prompts(1, seeds())[0], load)  # type: ignore[misc]
+    for engine in ("openvino", "llamacpp", "torch"):
+        if engine != "llamacpp" or importlib.util.find_spec("llama_cpp"):
+            bench.url(engine)
+            runs[f"ours {engine}"] = partial(_streamed, bench, engine)
     if importlib.util.find_spec("openvino_genai"):
-        genai = GenAi(folders["openvino"])
+        genai = GenAi(bench.form("openvino"))
 
         def run_genai() -> tuple[float, float]:
-            first, whole = genai.run(load.prompts(1, seeds()), load)
-            return PROMPT_TOKENS / first, (load.new_tokens - 1) / (whole - first)
+            first, whole = genai.run(bench.prompts(1), bench.load)
+            return PROMPT_TOKENS / first, (bench.load.new_tokens - 1) / (whole - first)
 
         runs["raw openvino"] = run_genai
-    if "llamacpp" in folders:
-        llama = RawLlamaCpp(folders["llamacpp"] / "model.gguf")
-        runs["raw llamacpp"] = lambda: llama.run(load.prompts(1, seeds())[0], load)
-    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(2 * load.rounds + 1):
-        for name, run in runs.items():
-            seen[name].append(run())
-    results = []
-    for number, what in enumerate(("prefill", "decode")):
-        speeds = {name: statistics.median(pair[number] for pair in pairs) for name, pairs in seen.items()}
-        ours = max((name for name in speeds if name.startswith("ours")), key=speeds.__getitem__)
-        raw = [name for name in speeds if name.startswith("raw")]
-        if raw:
-            peer = max(raw, key=speeds.__getitem__)
-            results.append(
-                Result(
-                    what,
-                    speeds[ours],
-                    speeds[peer],
-                    speeds[ours] / speeds[peer],
-                    "tokens/s",
-                    peer,
-                    {**speeds},
-                )
-            )
-    return results
+    if "ours llamacpp" in runs:
+        llama = RawLlamaCpp(bench.form("llamacpp") / "model.gguf")
+        runs["raw llamacpp"] = lambda: llama.run(bench.prompts(1)[0], bench.load)
+    seen = interleaved(runs, 2 * bench.load.rounds + 1)
+    return [_fastest(bench, what, number, seen) for number, what in enumerate(("prefill", "decode"))]
 
 
-def prefix(urls: dict[str, str], load: Load, seeds: Seeds) -> list[Result]:
+def _streamed(bench: Bench, engine: str) -> tuple[float, float]:
+    return http_stream(bench.url(engine), bench.prompts(1)[0], bench.load)
+
+
+def _fastest(bench: Bench, what: str, number: int, seen: dict[str, list[tuple[float, float]]]) -> Result:
+    """Our fastest engine beside the fastest raw one, and how near each of ours is to the machine's limits."""
+    speeds = {name: statistics.median(pair[number] for pair in pairs) for name, pairs in seen.items()}
+    ours = max((name for name in speeds if name.startswith("ours")), key=speeds.__getitem__)
+    peer = max((name for name in speeds if name.startswith("raw")), key=speeds.__getitem__, default=ours)
+    near = {
+        name: bench.of_limits(speed, name.split()[1], reading=what == "prefill")
+        for name, speed in speeds.items()
+    }
+    details: dict[str, object] = {"speeds": speeds, "limits": near}
+    return Result(
+        what,
+        speeds[ours],
+        speeds[peer],
+        speeds[ours] / speeds[peer],
+        "tokens/s",
+        f"{peer}, ours: {ours}",
+        details,
+    )
+
+
+def prefix(bench: Bench) -> list[Result]:
     results = []
-    for name, url in urls.items():
-        cold, warm = [], []
-        for _ in range(2 * load.rounds + 1):
-            prompt = load.prompts(1, seeds())[0]
-            cold.append(PROMPT_TOKENS / http_stream(url, prompt, load)[0])
-            warm.append(PROMPT_TOKENS / http_stream(url, prompt, load)[0])
+    for engine in ("torch", "openvino", "llamacpp"):
+        if engine == "llamacpp" and not importlib.util.find_spec("llama_cpp"):
+            continue
+        url, cold, warm = bench.url(engine), [], []
+        for _ in range(2 * bench.load.rounds + 1):
+            prompt = bench.prompts(1)[0]
+            cold.append(PROMPT_TOKENS / http_stream(url, prompt, bench.load)[0])
+            warm.append(PROMPT_TOKENS / http_stream(url, prompt, bench.load)[0])
         ours, peer = statistics.median(warm), statistics.median(cold)
-        results.append(Result(f"prefix_{name}", ours, peer, peer / ours, "s to the first token", "cold"))
+        results.append(Result(f"prefix_{engine}", ours, peer, peer / ours, "s to the first token", "cold"))
     return results
 
 
@@ -394,44 +238,44 @@ def _ratio(name: str, seen: dict[str, list[float]], peer: str, unit: str) -> Res
     return Result(name, ours, theirs, ratio, unit, peer, {"runs": seen})
 
 
+PARTS: dict[str, tuple[Callable[[Bench], list[Result]], tuple[str, ...]]] = {
+    "throughput": (throughput, ()),
+    "torch": (torch_engine, ()),
+    "llamacpp": (llama_cpp_engine, ("llama_cpp", "sse_starlette")),
+    "stream": (one_stream, ()),
+    "prefix": (prefix, ()),
+}
+"""Each comparison, and what it can't do without."""
+
+
 def main() -> None:
     parser = options(__doc__ or "")
-    parser.add_argument("--only", nargs="*", help="throughput, torch, llamacpp, stream, prefix")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="these comparisons alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    wanted = set(args.only or ("throughput", "torch", "llamacpp", "stream", "prefix"))
-    missing = [
-        name
-        for name in ("openvino_genai", "llama_cpp", "sse_starlette")
-        if not importlib.util.find_spec(name)
-    ]
-    if missing:
-        print("not installed, left out:", ", ".join(missing))
-    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        folders = {"bundle": Path(scratch) / "bundle"}
-        config = make_bundle(folders["bundle"], quick=args.quick)
-        load = Load(16 if args.quick else 64, 1 if args.quick else 3, config.vocab_size)
-        for name, to in (("openvino", "openvino"), ("llamacpp", "gguf")):
-            if name == "openvino" or "llama_cpp" not in missing:
-                folders[name] = Path(scratch) / name
-                compile_bundle(folders["bundle"], folders[name], to)
-        seeds, results = Seeds(), []
-        urls: dict[str, str] = {}
-        for name, folder in folders.items():
-            urls["torch" if name == "bundle" else name] = stack.enter_context(platen_server(folder))
-        for url in urls.values():
-            http_throughput(url, "bench", load.prompts(4, seeds()), load)  # warm
-        if "throughput" in wanted:
-            results += throughput(urls["openvino"], folders, load, seeds)
-        if "torch" in wanted:
-            results += torch_engine(urls["torch"], folders, load, seeds)
-        if "llamacpp" in wanted and not {"llama_cpp", "sse_starlette"} & set(missing):
-            results += llama_cpp_engine(urls["llamacpp"], folders, load, seeds)
-        if "stream" in wanted:
-            results += one_stream(urls, folders, load, seeds)
-        if "prefix" in wanted:
-            results += prefix(urls, load, seeds)
-        report(results, json_file=args.json, quick=args.quick)
+    config = SMALL if args.quick else FULL
+    load = Load(16 if args.quick else 64, 1 if args.quick else 3, config.vocab_size)
+    limits = measure_limits(config.num_parameters())
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in args.only or PARTS:
+            run, needed = PARTS[name]
+            missing = [module for module in needed if not importlib.util.find_spec(module)]
+            if missing:
+                print(f"{name} left out: {', '.join(missing)} not installed")
+                continue
+            with contextlib.ExitStack() as stack:  # servers of one part do not weigh on the next
+                results += run(Bench(Path(scratch), config, load, stack, limits))
+    report(results, json_file=args.json, quick=args.quick)
+    print(limits.line())
+    for result in results:
+        bar = BARS.get(result.name)
+        if bar is not None:
+            print(
+                f"{result.name}: {result.ratio:.3f} of {bar:g}: {'held' if result.ratio >= bar else 'MISSED'}"
+            )
+        for engine, near in dict(result.details.get("limits", {})).items():  # type: ignore[call-overload]
+            print(f"  {result.name} {engine}: {near['share_of_limit']:.0%} of {near['limit']:.0f} tokens/s")
 
 
 if __name__ == "__main__":

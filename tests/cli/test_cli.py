@@ -24,6 +24,7 @@ COMMANDS = [
     "generate",
     "models",
     "keys",
+    "bench",
     "traffic",
     "plan",
     "doctor",

@@ -283,7 +283,7 @@ def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
 
 def test_a_released_model_is_compiled_and_then_served(tiny_project: Path) -> None:
     pytest.importorskip("openvino")
-    from platen.cli.options import released_bundle
+    from platen.cli.options import released_bundle, released_forms
     from platen.models.compiled import read_compiled
 
     wanted = ["compile.weights=int4"]
@@ -291,7 +291,7 @@ def test_a_released_model_is_compiled_and_then_served(tiny_project: Path) -> Non
     assert run(tiny_project, overrides=wanted).made == []
     pipeline = pipeline_of(tiny_project)
     bundle, name = released_bundle(pipeline)
-    path, same_name = released_bundle(pipeline, compiled=True)
+    (_, path), same_name = released_forms(pipeline)
     assert name == same_name == "tiny"
     assert read_compiled(bundle) is None
     found = read_compiled(path)

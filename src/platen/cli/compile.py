@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from platen.cli.options import HERE, ProjectOption, open_pipeline, released_bundle
+from platen.cli.options import HERE, ProjectOption, named_model
 from platen.errors import ConfigError
 
 
@@ -37,11 +37,7 @@ def command(
     from platen.cli.console import human_size
     from platen.compress.compile import compile_bundle
 
-    if model is not None and (Path(model).is_dir() or "/" in model):
-        bundle: Path | str = Path(model) if Path(model).is_dir() else model
-        name = Path(model).resolve().name
-    else:
-        bundle, name = released_bundle(open_pipeline(project), model)
+    bundle, name = named_model(model, project)
     folder = out or Path(f"{name}-{to}" + (f"-{weights}" if weights else ""))
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", hint="choose another with --out")

@@ -11,6 +11,7 @@ from platen.errors import ArtifactError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
+    from platen.registry.reading import Version
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="The project: a folder with a platen.yaml, or the file.")
@@ -43,29 +44,61 @@ def looks_like_project(text: str) -> bool:
     return path.is_dir() or path.suffix in (".yaml", ".yml") or "/" in text
 
 
-def released_bundle(
-    pipeline: Pipeline, which: str | None = None, *, compiled: bool = False
-) -> tuple[Path, str]:
+def released_bundle(pipeline: Pipeline, which: str | None = None) -> tuple[Path, str]:
     """Where the bundle of a registered version lies, and its model's name.
 
-    With `compiled`, where its newest compiled form lies, if it has one. `which` is MODEL@NUMBER, MODEL@ALIAS
-    or MODEL; None is the project's own model in production. Raises RegistryError when there is no such
-    version, ArtifactError when its files are gone.
+    `which` is MODEL@NUMBER, MODEL@ALIAS or MODEL; None is the project's own model in production. Raises
+    RegistryError when there is no such version, ArtifactError when its files are gone.
     """
-    from platen.compress.compile import compiled_form
+    version = _registered(pipeline, which)
+    bundle = _bundle_of(pipeline, version)
+    if bundle is None:
+        raise _gone(version)
+    return bundle, version.model
+
+
+def released_forms(pipeline: Pipeline, which: str | None = None) -> tuple[list[Path], str]:
+    """Like `released_bundle`, and after the bundle's the folders of its compiled forms, the newest first.
+
+    One of them is enough: the bundle itself may be gone.
+    """
+    from platen.compress.compile import compiled_forms
+
+    version = _registered(pipeline, which)
+    bundle = _bundle_of(pipeline, version)
+    forms = [form.path for form in compiled_forms(pipeline.store, version.artifact or "")]
+    if bundle is None and not forms:
+        raise _gone(version)
+    return ([bundle] if bundle else []) + forms, version.model
+
+
+def _registered(pipeline: Pipeline, which: str | None) -> Version:
     from platen.registry import reading
 
     own = pipeline.project.register_as.model or pipeline.project.name
     model, _, version = (which or own).partition("@")
-    found = reading.get(pipeline.directory, model, version or "production")
-    if compiled and found.artifact and (form := compiled_form(pipeline.store, found.artifact)):
-        return form.path, found.model
-    name, _, fingerprint = (found.artifact or "").partition("/")
+    return reading.get(pipeline.directory, model, version or "production")
+
+
+def _bundle_of(pipeline: Pipeline, version: Version) -> Path | None:
+    name, _, fingerprint = (version.artifact or "").partition("/")
     artifact = pipeline.store.find(name, fingerprint) if fingerprint else None
     if artifact is not None:
-        return artifact.path, found.model
-    if Path(found.source).is_dir():
-        return Path(found.source), found.model
-    raise ArtifactError(
-        f"the bundle of {found.name} is gone: {found.artifact or found.source}", hint="platen run"
+        return artifact.path
+    return Path(version.source) if Path(version.source).is_dir() else None
+
+
+def _gone(version: Version) -> ArtifactError:
+    return ArtifactError(
+        f"the bundle of {version.name} is gone: {version.artifact or version.source}", hint="platen run"
     )
+
+
+def named_model(model: str | None, project: Path) -> tuple[Path | str, str]:
+    """The bundle that an argument names (folder, Hub name, MODEL@VERSION; None: production), and its name.
+
+    Raises as `released_bundle`.
+    """
+    if model is not None and (Path(model).is_dir() or "/" in model):
+        return (Path(model) if Path(model).is_dir() else model), Path(model).resolve().name
+    return released_bundle(open_pipeline(project), model)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_bundle
+from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_forms
+from platen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from platen.engines.choose import Choice
     from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
@@ -26,6 +29,8 @@ KeyMode = Literal["required", "optional", "off"]
 class Engine(StrEnum):
     auto = "auto"
     torch = "torch"
+    openvino = "openvino"
+    llamacpp = "llamacpp"
     vllm = "vllm"
 
 
@@ -45,7 +50,7 @@ def command(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="auto: the compiled form if there is one; torch: always the bundle; vllm: on GPUs."
+            help="auto: the fastest measured here, else a compiled form, else the bundle; vllm: on GPUs."
         ),
     ] = Engine.auto,
     keys: Annotated[
@@ -69,12 +74,16 @@ def command(
 
       platen serve s3://models/shakespeare --explain-start
     """
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
     from platen.cli.starting import start_phases
+    from platen.engines.choose import Choice
     from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
     from platen.projectfile import load_project
 
-    find = _finder(lambda: open_pipeline(project), compiled=engine is Engine.auto)
+    find = _finder(lambda: open_pipeline(project), engine)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
     changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
@@ -82,16 +91,33 @@ def command(
         config = _with_engine(ServeConfig().model_copy(update=changes), engine)
         folder = Path(model)
         called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
-        path = folder if folder.is_dir() else model
+        if folder.is_dir():
+            choice = _chosen([folder], engine, config)
+        elif engine in (Engine.openvino, Engine.llamacpp):
+            raise ConfigError(
+                f"--engine {engine.value} can't be had of {model}: what is fetched is served as it is",
+                hint=f"platen compile {model}, then serve the folder that it makes",
+            )
+        else:
+            choice = Choice(model, "")
         directory = None if config.keys == "off" else load_project(project).directory
-        serve(path, name or called, config, directory, phases, find)
+        serve(choice, name or called, config, directory, phases, find)
         return
     with phases("find the model") if phases else nullcontext():
         pipeline = open_pipeline(project, overrides)
         config = _with_engine(_anchored(pipeline).model_copy(update=changes), engine)
-        compiled = engine is Engine.auto and config.vllm is None
-        path, registered = released_bundle(pipeline, model, compiled=compiled)
-    serve(path, name or registered, config, pipeline.directory, phases, find)
+        forms, registered = released_forms(pipeline, model)
+        choice = _chosen(forms, engine, config)
+    serve(choice, name or registered, config, pipeline.directory, phases, find)
+
+
+def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
+    """The form of a model that suits what was asked for; vLLM runs the bundle."""
+    from platen.engines.choose import Choice, choose
+
+    if config.vllm is not None:
+        return Choice(forms[0], "")
+    return choose(forms, None if engine in (Engine.auto, Engine.vllm) else engine.value)
 
 
 def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
@@ -107,13 +133,13 @@ def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
-    compiled = pipeline.project.serve.vllm is None
-    path, name = released_bundle(pipeline, compiled=compiled)
-    find = _finder(lambda: pipeline, compiled=compiled)
-    serve(path, name, _anchored(pipeline), pipeline.directory, find=find)
+    forms, name = released_forms(pipeline)
+    config = _anchored(pipeline)
+    find = _finder(lambda: pipeline, Engine.auto)
+    serve(_chosen(forms, Engine.auto, config), name, config, pipeline.directory, find=find)
 
 
-def _finder(pipeline: Callable[[], Pipeline], *, compiled: bool) -> Callable[[str], Path | str]:
+def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str], Path | str]:
     """Tells where a further model lies: in a folder, at a URL, on the Hub, or registered in the project."""
 
     def find(reference: str) -> Path | str:
@@ -121,7 +147,9 @@ def _finder(pipeline: Callable[[], Pipeline], *, compiled: bool) -> Callable[[st
             return Path(reference)
         if "/" in reference:
             return reference
-        return released_bundle(pipeline(), reference, compiled=compiled)[0]
+        opened = pipeline()
+        forms, _ = released_forms(opened, reference)
+        return _chosen(forms, engine, _with_engine(opened.project.serve, engine)).path
 
     return find
 
@@ -138,14 +166,14 @@ def _anchored(pipeline: Pipeline) -> ServeConfig:
 
 
 def serve(
-    path: Path | str,
+    choice: Choice,
     name: str,
     config: ServeConfig,
     project_dir: Path | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
 ) -> None:
-    """Serve until stopped, having told where and, of `phases`, where the time went.
+    """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
 
     The project's folder is where the keys are.
     """
@@ -154,8 +182,8 @@ def serve(
     from platen.phases import no_phase
 
     phase = phases or no_phase
-    if isinstance(path, Path):
-        read_ahead(path)
+    if isinstance(choice.path, Path):
+        read_ahead(choice.path)
     with phase("imports"):
         from platen.serve.access import AccessControl
         from platen.serve.server import serve_bundle
@@ -163,14 +191,15 @@ def serve(
     def ready(started: Started) -> None:
         if phases is not None:
             explain(phases)
-        _announce(started, name)
+        chosen = choice.why and started.kind != "embedding"
+        _announce(replace(started, why=choice.why) if chosen else started, name)
 
     access = AccessControl(config, project_dir)
     for warning in access.warnings():
         typer.echo(f"platen: warning: {warning}", err=True)
     with DownloadBar() as bar:
         serve_bundle(
-            path,
+            choice.path,
             name=name,
             config=config,
             access=access,

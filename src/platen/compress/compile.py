@@ -35,12 +35,14 @@ def compile_released(ctx: StageContext) -> StageResult:
     )
 
 
-def compiled_form(store: Store, bundle: str) -> Artifact | None:
-    """The newest compiled form of the artifact `bundle` (`name/fingerprint`), None when there is none."""
-    for manifest in reversed(store.manifests()):
-        if manifest.kind == KIND and manifest.inputs.get("train") == bundle:
-            return store.find(manifest.name, manifest.fingerprint)
-    return None
+def compiled_forms(store: Store, bundle: str) -> list[Artifact]:
+    """The compiled forms of the artifact `bundle` (`name/fingerprint`), the newest first."""
+    found = [
+        store.find(manifest.name, manifest.fingerprint)
+        for manifest in reversed(store.manifests())
+        if manifest.kind == KIND and manifest.inputs.get("train") == bundle
+    ]
+    return [artifact for artifact in found if artifact is not None]
 
 
 def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None = None) -> Compiled:

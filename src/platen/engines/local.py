@@ -21,7 +21,8 @@ from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.runner import Runner
 from platen.engines.text import Detokenizer
-from platen.engines.torch_runner import TorchRunner
+from platen.engines.threads import on_passing_thread
+from platen.engines.torch_runner import REUSE_BYTES, TorchRunner
 from platen.engines.vllm import VllmEngine
 from platen.engines.vllm_child import VllmChild, VllmOptions, find_vllm
 from platen.errors import BundleError, MissingExtraError
@@ -68,11 +69,11 @@ def open_model(
 
     A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
     share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
-    key/value cache, by default to a quarter of the memory that is free. A request that has waited `max_wait`
-    seconds in our own queue is given up. `fetched` makes a URL a local folder, by default in the user's cache
-    of models. With `vllm` a bundle runs in a `vllm serve` process. Raises
-    BundleError when the folder can't be opened, ArtifactError when it can't be fetched, MissingExtraError,
-    VllmError.
+    key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse. A
+    request that has waited `max_wait` seconds in our own queue is given up. `fetched` makes a URL a local
+    folder, by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process.
+    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched,
+    MissingExtraError, VllmError.
     """
     files = None
     if is_url(str(path_or_name)):
@@ -94,11 +95,12 @@ def open_model(
         why = "vllm: as configured"
     elif compiled is None:
         with phase("open weights"):
-            bundle = open_bundle(path, dtype=dtype, device=device)
+            bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
         with phase("pack"):
             if can_pack(bundle.model):
-                pack(bundle.model)
-            runner = TorchRunner(bundle.model, max_rows=max_concurrent)
+                on_passing_thread(lambda: pack(bundle.model))
+            reuse_bytes = min(REUSE_BYTES, cache_bytes)
+            runner = TorchRunner(bundle.model, max_rows=max_concurrent, reuse_bytes=reuse_bytes)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
         config, tokenizer = bundle.config, bundle.tokenizer

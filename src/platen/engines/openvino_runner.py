@@ -7,6 +7,7 @@ kind, no biases, and seeds that depend on the batch.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.errors import BundleError
 from platen.models.bundle import read_json
-from platen.models.compiled import OPENVINO_FILE
+from platen.models.compiled import OPENVINO_FILE, read_compiled
 from platen.models.config import LlamaConfig
 
 _ROWS = "logits_rows"
@@ -43,7 +44,7 @@ class OpenVinoRunner:
         config = LlamaConfig.from_hf(read_json(folder / "config.json"))
         self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
         model = _paged(folder / OPENVINO_FILE)
-        compiled = ov.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        compiled = ov.Core().compile_model(model, "CPU", _settings(folder, config))
         self._request = compiled.create_infer_request()
         self._caches = [port for port in compiled.inputs if "_cache." in port.get_any_name()]
         block_bytes = sum(_block_bytes(port) for port in self._caches)
@@ -130,6 +131,29 @@ class OpenVinoRunner:
             "blocks_held": float(self._pool.held),
             "reused_tokens": float(self._reused),
         }
+
+
+def _settings(folder: Path, config: LlamaConfig) -> dict[str, str]:
+    """What the CPU plugin is told.
+
+    With int8 weights it multiplies in int8, a token's activations quantized in groups as they come: a third
+    faster at writing than unpacking the weights to bfloat16 at every step, which is what it does where it
+    finds AMX and is left to itself, and no slower at reading if the groups are large.
+    """
+    settings = {"PERFORMANCE_HINT": "LATENCY"}
+    compiled = read_compiled(folder)
+    group = _activation_group(config)
+    if compiled is not None and compiled.weights == "int8" and group:
+        settings |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group)}
+    return settings
+
+
+def _activation_group(config: LlamaConfig) -> int:
+    """The largest group, up to 256, that divides the rows of all matrices; 0 when none does."""
+    rows = math.gcd(
+        config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim
+    )
+    return max((size for size in range(32, 257, 32) if rows % size == 0), default=0)
 
 
 def _paged(file: Path) -> ov.Model:

@@ -20,6 +20,9 @@ from platen.engines.sequence import Sequence as Request
 from platen.models.config import LlamaConfig
 from platen.models.llama import KVCache, Llama
 
+REUSE_BYTES = 256 * 2**20
+"""Memory for past prompts' keys and values, unless told otherwise."""
+
 
 class BlockStore:
     """Keys and values of past prompts in blocks of 16 tokens, at most `max_bytes` of them."""
@@ -64,7 +67,7 @@ class TorchRunner:
 
     name = "torch"
 
-    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
         weight = model.model.embed_tokens.weight
         self._model = model.eval()
         self._device, self._dtype = weight.device, weight.dtype
@@ -151,6 +154,8 @@ class TorchRunner:
             "cache_bytes": float(self._batch.size_bytes),
             "rows": float(self._max_rows),
             "rows_held": float(len(self._prompts) + len(self._rows)),
+            "blocks": float(self._store.pool.size),
+            "blocks_held": float(self._store.pool.held),
             "reused_tokens": float(self._reused),
             "adapter_bytes": float(self.adapters.size_bytes),
         }

@@ -1,0 +1,130 @@
+"""Servers in processes of their own, ours and llama.cpp's, and what is asked of them over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+CLIENT = httpx.Client(verify=False, timeout=600)  # loading certificates takes longer than a first token
+PROMPT_TOKENS = 250
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is asked of each contestant."""
+
+    new_tokens: int
+    rounds: int
+    vocab_size: int
+
+    def prompts(self, count: int, seed: int) -> list[list[int]]:
+        """Prompts that share nothing with any other seed's."""
+        generator = np.random.default_rng(seed)
+        return generator.integers(3, self.vocab_size, (count, PROMPT_TOKENS)).tolist()
+
+
+@contextlib.contextmanager
+def platen_server(folder: Path) -> Iterator[str]:
+    """`platen serve` of a folder; its address."""
+    command = [sys.executable, "-m", "platen", "serve", str(folder), "--port", "0", "--name", "bench"]
+    with _process(command) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.search(r"answers at .*?(http://[\d.:]+)", line):
+                break
+        else:
+            raise RuntimeError("platen serve ended early")
+        _wait_for(f"{found[1]}/health")
+        yield found[1]
+
+
+@contextlib.contextmanager
+def llama_cpp_server(file: Path) -> Iterator[str]:
+    """llama-cpp-python's own server on a free port; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(file), "--port", str(port)]
+    command += ["--n_ctx", "1024", "--n_threads", str(os.cpu_count()), "--verbose", "false"]
+    command += ["--interrupt_requests", "false"]  # or a second request ends the first
+    with _process(command):
+        _wait_for(f"http://127.0.0.1:{port}/v1/models")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"{url} does not answer")
+
+
+def http_throughput(url: str, model: str, prompts: Sequence[str | list[int]], load: Load) -> float:
+    """Tokens a second over all requests, sent at once."""
+
+    async def one(client: httpx.AsyncClient, prompt: str | list[int]) -> int:
+        body = {"model": model, "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
+        if model == "bench":
+            body["ignore_eos"] = True
+        answer = await client.post(f"{url}/v1/completions", json=body, timeout=600)
+        answer.raise_for_status()
+        return int(answer.json()["usage"]["completion_tokens"])
+
+    async def everyone() -> float:
+        async with httpx.AsyncClient(verify=False) as client:
+            began = time.perf_counter()
+            tokens = sum(await asyncio.gather(*(one(client, prompt) for prompt in prompts)))
+            return tokens / (time.perf_counter() - began)
+
+    return asyncio.run(everyone())
+
+
+def http_texts(url: str, prompts: Sequence[list[int]], load: Load) -> list[str]:
+    """The texts of one request with several prompts, each the likeliest."""
+    body = {"model": "bench", "prompt": prompts, "max_tokens": load.new_tokens, "temperature": 0}
+    answer = CLIENT.post(f"{url}/v1/completions", json=body | {"ignore_eos": True})
+    answer.raise_for_status()
+    return [choice["text"] for choice in sorted(answer.json()["choices"], key=lambda c: c["index"])]
+
+
+def http_stream(url: str, prompt: list[int], load: Load) -> tuple[float, float]:
+    """Of one streamed request: prompt tokens a second up to the first token, then tokens a second."""
+    body = {"model": "bench", "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
+    body |= {"ignore_eos": True, "stream": True}
+    times = []
+    began = time.perf_counter()
+    with CLIENT.stream("POST", f"{url}/v1/completions", json=body) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {") and json.loads(line[6:])["choices"]:
+                times.append(time.perf_counter())
+    return len(prompt) / (times[0] - began), (load.new_tokens - 1) / (times[-1] - times[0])

@@ -1,0 +1,37 @@
+"""What the libraries that compute have to be told: how threads wait for one another, how much is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def prepare_process() -> None:
+    """Set what PyTorch's and llama.cpp's libraries read from the environment, unless the user did.
+
+    To be called before either is imported; processes started later inherit it.
+
+    - Threads spin for a fraction of a millisecond at a barrier, then sleep. Left to itself OpenMP spins for
+      milliseconds: where another program wants the cores too, a thread then spins away the time that the one
+      it waits for should have had, and text comes a tenth as fast.
+    - oneDNN keeps 256 of the kernels that it makes for each number of tokens it meets, not 1,024: prompts of
+      ever new lengths would otherwise fill hundreds of megabytes with them.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
+
+def on_passing_thread(work: Callable[[], T]) -> T:
+    """Do `work` on a thread of its own and return its result, or raise its error.
+
+    Loading and packing weights uses OpenMP, whose threads stay with the thread that began them. GNU's OpenMP
+    counts them all: once the engine's thread has its own too, it finds the cores overbooked and from then on
+    lets threads sleep at each of the hundreds of barriers in a step instead of spinning. Half the speed would
+    be gone.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
