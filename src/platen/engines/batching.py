@@ -122,11 +122,12 @@ class BatchingEngine:
             raise ValueError("this engine takes no grammars")
         return self._grammars.matcher(grammar)
 
-    def load_adapter(self, name: str, folder: Path) -> None:
+    def load_adapter(self, name: str, folder: Path) -> str:
         """Let requests choose the adapter in `folder` by `name`; one that had the name is replaced.
 
-        What runs keeps the adapter that it began with. Reads files: on a thread, where streams must not
-        wait. Raises BundleError when it does not fit the model, or this engine takes none.
+        Returns the adapter's fingerprint. What runs keeps the adapter that it began with. Reads files: on a
+        thread, where streams must not wait. Raises BundleError when it does not fit the model, or this
+        engine takes none.
         """
         if self._runner.adapters is None:
             raise BundleError(
@@ -137,6 +138,7 @@ class BatchingEngine:
         with self._wake:
             self._adapters[name] = adapter
             self._wake.notify()
+        return adapter.fingerprint
 
     def unload_adapter(self, name: str) -> None:
         """Take no more requests for it; what runs with it goes on. Raises KeyError for an unknown name."""

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from platen.errors import PlatenError
+from platen.engines.adapted import AdaptedEngine
+from platen.engines.batching import BatchingEngine
+from platen.errors import BundleError, PlatenError
+from platen.models.remote import is_url, shown
 from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
-from platen.serve.served import AnyModel
+from platen.serve.hub import ModelHub
+from platen.serve.served import AnyModel, ServedModel, writer
 from platen.serve.traffic import CANARY, SHADOW, STABLE, CanaryLimits, CanaryWatch, Route, Variant
 
 Loader = Callable[[str, str], AnyModel]
 """Loads what a reference (a folder, a Hub name, MODEL@VERSION) leads to, to answer to a name; blocks."""
 
 Reference = Annotated[str, Field(min_length=1, max_length=4096)]
+"""What a loader takes; or NAME+FOLDER, a LoRA adapter over the model that answers to NAME."""
 
 
 class _Strict(BaseModel):
@@ -100,7 +108,7 @@ class VariantStatus(BaseModel):
         stats = variant.model.engine.stats()
         return cls(
             label=variant.label,
-            model=variant.model.source,
+            model=_told(variant.model),
             version=variant.model.info.version,
             weight=variant.weight,
             answered=route.answered.get(variant.label, 0),
@@ -122,6 +130,11 @@ class RouteStatus(BaseModel):
         shadow = VariantStatus.of(route.shadow, route) if route.shadow else None
         variants = [VariantStatus.of(variant, route) for variant in route.variants]
         return cls(name=route.name, variants=variants, shadow=shadow, rolled_back=route.rolled_back)
+
+
+def _told(model: AnyModel) -> str:
+    """What a model was loaded from, without what may be secret in it."""
+    return shown(model.source) if is_url(model.source) else model.source
 
 
 def admin_router(context: ServeContext, load: Loader) -> APIRouter:
@@ -157,12 +170,20 @@ async def _loaded(context: ServeContext, name: str, spec: RouteSpec, load: Loade
     before = {route.name: route for route in context.hub.routes()}.get(name)
     known: dict[str, AnyModel] = {}
     if before is not None and not spec.reload:
-        known = {variant.model.source: variant.model for variant in before.everything()}
+        models = [variant.model for variant in before.everything()]
+        known = {name: model for model in models for name in (model.source, _told(model))}
     fresh: list[AnyModel] = []
 
     async def model(reference: str) -> AnyModel:
         if reference not in known:
-            known[reference] = await asyncio.to_thread(load, reference, name)
+            base, plus, folder = reference.partition("+")
+            over = (
+                {route.name: route.stable.model for route in context.hub.routes()}.get(base) if plus else None
+            )
+            if over is None:
+                known[reference] = await asyncio.to_thread(load, reference, name)
+            else:
+                known[reference] = await adapted(context.hub, writer(over), Path(folder), name)
             fresh.append(known[reference])
         return known[reference]
 
@@ -178,6 +199,24 @@ async def _loaded(context: ServeContext, name: str, spec: RouteSpec, load: Loade
         raise
     watch = CanaryWatch(spec.canary.limits) if spec.canary else None
     return Route(name, variants, shadow, watch, answered=before.answered if before else {})
+
+
+async def adapted(hub: ModelHub, base: ServedModel, folder: Path, name: str) -> ServedModel:
+    """The adapter in `folder` over a served model, as a model that answers to `name`.
+
+    The base stays open as long as the adapter is. Raises BundleError when it does not fit.
+    """
+    if not isinstance(base.engine, BatchingEngine):
+        raise BundleError(f"the {base.engine.name} engine of '{base.info.name}' takes no adapters")
+    hub.hold(base.engine)
+    try:
+        engine = await asyncio.to_thread(AdaptedEngine, base.engine, folder, partial(hub.let_go, base.engine))
+    except BaseException:
+        hub.let_go(base.engine)
+        raise
+    version = f"{base.info.version}+{engine.fingerprint[:8]}"
+    info = replace(base.info, name=name, version=version)
+    return replace(base, engine=engine, info=info, source=f"{base.info.name}+{folder}")
 
 
 async def _close(models: list[AnyModel]) -> None:
