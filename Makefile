@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLE ?= examples/shakespeare
 RUN_FLAGS ?=
-CHROMIUM := $(shell command -v chromium)
+MISSING := $(strip $(foreach program,chromium redis-server,$(if $(shell command -v $(program)),,$(program))))
 
 .PHONY: run test test-slow lint format bench docs setup clean
 .DELETE_ON_ERROR:
@@ -26,8 +26,8 @@ run: .venv/run.stamp
 	@touch $@
 
 setup: .venv/dev.stamp
-ifeq ($(CHROMIUM),)
-	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
+ifneq ($(MISSING),)
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(MISSING)
 endif
 
 lint: .venv/dev.stamp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 _CRON_FIELDS = (
     ("minute", 0, 59, ""),
@@ -40,4 +41,32 @@ def check_encoding(name: str) -> str:
         "".encode(name)
     except (LookupError, ValueError):
         raise ValueError("Python knows no text encoding of this name; try utf-8 or latin-1") from None
+    return name
+
+
+def check_base_url(url: str) -> str:
+    """The URL without a slash at its end, if it is one of HTTP with nothing secret in it.
+
+    Messages never repeat the URL: what is wrong with it may be that it holds a key.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("this is no URL; one looks like https://api.example.com/v1") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL must not hold credentials; put the key in a variable, api_key_env: ITS_NAME")
+    if parts.scheme not in ("http", "https") or not host or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError("allowed are http and https URLs, such as https://api.example.com/v1")
+    if "?" in url or "#" in url:
+        raise ValueError("the URL must end with its path, without ? and #")
+    return url.rstrip("/")
+
+
+def check_variable_name(name: str) -> str:
+    """The name itself, if an environment variable can have it. Never repeated: it may be the key itself."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(
+            "this is no name of an environment variable; put the key in a variable and its name here"
+        )
     return name

@@ -24,6 +24,7 @@ COMMANDS = [
     "generate",
     "models",
     "bench",
+    "keys",
     "traffic",
     "plan",
     "doctor",

@@ -64,7 +64,13 @@ def test_regular_expressions_and_lark(compiler: GrammarCompiler, tiny_tokenizer:
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [("json_schema", '{"type": 5}'), ("json_schema", "{"), ("regex", "(a"), ("lark", "start: x")],
+    [
+        ("json_schema", '{"type": 5}'),
+        ("json_schema", "{"),
+        ("regex", "(a"),
+        ("lark", "start: x"),
+        ("regex", "a" * 100_001),
+    ],
 )
 def test_what_is_no_grammar_is_refused(compiler: GrammarCompiler, kind: str, text: str) -> None:
     with pytest.raises(ValueError, match="is not valid"):

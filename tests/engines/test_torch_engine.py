@@ -351,3 +351,30 @@ async def test_an_id_in_use_is_refused(make: Make) -> None:
         with pytest.raises(ValueError, match="in use"):
             engine.submit(GenerationRequest("same", [1], greedy(1)))
         await stream.aclose()
+
+
+async def test_tenants_take_turns_and_the_higher_class_goes_first(make: Make) -> None:
+    ended: list[str] = []
+
+    async def ask(engine: TorchEngine, name: str, tenant: str, priority: int = 0) -> None:
+        request = GenerationRequest(name, prompt(5), greedy(3), tenant=tenant, priority=priority)
+        await collect(engine.submit(request))
+        ended.append(name)
+
+    async with make(max_concurrent=1) as engine:
+        flood = [asyncio.create_task(ask(engine, f"flood {i}", "flood")) for i in range(6)]
+        await asyncio.sleep(0)
+        others = [ask(engine, "other", "other"), ask(engine, "urgent", "flood", priority=1)]
+        await asyncio.gather(*flood, *others)
+    assert ended.index("urgent") <= 2
+    assert ended.index("other") <= 3
+    assert [name for name in ended if name.startswith("flood")] == [f"flood {i}" for i in range(6)]
+
+
+async def test_a_request_that_waits_too_long_is_given_up(make: Make) -> None:
+    async with make(max_concurrent=1, max_wait=0.0) as engine:
+        first = engine.submit(GenerationRequest("first", prompt(5), greedy(60)))
+        second = engine.submit(GenerationRequest("second", prompt(5), greedy(3)))
+        with pytest.raises(EngineOverloaded):
+            await collect(second)
+        assert (await collect(first)).last.finish_reason == "length"

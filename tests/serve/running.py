@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from platen.engines.protocol import (
     Capacity,
@@ -21,6 +22,7 @@ from platen.engines.protocol import (
     Usage,
 )
 from platen.project import ServeConfig
+from platen.serve.access import AccessControl
 from platen.serve.admin import Loader
 from platen.serve.app import create_app
 from platen.serve.context import ServerState
@@ -105,11 +107,13 @@ class RunningServer:
         models: Sequence[AnyModel],
         config: ServeConfig,
         load: Loader | None = None,
+        project_dir: Path | None = None,
     ) -> None:
+        self.access = AccessControl(config, project_dir)
         self.state = ServerState()
         self.engine = models[0].engine
         hub = ModelHub(models)
-        app = create_app(hub, config, state=self.state, load=load, max_body_bytes=100_000)
+        app = create_app(hub, config, state=self.state, access=self.access, load=load, max_body_bytes=100_000)
         ready = threading.Event()
 
         def on_ready(url: str) -> None:
@@ -119,7 +123,8 @@ class RunningServer:
         self._listener = listen(config.host, 0)
         self.rpc = None
         if config.grpc_port is not None:
-            self.rpc = RpcServer(OpenInference(hub, self.state), self.state, config.host, config.grpc_port)
+            service = OpenInference(hub, self.state)
+            self.rpc = RpcServer(service, self.state, self.access, config.host, config.grpc_port)
         self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
@@ -129,6 +134,7 @@ class RunningServer:
         self._server.stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
+        self.access.close()
 
 
 @contextmanager
@@ -137,10 +143,12 @@ def serving(
     tokenizer: Tokenizer,
     config: ServeConfig | None = None,
     further: Sequence[AnyModel] = (),
+    project_dir: Path | None = None,
 ) -> Iterator[RunningServer]:
     info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
     models = [ServedModel(engine, tokenizer, info), *further]
-    server = RunningServer(models, config or ServeConfig(drain_seconds=1))
+    config = config or ServeConfig(drain_seconds=1)
+    server = RunningServer(models, config, project_dir=project_dir)
     try:
         yield server
     finally:

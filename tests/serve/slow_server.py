@@ -1,19 +1,23 @@
-"""Serves the bundle named on the command line, each forward pass slowed; run as a program by the tests."""
+"""Serves the bundle named on the command line, each forward pass slowed; run as a program by the tests.
+
+With a project's folder as the last argument it asks for that project's keys.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from platen.models.llama import Llama
 from platen.project import ServeConfig
+from platen.serve.access import AccessControl
 from platen.serve.server import serve_bundle
 
 
 def main() -> None:
-    bundle, seconds_per_step, drain_seconds = sys.argv[1:]
+    bundle, seconds_per_step, drain_seconds, *project = sys.argv[1:]
     forward = Llama.forward
 
     def slow_forward(self: Llama, *args: Any, **kwargs: Any) -> Any:
@@ -21,8 +25,16 @@ def main() -> None:
         return forward(self, *args, **kwargs)
 
     Llama.forward = slow_forward  # type: ignore[method-assign]
-    config = ServeConfig(port=0, drain_seconds=float(drain_seconds))
-    serve_bundle(Path(bundle), name="tiny", config=config, on_ready=lambda s: print(s.url, flush=True))
+    keys: Literal["required", "off"] = "required" if project else "off"
+    config = ServeConfig(port=0, drain_seconds=float(drain_seconds), keys=keys)
+    access = AccessControl(config, Path(project[0]) if project else None)
+    serve_bundle(
+        Path(bundle),
+        name="tiny",
+        config=config,
+        access=access,
+        on_ready=lambda started: print(started.url, flush=True),
+    )
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ def test_bodies_that_are_no_request(
         ("completions", {"best_of": 3, "stream": True}, "best_of"),
         ("completions", {"model": "other"}, "model"),
         ("chat/completions", {"messages": []}, "messages"),
+        ("chat/completions", {"messages": [{"role": "user", "content": ""}] * 2049}, "messages"),
         ("chat/completions", {"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
         ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
         ("chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role"),

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from platen.project import ServeConfig
+from platen.serve.keys import Grant
+from platen.serve.keystore import KeyStore, key_file
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 from tests.serve.test_process import process
@@ -339,6 +342,24 @@ def test_a_text_that_breaks_off_keeps_what_came_until_tried_again(
     scripted.break_after = None
     tab.alert.get_by_role("button", name="Try again").click()
     expect(tab.log).to_have_text("Say: " + "".join(scripted.pieces))
+
+
+def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(
+    tab: Tab, scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    _, key = KeyStore(key_file(tmp_path)).create(Grant("alice", "alice"))
+    config = ServeConfig(keys="required", drain_seconds=1)
+    with serving(scripted, tiny_tokenizer, config, project_dir=tmp_path) as server:
+        tab.page.goto(server.url)
+        expect(tab.alert).to_contain_text("This server asks for an API key.")
+        tab.button("Settings").click()
+        tab.page.get_by_label("API key").fill(key)
+        tab.button("Done").click()
+        expect(tab.page.locator("#model-name")).to_have_text("tiny")
+        tab.page.reload()
+        tab.say("Good morrow")
+        expect(tab.log).to_contain_text("word39")
+        assert key not in tab.page.evaluate("JSON.stringify(localStorage)")
 
 
 def test_everything_has_a_name(tab: Tab, scripted_server: RunningServer) -> None:

@@ -16,17 +16,23 @@ import openai
 import pytest
 
 from platen.project import ServeConfig
+from platen.serve.keys import Grant
+from platen.serve.keystore import KeyStore, key_file
 from platen.serve.server import ServeError, listen, serve_bundle
+from tests.serve.running import wait_until
 
 PROGRAM = Path(__file__).parent / "slow_server.py"
 
 
 @contextmanager
 def process(
-    bundle: Path, *, seconds_per_step: float, drain_seconds: float
+    bundle: Path, *, seconds_per_step: float, drain_seconds: float, project: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     server = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(bundle), str(seconds_per_step), str(drain_seconds)],
+        [
+            *(sys.executable, str(PROGRAM), str(bundle), str(seconds_per_step), str(drain_seconds)),
+            *([str(project)] if project else []),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,10 +76,27 @@ def test_an_idle_server_stops_at_once_and_frees_its_port(tiny_bundle: Path) -> N
         assert (health["status"], health["tokens_generated"]) == ("ok", 4)  # it has warmed up
         server.send_signal(signal.SIGINT)
         started = time.monotonic()
-        assert server.wait(10) == 0
-        assert time.monotonic() - started < 3
+        assert server.wait(20) == 0
+        assert time.monotonic() - started < 15  # of the 30 it would give what runs
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_what_keys_have_used_outlives_the_server(tiny_bundle: Path, tmp_path: Path, end: int) -> None:
+    store = KeyStore(key_file(tmp_path))
+    _, key = store.create(Grant("alice", "alice"))
+    with process(tiny_bundle, seconds_per_step=0, drain_seconds=5, project=tmp_path) as (server, url):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+            for _ in range(5):
+                client.completions.create(model="tiny", prompt=[1, 2, 3], max_tokens=4)
+        if end == signal.SIGKILL:
+            wait_until(lambda: sum(s.requests for s in store.read().spent.values()) == 5)
+        server.send_signal(end)
+        server.wait(20)
+        [spent] = store.read().spent.values()
+        assert (spent.requests, spent.prompt_tokens) == (5, 15)
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded() -> None:

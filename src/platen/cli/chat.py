@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 
 from platen.cli.options import (
     HERE,
+    KEY_VARIABLE,
     MaxTokensOption,
     ProjectOption,
     SeedOption,
@@ -29,7 +31,10 @@ def command(
         str | None, typer.Option("--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION.")
     ] = None,
     project: ProjectOption = HERE,
-    url: Annotated[str | None, typer.Option(help="Talk to a running server instead.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help=f"Talk to a running server instead. If it asks for a key: {KEY_VARIABLE}."),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_tokens: MaxTokensOption = 200,
     temperature: TemperatureOption = 0.8,
@@ -130,7 +135,7 @@ class _Remote:
     def __init__(self, url: str, sampling: SamplingParams) -> None:
         from platen.serve.client import ChatClient
 
-        self._client = ChatClient(url)
+        self._client = ChatClient(url, api_key=os.environ.get(KEY_VARIABLE))
         self._sampling = sampling
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:

@@ -18,6 +18,7 @@ from platen.cli import (
     doctor,
     gc,
     generate,
+    keys,
     models,
     new,
     plan,
@@ -43,6 +44,7 @@ for module in (new, run, status, show, compile, serve, chat, generate, plan, doc
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
+app.add_typer(keys.app, name="keys")
 app.add_typer(traffic.app, name="traffic")
 
 

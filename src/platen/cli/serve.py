@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
     from platen.project import ServeConfig
     from platen.serve.server import Started
+
+
+KeyMode = Literal["required", "optional", "off"]
 
 
 class Engine(StrEnum):
@@ -50,6 +53,9 @@ def command(
             help="auto: the fastest measured here, else a compiled form, else the bundle; vllm: on GPUs."
         ),
     ] = Engine.auto,
+    keys: Annotated[
+        KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
+    ] = None,
     explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
@@ -64,6 +70,8 @@ def command(
 
       platen serve ./shakespeare-int8
 
+      platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
+
       platen serve s3://models/shakespeare --explain-start
     """
     from platen.engines.threads import prepare_process
@@ -73,13 +81,17 @@ def command(
     from platen.engines.choose import Choice
     from platen.models.remote import is_url, name_in
     from platen.project import ServeConfig
+    from platen.projectfile import load_project
 
     find = _finder(lambda: open_pipeline(project), engine)
+    options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
+    changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
     if model is not None and (Path(model).is_dir() or "/" in model):
-        config = _with_engine(ServeConfig(), engine)
+        config = _with_engine(ServeConfig().model_copy(update=changes), engine)
         folder = Path(model)
         called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
+        directory = None if config.keys == "off" else load_project(project).directory
         if folder.is_dir():
             choice = _chosen([folder], engine, config)
         elif engine in (Engine.openvino, Engine.llamacpp):
@@ -89,14 +101,14 @@ def command(
             )
         else:
             choice = Choice(model, "")
-        serve(choice, name or called, config, host, port, phases, find, grpc_port)
+        serve(choice, name or called, config, directory, phases, find)
         return
     with phases("find the model") if phases else nullcontext():
         pipeline = open_pipeline(project, overrides)
-        config = _with_engine(_anchored(pipeline), engine)
+        config = _with_engine(_anchored(pipeline).model_copy(update=changes), engine)
         forms, registered = released_forms(pipeline, model)
         choice = _chosen(forms, engine, config)
-    serve(choice, name or registered, config, host, port, phases, find, grpc_port)
+    serve(choice, name or registered, config, pipeline.directory, phases, find)
 
 
 def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
@@ -124,7 +136,7 @@ def serve_project(pipeline: Pipeline) -> None:
     forms, name = released_forms(pipeline)
     config = _anchored(pipeline)
     find = _finder(lambda: pipeline, Engine.auto)
-    serve(_chosen(forms, Engine.auto, config), name, config, find=find)
+    serve(_chosen(forms, Engine.auto, config), name, config, pipeline.directory, find=find)
 
 
 def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str], Path | str]:
@@ -143,8 +155,9 @@ def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str],
 
 
 def _anchored(pipeline: Pipeline) -> ServeConfig:
-    """The project's settings for serving; folders of further models are relative to the project file."""
-    config, here = pipeline.project.serve, pipeline.directory
+    """The project's settings for serving; files and folders are relative to the project file."""
+    here = pipeline.directory
+    config = pipeline.project.serve.located(here)
     models = [
         entry.model_copy(update={"path": str(here / entry.path)}) if (here / entry.path).is_dir() else entry
         for entry in config.models
@@ -156,13 +169,14 @@ def serve(
     choice: Choice,
     name: str,
     config: ServeConfig,
-    host: str | None = None,
-    port: int | None = None,
+    project_dir: Path | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
-    grpc_port: int | None = None,
 ) -> None:
-    """Serve until stopped, having told where, why this engine and, of `phases`, where the time went."""
+    """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
+
+    The project's folder is where the keys are.
+    """
     from platen.cli.starting import DownloadBar, explain
     from platen.models.store import read_ahead
     from platen.phases import no_phase
@@ -171,6 +185,7 @@ def serve(
     if isinstance(choice.path, Path):
         read_ahead(choice.path)
     with phase("imports"):
+        from platen.serve.access import AccessControl
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:
@@ -179,13 +194,15 @@ def serve(
         chosen = choice.why and started.kind != "embedding"
         _announce(replace(started, why=choice.why) if chosen else started, name)
 
-    given = {"host": host, "port": port, "grpc_port": grpc_port}
-    changes = {key: value for key, value in given.items() if value is not None}
+    access = AccessControl(config, project_dir)
+    for warning in access.warnings():
+        typer.echo(f"platen: warning: {warning}", err=True)
     with DownloadBar() as bar:
         serve_bundle(
             choice.path,
             name=name,
-            config=config.model_copy(update=changes),
+            config=config,
+            access=access,
             on_ready=ready,
             find=find,
             report=bar.update,

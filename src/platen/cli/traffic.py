@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from platen.cli.options import KEY_VARIABLE
+
 if TYPE_CHECKING:
     from platen.serve.client import AdminClient
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 
-KEY_VARIABLE = "PLATEN_API_KEY"
 UrlOption = Annotated[str, typer.Option(help="The server's address.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name that clients ask for.")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -53,6 +54,7 @@ class BatchingEngine:
     single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
     its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
+    A request that has waited `max_wait` seconds for a place is given up: its stream raises EngineOverloaded.
     `on_close` is called when the weights are no longer needed.
     """
 
@@ -68,6 +70,7 @@ class BatchingEngine:
         max_queue: int = 64,
         prefill_chunk: int = 512,
         on_close: Callable[[], None] | None = None,
+        max_wait: float = math.inf,
     ) -> None:
         self.name = runner.name
         self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
@@ -75,7 +78,7 @@ class BatchingEngine:
         self._new_detokenizer, self._token_text = new_detokenizer, token_text
         self._eos_ids = frozenset(eos_ids)
         self._grammars = grammars
-        self._runner = runner
+        self._runner, self._max_wait = runner, max_wait
         self._on_close = on_close
         self._scheduler = Scheduler(runner, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
         self._wake = threading.Condition()
@@ -260,6 +263,8 @@ class BatchingEngine:
         for sequence in self._scheduler.cancelled():
             self._end(sequence, "cancelled")
         parts = self._scheduler.plan()
+        for sequence in self._scheduler.waiting_longer_than(self._max_wait):
+            self._give_up(sequence, EngineOverloaded(self._retry_after()))
         if not parts:
             return
         logits = self._runner.forward(parts)
@@ -366,14 +371,17 @@ class BatchingEngine:
         with self._wake:
             del self._open[sequence.request.request_id]
 
+    def _give_up(self, sequence: Sequence, error: Exception) -> None:
+        self._scheduler.remove(sequence)
+        self._send(sequence, error)
+        self._close_request(sequence)
+
     def _fail_all(self, error: Exception) -> None:
         with self._wake:
             lost = [sequence for sequence, _ in self._open.values() if sequence not in self._inbox]
         self._runner.reset()
         for sequence in lost:
-            self._scheduler.remove(sequence)
-            self._send(sequence, _failure(error))
-            self._close_request(sequence)
+            self._give_up(sequence, _failure(error))
         self._prompt_scores.clear()
 
     def _flush(self) -> None:

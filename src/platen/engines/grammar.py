@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from platen.engines.protocol import Grammar
 from platen.tokens.tokenizer import Tokenizer
 
+MAX_CHARACTERS = 100_000
+"""Of a schema, expression or grammar: what compiles in moderate time and memory."""
+
 
 class Matcher:
     """Follows one text through its grammar."""
@@ -53,6 +56,10 @@ class GrammarCompiler:
     def _compile(self, grammar: Grammar) -> Any:
         from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+        if len(grammar.text) > MAX_CHARACTERS:
+            raise ValueError(
+                f"the {grammar.kind} is not valid: it has more than {MAX_CHARACTERS:,} characters"
+            )
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(
                 TokenizerWrapper(_Vocabulary(self._own, self._vocab_size, self._end_ids)),

@@ -5,6 +5,7 @@ For the server, and for commands that generate without one.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def open_model(
     *,
     max_concurrent: int = 16,
     max_queue: int = 64,
+    max_wait: float = math.inf,
     cache_bytes: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -67,10 +69,11 @@ def open_model(
 
     A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
     share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
-    key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse.
-    `fetched` makes a URL a local folder, by default in the user's cache of models. With `vllm` a bundle runs
-    in a `vllm serve` process. Raises BundleError when the folder can't be opened, ArtifactError when it can't
-    be fetched, MissingExtraError, VllmError.
+    key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse. A
+    request that has waited `max_wait` seconds in our own queue is given up. `fetched` makes a URL a local
+    folder, by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process.
+    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched,
+    MissingExtraError, VllmError.
     """
     files = None
     if is_url(str(path_or_name)):
@@ -121,7 +124,7 @@ def open_model(
     with phase("start engine"):
         engine: BatchingEngine | VllmEngine
         if runner is not None:
-            engine = BatchingEngine(runner, prefill_chunk=PREFILL_CHUNK, **text)
+            engine = BatchingEngine(runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, **text)
         else:
             assert vllm is not None
             engine = start_vllm(path, config, vllm, **text)

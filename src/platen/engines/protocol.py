@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "content_filter"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class GenerationRequest:
     """Special tokens whose names are to be part of the text, as what marks a tool call is."""
     adapter: str | None = None
     """The name of a loaded adapter to compute with; None is the model itself."""
+    tenant: str = ""
+    """For whom it is: tenants share an engine's time fairly."""
+    priority: int = 0
+    """Its class: the higher goes first."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,10 @@ class EngineStats:
 
 
 class EngineOverloaded(Exception):
-    """The queue is full; try again after `retry_after` seconds."""
+    """The queue is full, or a request has waited in it too long; try again after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("the queue is full")
+        super().__init__("the engine has more to do than it can")
         self.retry_after = retry_after
 
 
@@ -153,8 +157,9 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
-        Raises EngineOverloaded at once when the queue is full, ValueError when the prompt does not fit, the
-        grammar is not one or the adapter is not loaded.
+        Raises EngineOverloaded at once when the queue is full, and out of the stream when the request has
+        waited too long; ValueError when the prompt does not fit, the grammar is not one or the adapter is
+        not loaded.
         """
         ...
 

@@ -1,16 +1,22 @@
 """Decides what an engine computes in its next step; knows requests and counts, no tensors.
 
-Requests wait in order. A step gives every writing request one token and beside that reads at most a fixed
-number of prompt tokens, so that a long prompt does not hold up those already writing. Requests join and
-leave between steps.
+A step gives every writing request one token and beside that reads at most a fixed number of prompt tokens, so
+that a long prompt does not hold up those already writing. Requests join and leave between steps. Those that
+wait are let in by class, and within a class fairly among tenants (`platen.engines.fairness`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 
+from platen.engines.fairness import TokenCounters
 from platen.engines.runner import Part, Runner
 from platen.engines.sequence import Sequence
+
+MAX_OVERTAKEN = 16
+"""Requests of higher classes that may be let in before one of a class that waits as well."""
+MAX_PASSES = 16
+"""Others that may be let in instead of one that there is no room for; then all wait until there is."""
 
 
 class Scheduler:
@@ -20,9 +26,14 @@ class Scheduler:
         self._runner = runner
         self.max_concurrent = max_concurrent
         self.prefill_chunk = prefill_chunk
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []
         self.reading: deque[Sequence] = deque()
         self.writing: list[Sequence] = []
+        self._counters = TokenCounters()
+        self._overtaken: dict[int, int] = {}
+        """Of each class that waits: how many of higher ones were let in since one of its own."""
+        self._no_room: set[Sequence] = set()
+        """Tried since a request last gave its room back."""
 
     @property
     def active(self) -> int:
@@ -34,6 +45,7 @@ class Scheduler:
         return not (self.waiting or self.reading or self.writing)
 
     def add(self, sequence: Sequence) -> None:
+        self._counters.arrive(sequence.request.tenant, (other.request.tenant for other in self.waiting))
         self.waiting.append(sequence)
 
     def plan(self) -> list[Part]:
@@ -63,16 +75,54 @@ class Scheduler:
         return stop - start
 
     def _admit(self) -> Sequence | None:
+        """Let in the first in turn that there is room for; those before it have been passed once more."""
         if not self.waiting or self.active >= self.max_concurrent:
             return None
-        sequence = self.waiting[0]
+        passed: list[Sequence] = []
+        for sequence in self._in_turn():
+            if self._let_in(sequence):
+                for other in passed:
+                    other.passes += 1
+                return sequence
+            if sequence.passes >= MAX_PASSES:
+                return None
+            passed.append(sequence)
+        return None
+
+    def _in_turn(self) -> list[Sequence]:
+        """Those that wait, the next one first; of equal right, in the order in which they came."""
+        return sorted(
+            self.waiting,
+            key=lambda s: (
+                s.passes < MAX_PASSES,
+                self._overtaken.get(s.request.priority, 0) < MAX_OVERTAKEN,
+                -s.request.priority,
+                self._counters.served(s.request.tenant),
+            ),
+        )
+
+    def _let_in(self, sequence: Sequence) -> bool:
+        if sequence in self._no_room:
+            return False
         reused = self._runner.admit(sequence, reuse=sequence.request.prompt_logprobs is None)
         if reused is None:
-            return None
-        self.waiting.popleft()
+            self._no_room.add(sequence)
+            return False
+        self._leave_queue(sequence)
+        let_in = sequence.request.priority
+        self._overtaken = {
+            waits: 0 if waits == let_in else self._overtaken.get(waits, 0) + (waits < let_in)
+            for waits in {other.request.priority for other in self.waiting}
+        }
+        self._counters.read(sequence.request.tenant, sequence.prompt_length - reused)
         sequence.admit(reused)
         self.reading.append(sequence)
-        return sequence
+        return True
+
+    def _leave_queue(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        self._no_room.discard(sequence)
+        self._counters.leave(sequence.request.tenant)
 
     def computed(self, part: Part) -> None:
         """Note that `part` is computed; after the last piece of its prompt a sequence writes."""
@@ -81,17 +131,22 @@ class Scheduler:
         if not part.writes and part.stop == sequence.prompt_length:
             self.reading.remove(sequence)
             self.writing.append(sequence)
+        if part.stop == len(sequence.tokens) and sequence.max_new_tokens:
+            self._counters.wrote(sequence.request.tenant)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a request out, wherever it is."""
-        if sequence in self.writing:
-            self.writing.remove(sequence)
-        elif sequence in self.reading:
-            self.reading.remove(sequence)
+        if sequence in self.waiting:
+            self._leave_queue(sequence)
         else:
-            self.waiting.remove(sequence)
-            return
-        self._runner.release(sequence)
+            (self.writing if sequence in self.writing else self.reading).remove(sequence)
+            self._runner.release(sequence)
+            self._no_room.clear()
+        if self.idle:
+            self._counters.forget()
+
+    def waiting_longer_than(self, seconds: float) -> list[Sequence]:
+        return [s for s in self.waiting if s.waited > seconds]
 
     def cancelled(self) -> list[Sequence]:
         return [s for s in self.everyone() if s.cancelled]

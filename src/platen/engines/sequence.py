@@ -32,6 +32,8 @@ class Sequence:
     computed: int = 0
     reused: int = 0
     cancelled: bool = False
+    passes: int = 0
+    """How many were let in instead of this one, because there was no room for it."""
     written: Counter[int] = field(default_factory=Counter)
     _arrived: float = field(default_factory=time.monotonic)
     _admitted: float | None = None
@@ -47,6 +49,11 @@ class Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self._arrived
 
     def admit(self, reused: int) -> None:
         """It has a place; `reused` tokens of its prompt are in the cache already."""

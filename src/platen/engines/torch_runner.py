@@ -154,7 +154,8 @@ class TorchRunner:
             "cache_bytes": float(self._batch.size_bytes),
             "blocks": float(self._store.pool.size),
             "blocks_held": float(self._store.pool.held),
-            "rows_held": float(len(self._rows) + len(self._prompts)),
+            "rows": float(self._max_rows),
+            "rows_held": float(len(self._prompts) + len(self._rows)),
             "reused_tokens": float(self._reused),
             "adapter_bytes": float(self.adapters.size_bytes),
         }

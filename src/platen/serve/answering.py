@@ -15,10 +15,14 @@ from typing import Protocol, runtime_checkable
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from platen.serve.access import caller_of
+from platen.serve.caller import Caller
 from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, unless_disconnected
-from platen.serve.hub import Lease, ModelHub
+from platen.serve.guards import Origin
+from platen.serve.hub import Lease
+from platen.serve.oversight import Oversight
 from platen.serve.served import ServedModel, writer
 from platen.serve.sse import EventStreamResponse, model_response
 from platen.serve.traffic import Outcome
@@ -27,6 +31,9 @@ log = logging.getLogger(__name__)
 
 MAX_SHADOWS = 32
 """Copies under way at once; while there are so many, a shadow gets no more."""
+
+_NOBODY = Caller(priority=-1)
+"""For whom shadows answer: no one pays for them, and everyone goes first."""
 
 _shadows: set[asyncio.Task[None]] = set()
 
@@ -55,7 +62,7 @@ class TypedWork(Work, Protocol):
         ...
 
 
-Start = Callable[[ServedModel], Awaitable[Work]]
+Start = Callable[[ServedModel, Caller], Awaitable[Work]]
 
 
 async def answer(
@@ -69,14 +76,17 @@ async def answer(
 ) -> Response:
     """Answer with what answers to the name `model`, which is held until the last byte is out.
 
-    Raises ApiError when there is no such model or it does not take the request.
+    Raises ApiError when the caller may not use it, there is no such model or it does not take the request.
     """
+    caller = caller_of(request)
+    caller.check_model(model)
     lease = context.hub.acquire(model, user=user)
-    _send_to_shadow(context.hub, lease, start)
+    request.state.model = model
+    _send_to_shadow(context, request, lease, start)
     while True:
-        attempt = _Attempt(lease)
+        attempt = _Attempt(context, request, lease, caller)
         try:
-            return await attempt.respond(request, start, stream=stream)
+            return await attempt.respond(start, stream=stream)
         except ApiError as error:
             stable = lease.elsewhere() if error.status >= 500 else None
             attempt.close(failed=error.status >= 500)
@@ -92,24 +102,36 @@ async def answer(
 class _Attempt:
     """One model's attempt at an answer."""
 
+    context: ServeContext
+    request: Request
     lease: Lease
+    caller: Caller
     work: Work | None = None
     _failed: bool = False
 
-    async def respond(self, request: Request, start: Start, *, stream: bool) -> Response:
-        self.work = work = await start(writer(self.lease.model))
+    async def begin(self, start: Start) -> Work:
+        """Start the work with the guards before and behind it."""
+        model, guards = writer(self.lease.model), self.context.guards
+        origin = Origin.of(self.request.scope, model.info.name, model.info.version)
+        self.work = work = await start(model.guarded(guards.incoming(origin)), self.caller)
+        screen = (lambda: guards.outgoing(origin)) if guards.screens_output else None
+        work.generation.oversee(
+            Oversight(None if self.caller is _NOBODY else self.context.metrics, model.info.name, screen)
+        )
+        return work
+
+    async def respond(self, start: Start, *, stream: bool) -> Response:
+        work, request = await self.begin(start), self.request
         headers = self.lease.headers
         if not stream:
             response = model_response(await unless_disconnected(request, work.whole()), headers)
             self.close()
             return response
         pieces = self._watched(work.pieces())
-        # Only an experiment is waited for: if it fails here, another model can still answer.
-        if not self.lease.is_stable:
-            first = await unless_disconnected(request, anext(pieces, None))
-            pieces = _with_first(first, pieces)
+        # Its first piece is waited for: what goes wrong before it has a status, or another model's answer.
+        first = await unless_disconnected(request, anext(pieces, None))
         failure = work.failure if isinstance(work, TypedWork) else None
-        return EventStreamResponse(pieces, self.close, headers, failure)
+        return EventStreamResponse(_with_first(first, pieces), self.close, headers, failure)
 
     async def _watched(self, pieces: AsyncIterator[BaseModel]) -> AsyncIterator[BaseModel]:
         try:
@@ -139,12 +161,12 @@ async def _with_first(first: BaseModel | None, rest: AsyncIterator[BaseModel]) -
             yield piece
 
 
-def _send_to_shadow(hub: ModelHub, lease: Lease, start: Start) -> None:
+def _send_to_shadow(context: ServeContext, request: Request, lease: Lease, start: Start) -> None:
     if lease.shadow is None or len(_shadows) >= MAX_SHADOWS:
         return
-    shadow = hub.acquire_shadow(lease)
+    shadow = context.hub.acquire_shadow(lease)
     assert shadow is not None
-    task = asyncio.create_task(_shadowed(_Attempt(shadow), start))
+    task = asyncio.create_task(_shadowed(_Attempt(context, request, shadow, _NOBODY), start))
     _shadows.add(task)
     task.add_done_callback(_shadows.discard)
 
@@ -153,8 +175,7 @@ async def _shadowed(attempt: _Attempt, start: Start) -> None:
     """Let a model answer for nobody."""
     failed = False
     try:
-        attempt.work = await start(writer(attempt.lease.model))
-        await attempt.work.whole()
+        await (await attempt.begin(start)).whole()
     except ApiError as error:
         failed = error.status >= 500
         log.warning("the shadow of '%s' did not answer: %s", attempt.lease.model.info.name, error.message)

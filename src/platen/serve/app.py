@@ -5,32 +5,40 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import iter_route_contexts
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from platen import __version__
 from platen.project import ServeConfig
+from platen.serve.access import LOOPBACK, Access, AccessControl, caller_of
 from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.embeddings import embeddings_router
 from platen.serve.errors import install_handlers
+from platen.serve.gateway import Gateway, open_upstreams
 from platen.serve.guard import Guard
+from platen.serve.guards import Guards, Origin
 from platen.serve.hub import ModelHub
+from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rest import open_inference_router
-from platen.serve.openai_types import Health, ModelCard, ModelList
+from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.openapi import describe
+from platen.serve.outgoing import NewGuard, OutgoingGuard
+from platen.serve.patience import Patience
 from platen.serve.responses import responses_router
 from platen.serve.tokens import tokens_router
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
@@ -38,18 +46,32 @@ def create_app(
     config: ServeConfig,
     *,
     state: ServerState | None = None,
+    access: AccessControl | None = None,
     load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
-    """The application for the hub's models.
+    """The application for the hub's models and the upstreams.
 
-    `state` lets whoever runs it start the draining; with `load` the models can be changed while it runs, on a
-    loopback address only.
+    `state` lets whoever runs it start the draining. `access` knows the keys; without it they must be off.
+    With `load` the models can be changed while it runs, where keys are or only this machine can ask. Raises
+    ConfigError when an upstream lacks its key or has the name of a model here.
     """
-    context = ServeContext(hub, state or ServerState())
+    metrics = Metrics()
+    metrics.watch(hub.stats)
+    context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
+    local = [model.info.name for model in hub.models()]
+    upstreams = open_upstreams(config.upstreams, local)
+    context.state.closers += [upstream.close for upstream in upstreams]
     app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
     install_handlers(app)
     describe(app)
+    # The innermost first.
+    if upstreams:
+        app.add_middleware(
+            Gateway, upstreams=upstreams, guard=_vendor_guard(context.guards), observer=metrics
+        )
+    app.add_middleware(Access, control=access or AccessControl(config))
+    app.add_middleware(Patience, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
     app.add_middleware(
         Guard,
         state=context.state,
@@ -58,22 +80,32 @@ def create_app(
     )
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
+    app.include_router(metrics_router(metrics))
     app.include_router(responses_router(context))
     app.include_router(tokens_router(context))
     app.include_router(embeddings_router(context))
     app.include_router(open_inference_router(OpenInference(hub, context.state)))
-    if load is not None and config.host in LOOPBACK:
+    if load is not None and (config.keys != "off" or config.host in LOOPBACK):
         app.include_router(admin_router(context, load))
 
+    now = int(time.time())
+    remote = {upstream.name: UpstreamCard(id=upstream.name, created=now) for upstream in upstreams}
+
     @app.get("/v1/models")
-    async def list_models() -> ModelList:
-        """The models served here; the first is the one that the page talks to."""
-        return ModelList(data=[model.info.card() for model in hub.models()])
+    async def list_models(request: Request) -> ModelList:
+        """The models that the caller may use, those served here first; the page talks to the first."""
+        caller = caller_of(request)
+        cards: list[ModelCard | UpstreamCard] = [
+            *(model.info.card() for model in hub.models()),
+            *remote.values(),
+        ]
+        return ModelList(data=[card for card in cards if caller.may_use(card.id)])
 
     @app.get("/v1/models/{model:path}")
-    async def retrieve_model(model: str) -> ModelCard:
+    async def retrieve_model(model: str, request: Request) -> ModelCard | UpstreamCard:
         """The model of this name."""
-        return hub.info(model).card()
+        caller_of(request).check_model(model)
+        return remote[model] if model in remote else hub.info(model).card()
 
     @app.get("/health")
     async def health(response: Response) -> Health:
@@ -95,4 +127,17 @@ def create_app(
         return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    # Last, so that it stands before everything else and counts what any layer refuses.
+    paths = [route.path for route in iter_route_contexts(app.routes)]
+    app.add_middleware(MeteredRequests, metrics=metrics, paths=filter(None, paths))
     return app
+
+
+def _vendor_guard(guards: Guards) -> NewGuard:
+    """What looks over a request's texts before they leave for an upstream."""
+
+    def guard_for(scope: Scope, model: str) -> OutgoingGuard:
+        origin = Origin.of(scope, model, "upstream")
+        return lambda text: guards.redact(text, origin)
+
+    return guard_for

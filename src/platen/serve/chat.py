@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from platen.engines.protocol import TokenLogprob
 from platen.engines.tool_reader import CallBegun, CallGrown, Piece, Said
 from platen.serve.answering import answer
+from platen.serve.caller import Caller
 from platen.serve.chat_types import (
     AssistantMessage,
     ChatChoice,
@@ -49,7 +50,7 @@ def chat_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Chat.start(model, body),
+            lambda model, caller: _Chat.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )
@@ -94,7 +95,7 @@ class _Chat:
         self._stamp = asdict(Stamp.new("chatcmpl", model.info))
 
     @classmethod
-    async def start(cls, model: ServedModel, body: ChatRequest) -> _Chat:
+    async def start(cls, model: ServedModel, body: ChatRequest, caller: Caller) -> _Chat:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -109,7 +110,7 @@ class _Chat:
             body.truncate_prompt_tokens,
         )
         sampling = sampling_of(body, body.limit, logprobs)
-        return cls(model, body, await conversation.start(model, sampling, n=body.n or 1))
+        return cls(model, body, await conversation.start(model, sampling, caller, n=body.n or 1))
 
     async def pieces(self) -> AsyncIterator[ChatChunk]:
         """The answer bit by bit: each choice opens with its role, at the end the usage if asked for."""
@@ -122,6 +123,8 @@ class _Chat:
             silent = delta.content is None and delta.tool_calls is None
             if silent and logprobs is None and item.event.finish_reason is None and not first:
                 continue
+            if item.refusal is not None:
+                delta.refusal = item.refusal
             if first:
                 delta.role = "assistant"
                 if silent and not self._body.tools:  # with tools it may become a call, and no text
@@ -145,7 +148,7 @@ class _Chat:
             if reason is not None:
                 choices[item.index] = ChatChoice(
                     index=item.index,
-                    message=_message(said[item.index]),
+                    message=_message(said[item.index], item.refusal),
                     logprobs=ChatLogprobs(content=scores[item.index]) if self._body.logprobs else None,
                     finish_reason=reason,
                 )
@@ -189,8 +192,8 @@ def _delta(pieces: Sequence[Piece]) -> ChatDelta:
     return ChatDelta(content=text or None, tool_calls=calls or None)
 
 
-def _message(pieces: Sequence[Piece]) -> AssistantMessage:
-    """A whole message of its pieces."""
+def _message(pieces: Sequence[Piece], refusal: str | None) -> AssistantMessage:
+    """A whole message of its pieces, and what stands in place of the rest."""
     text = "".join(piece.text for piece in pieces if isinstance(piece, Said))
     calls: list[ChatToolCall] = []
     for piece in pieces:
@@ -198,4 +201,5 @@ def _message(pieces: Sequence[Piece]) -> AssistantMessage:
             calls.append(ChatToolCall(id=new_call_id(), function=FunctionCall(name=piece.name, arguments="")))
         elif isinstance(piece, CallGrown):
             calls[piece.index].function.arguments += piece.arguments
-    return AssistantMessage(content=None if calls and not text else text, tool_calls=calls or None)
+    content = None if calls and not text else text
+    return AssistantMessage(content=content, tool_calls=calls or None, refusal=refusal)

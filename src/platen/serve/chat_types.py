@@ -21,6 +21,7 @@ from platen.serve.openai_types import (
 )
 
 MAX_TOOLS = 128
+MAX_MESSAGES = 2048
 
 
 def absent_if_none(value: object) -> bool:
@@ -84,7 +85,7 @@ class ChatMessage(BaseModel):
     name: Text | None = None
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Text | None = None
-    refusal: None = None
+    refusal: str | None = None
     function_call: Any = None
     audio: Any = None
     annotations: Any = None
@@ -138,7 +139,7 @@ class ChatTool(BaseModel):
 class ChatRequest(GenerationParams):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
@@ -210,11 +211,11 @@ class ChatToolCall(BaseModel):
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
-    refusal: None = None
+    refusal: str | None = None
     tool_calls: Annotated[list[ChatToolCall] | None, Field(exclude_if=absent_if_none)] = None
 
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class ChatChoice(BaseModel):
@@ -251,6 +252,7 @@ class ChatDelta(BaseModel):
 
     role: Annotated[Literal["assistant"] | None, Field(exclude_if=absent_if_none)] = None
     content: Annotated[str | None, Field(exclude_if=absent_if_none)] = None
+    refusal: Annotated[str | None, Field(exclude_if=absent_if_none)] = None
     tool_calls: Annotated[list[ToolCallDelta] | None, Field(exclude_if=absent_if_none)] = None
 
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from platen.engines.infill import InfillFormat, infill_ends
 from platen.engines.protocol import TokenEvent, TokenLogprob
 from platen.serve.answering import answer
+from platen.serve.caller import Caller
 from platen.serve.completion_types import (
     Completion,
     CompletionChoice,
@@ -36,7 +37,7 @@ def completions_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Completion.start(model, body),
+            lambda model, caller: _Completion.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )
@@ -56,7 +57,7 @@ class _Completion:
         self._stamp = asdict(Stamp.new("cmpl", model.info))
 
     @classmethod
-    async def start(cls, model: ServedModel, body: CompletionRequest) -> _Completion:
+    async def start(cls, model: ServedModel, body: CompletionRequest, caller: Caller) -> _Completion:
         _check(body)
         made = body.best_of or body.n or 1
         prompts, texts = await _prompts(model, body, made)
@@ -71,6 +72,8 @@ class _Completion:
             model.engine,
             prompts,
             sampling,
+            caller=caller,
+            model=model.info.name,
             n=made,
             prompt_logprobs=body.logprobs if body.echo else None,
         )
@@ -150,7 +153,7 @@ class _Choice:
             logprobs = self._logprobs([*event.prompt_logprobs, *event.logprobs])
         if not text and not (logprobs and logprobs.tokens) and event.finish_reason is None:
             return None
-        reason = event.finish_reason if event.finish_reason in ("stop", "length") else None
+        reason = event.finish_reason if event.finish_reason != "cancelled" else None
         return CompletionChoice(index=self._index, text=text, logprobs=logprobs, finish_reason=reason)
 
     def _logprobs(self, scores: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
@@ -223,8 +226,8 @@ async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple
         return await model.infill_prompts(_infill_format(model), texts, body.suffix), texts
     if texts:
         prompts = await model.text_prompts(texts, room)
-    elif room is not None:
-        prompts = [ids[-room:] for ids in prompts]
+    else:
+        prompts = await model.id_prompts(prompts if room is None else [ids[-room:] for ids in prompts])
     if body.echo and (room is not None or not texts):
         texts = [model.tokenizer.decode(ids) for ids in prompts]
     return prompts, texts

@@ -1,11 +1,14 @@
-"""What the routes share: the models and the server's state."""
+"""What the routes share: the models, the server's state, its metrics and its guards."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from platen.serve.guards import Guards
 from platen.serve.hub import ModelHub
+from platen.serve.metrics import Metrics
 
 
 @dataclass
@@ -15,6 +18,8 @@ class ServerState:
     draining: bool = False
     active: int = 0
     drain_until: float = 0.0
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What is called when the server ends, before it waits for the last of its answers."""
 
     def start_draining(self, seconds: float) -> None:
         """Refuse what comes from now on and give what runs this long to finish."""
@@ -30,4 +35,6 @@ class ServerState:
 @dataclass(frozen=True)
 class ServeContext:
     hub: ModelHub
-    state: ServerState = field(default_factory=ServerState)
+    state: ServerState
+    metrics: Metrics
+    guards: Guards

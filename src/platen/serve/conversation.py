@@ -16,9 +16,12 @@ from platen.engines.protocol import Grammar, SamplingParams, TokenEvent
 from platen.engines.tool_grammar import calls_grammar
 from platen.engines.tool_reader import Piece, Said, ToolReader
 from platen.engines.tools import FunctionTool, ToolCall, ToolFormat
+from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
 from platen.serve.generation import Generation
 from platen.serve.served import ServedModel
+
+Ending = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Conversation:
         self,
         model: ServedModel,
         sampling: SamplingParams,
+        caller: Caller,
         *,
         n: int = 1,
         answer_param: str = "response_format",
@@ -70,6 +74,8 @@ class Conversation:
             model.engine,
             [prompt],
             replace(sampling, grammar=plan.grammar),
+            caller=caller,
+            model=model.info.name,
             n=n,
             prompt_param=self.turns_param,
             grammar_param="tools" if plan.tools else answer_param,
@@ -126,12 +132,12 @@ class Answers:
         pieces = reader.feed(event.text)
         return pieces if event.finish_reason is None else pieces + reader.finish()
 
-    def finish_reason(self, index: int, event: TokenEvent) -> Literal["stop", "length", "tool_calls"] | None:
+    def finish_reason(self, index: int, event: TokenEvent) -> Ending | None:
         """Why the choice ends with this event; None when it goes on."""
         if event.finish_reason == "stop":
             reader = self._readers[index]
             return "tool_calls" if reader is not None and reader.called else "stop"
-        return "length" if event.finish_reason == "length" else None
+        return None if event.finish_reason == "cancelled" else event.finish_reason
 
 
 def new_call_id() -> str:

@@ -18,6 +18,7 @@ from platen.models.store import HeldFolder
 from platen.phases import Phase, no_phase
 from platen.project import BatchingConfig
 from platen.serve.batcher import Batcher, BatchLimits
+from platen.serve.caller import Caller
 from platen.serve.embedding_types import MODEL_LIMIT
 from platen.serve.errors import ApiError, failed
 from platen.serve.served import AnyModel, ModelInfo, tokenize
@@ -116,6 +117,18 @@ class EmbeddingModel:
     engine: EmbeddingEngine
     info: ModelInfo
     source: str = ""
+
+    async def embed(self, batch: Sequence[TokenIds], dimensions: int | None, caller: Caller) -> Vectors:
+        """As the engine does, for a caller whose tokens are counted. Raises ApiError."""
+        used = sum(map(len, batch))
+        await caller.admit(self.info.name, used, 0)
+        try:
+            return await self.engine.embed(batch, dimensions)
+        except ApiError:
+            used = 0
+            raise
+        finally:
+            caller.settle(used, 0)
 
 
 def embedding_of(model: AnyModel) -> EmbeddingModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.embedding import Vectors
+from platen.serve.access import caller_of
 from platen.serve.context import ServeContext
 from platen.serve.embedding_model import embedding_of
 from platen.serve.embedding_types import EmbeddingList, EmbeddingRequest, encode_answer
@@ -21,10 +22,12 @@ def embeddings_router(context: ServeContext) -> APIRouter:
         """Vectors of a text, of several, or of token ids."""
 
         async def embed(model: AnyModel) -> tuple[Vectors, int]:
-            engine = embedding_of(model).engine
-            batch = await engine.token_ids(body.inputs, body.truncate_prompt_tokens)
-            return await engine.embed(batch, body.dimensions), sum(map(len, batch))
+            embedder = embedding_of(model)
+            batch = await embedder.engine.token_ids(body.inputs, body.truncate_prompt_tokens)
+            return await embedder.embed(batch, body.dimensions, caller), sum(map(len, batch))
 
+        caller = caller_of(request)
+        caller.check_model(body.model)
         lease = context.hub.acquire(body.model, user=body.user)
         made = await unless_disconnected(request, predict(lease, embed))
         if made is None:

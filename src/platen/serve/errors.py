@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-TYPES = {429: "rate_limit_error", 500: "server_error", 503: "service_unavailable_error"}
+TYPES = {
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "server_error",
+    503: "service_unavailable_error",
+    504: "server_error",
+}
 
 
 class ApiError(Exception):
@@ -27,10 +33,11 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-        self.retry_after = retry_after
+        self.retry_after, self.headers = retry_after, headers or {}
 
     def body(self) -> dict[str, Any]:
         """The error object."""
@@ -44,7 +51,7 @@ class ApiError(Exception):
         }
 
     def response(self) -> Response:
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         return json_response(self.status, self.body(), headers)
@@ -60,6 +67,15 @@ def overloaded(retry_after: float) -> ApiError:
         429,
         "The server is busy and its queue is full. Try again in a moment.",
         code="overloaded",
+        retry_after=retry_after,
+    )
+
+
+def waited_too_long(retry_after: float) -> ApiError:
+    return ApiError(
+        503,
+        "The server is busy: this request has waited too long for its turn. Try again in a moment.",
+        code="queue_timeout",
         retry_after=retry_after,
     )
 

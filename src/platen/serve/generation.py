@@ -26,12 +26,18 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
-from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded
+from platen.serve.caller import Caller
+from platen.serve.errors import ApiError, draining, engine_stopped, failed, overloaded, waited_too_long
 from platen.serve.openai_types import GenerationParams, PromptTokensDetails, Usage
+from platen.serve.oversight import UNSEEN, Oversight
+from platen.serve.served import RefusedPrompt
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+EXPECTED_TOKENS = 512
+"""What an answer without `max_tokens` is taken to need until it is known."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class ChoiceEvent:
 
     index: int
     event: TokenEvent
+    refusal: str | None = None
+    """With the finish reason content_filter: what is said in place of the rest."""
 
 
 class Generation:
@@ -55,6 +63,7 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        caller: Caller,
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
@@ -62,20 +71,31 @@ class Generation:
         shown: tuple[int, ...] = (),
     ) -> None:
         """Submit everything, or nothing: raises ApiError when the engine does not take it."""
-        self._engine = engine
+        self._engine, self._caller = engine, caller
+        self._written: dict[int, int] = {}
+        self._failed = True
         self._ids: list[str] = []
         self._streams: list[AsyncIterator[TokenEvent]] = []
         self._usage: dict[int, EngineUsage] = {}
         self._timings: dict[int, Timings] = {}
         self._open = len(prompts) * n
         self._n = n
+        self._prompts, self._scored = prompts, sampling.logprobs is not None or prompt_logprobs is not None
+        self._over: set[int] = set()
+        self._oversight = UNSEEN
         try:
             for prompt in prompts:
                 for choice in range(n):
-                    own = _reseeded(sampling, choice)
-                    self._submit(
-                        GenerationRequest(uuid.uuid4().hex, prompt, own, prompt_logprobs, shown=shown)
+                    request = GenerationRequest(
+                        uuid.uuid4().hex,
+                        prompt,
+                        _reseeded(sampling, choice),
+                        prompt_logprobs,
+                        shown=shown,
+                        tenant=caller.tenant,
+                        priority=caller.priority,
                     )
+                    self._submit(request)
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
@@ -85,6 +105,7 @@ class Generation:
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
+        self._failed = False
 
     @classmethod
     async def start(
@@ -93,26 +114,34 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        caller: Caller,
+        model: str,
         n: int = 1,
         prompt_logprobs: int | None = None,
         prompt_param: str = "prompt",
         grammar_param: str = "response_format",
         shown: tuple[int, ...] = (),
     ) -> Generation:
-        """A generation whose grammar, if any, was compiled on a thread: other streams go on meanwhile.
+        """A generation that its caller may have, at the price of `model`.
 
-        `shown` are special tokens whose names are to be part of the text. The params name the request's
-        fields for errors.
+        Its grammar, if any, is compiled on a thread: other streams go on meanwhile. `shown` are special
+        tokens whose names are to be part of the text. The params name the request's fields for errors. Raises
+        ApiError when the caller's limits or the engine do not allow it.
         """
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
             except ValueError as error:
                 raise _refused(str(error), prompt_param, grammar_param) from None
+        window = engine.capacity().context_window
+        wanted = EXPECTED_TOKENS if sampling.max_tokens is None else sampling.max_tokens
+        most = sum(n * max(0, min(wanted, window - len(prompt))) for prompt in prompts)
+        await caller.admit(model, sum(map(len, prompts)), most)
         return cls(
             engine,
             prompts,
             sampling,
+            caller=caller,
             n=n,
             prompt_logprobs=prompt_logprobs,
             prompt_param=prompt_param,
@@ -121,8 +150,24 @@ class Generation:
         )
 
     def _submit(self, request: GenerationRequest) -> None:
-        self._streams.append(self._engine.submit(request))
+        prompt = request.prompt_ids
+        stream = _withheld(prompt) if isinstance(prompt, RefusedPrompt) else self._engine.submit(request)
+        self._streams.append(stream)
         self._ids.append(request.request_id)
+
+    def oversee(self, oversight: Oversight) -> None:
+        """Let `oversight` see every event first. To be called before the events are read.
+
+        Raises ApiError when it may change texts and log-probabilities were asked for.
+        """
+        if oversight.screens and self._scored:
+            raise ApiError(
+                400,
+                "This server's guards look over what is answered, so it gives no log-probabilities.",
+                param="logprobs",
+                code="unsupported_parameter",
+            )
+        self._oversight = oversight
 
     async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
@@ -134,26 +179,58 @@ class Generation:
             while self._open:
                 item = await queue.get()
                 if isinstance(item, Exception):
-                    log.error("a generation failed: %s", item)
-                    raise failed() from item
+                    self._failed = True
+                    raise _failure(item) from item
+                if item.index in self._over:
+                    continue  # a guard has ended it
+                written = self._written.get(item.index, 0)
+                self._written[item.index] = written + len(item.event.token_ids)
                 if item.event.finish_reason == "cancelled":
+                    self._failed = True
                     raise draining(5)
+                item = self._overseen(item)
                 if item.event.finish_reason is not None:
-                    self._open -= 1
-                    if item.event.usage is not None:
-                        self._usage[item.index] = item.event.usage
-                    if item.event.timings is not None:
-                        self._timings[item.index] = item.event.timings
+                    self._end(item)
                 yield item
         finally:
             self.cancel()
             for reader in readers:
                 reader.cancel()
 
+    def _overseen(self, item: ChoiceEvent) -> ChoiceEvent:
+        prompt = self._prompts[item.index // self._n]
+        if isinstance(prompt, RefusedPrompt):
+            return replace(item, refusal=prompt.refusal)
+        event, refusal = self._oversight.passed(item.index, item.event, len(prompt))
+        if refusal is not None:
+            self._engine.cancel(self._ids[item.index])
+        return ChoiceEvent(item.index, event, refusal)
+
+    def _end(self, item: ChoiceEvent) -> None:
+        event = item.event
+        self._open -= 1
+        self._over.add(item.index)
+        if event.usage is not None:
+            self._usage[item.index] = event.usage
+        if event.timings is not None:
+            self._timings[item.index] = event.timings
+        self._oversight.ended(event)
+
     def cancel(self) -> None:
-        """Stop whatever has not ended."""
-        for request_id in self._ids:
-            self._engine.cancel(request_id)
+        """Stop whatever has not ended, and settle with the caller.
+
+        Tokens written are counted as far as they were seen. Prompts are counted in full, but when it is not
+        the client who ends the work: then only those that had been read.
+        """
+        for index, request_id in enumerate(self._ids):
+            if index not in self._over:
+                self._over.add(index)
+                self._engine.cancel(request_id)
+                self._oversight.cancelled()
+        read = {index // self._n for index in self._written}
+        lengths = [0 if isinstance(prompt, RefusedPrompt) else len(prompt) for prompt in self._prompts]
+        prompts = [length for place, length in enumerate(lengths) if place in read or not self._failed]
+        self._caller.settle(sum(prompts), sum(self._written.values()))
 
     @property
     def ended(self) -> bool:
@@ -161,8 +238,8 @@ class Generation:
         return self._open == 0
 
     def seconds_per_token(self) -> float | None:
-        """Of all choices, from when they were taken up; None when nothing was written."""
-        tokens = sum(used.completion_tokens for used in self._usage.values())
+        """Of the choices that the model ended, since they were taken up; None when nothing was written."""
+        tokens = sum(self._usage[index].completion_tokens for index in self._timings)
         seconds = sum(times.prefill + times.decode for times in self._timings.values())
         return seconds / tokens if tokens else None
 
@@ -179,6 +256,13 @@ class Generation:
         )
 
 
+def _failure(error: Exception) -> ApiError:
+    if isinstance(error, EngineOverloaded):
+        return waited_too_long(error.retry_after)
+    log.error("a generation failed: %s", error)
+    return failed()
+
+
 def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
     """What an engine's ValueError says, as the client's error."""
     message = f"{reason[:1].upper()}{reason[1:]}."
@@ -189,6 +273,10 @@ def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
     first = reason.split(maxsplit=1)[0]
     param = first if first in ("logit_bias", "stop_token_ids") else prompt_param
     return ApiError(400, message, param=param, code="invalid_value")
+
+
+async def _withheld(prompt: RefusedPrompt) -> AsyncIterator[TokenEvent]:
+    yield TokenEvent(finish_reason="content_filter", usage=EngineUsage(len(prompt), 0))
 
 
 async def _read(

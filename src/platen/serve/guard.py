@@ -6,9 +6,10 @@ One plain ASGI layer, because it has to see bodies as they arrive and streams un
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +20,12 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_SECURITY_HEADERS = [
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
 
 
 class Guard:
@@ -39,15 +46,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope = _plain(scope)
-        headers = Headers(scope=scope)
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _secure(MutableHeaders(scope=message))
+                message = {**message, "headers": [*message.get("headers", ()), *_SECURITY_HEADERS]}
             await send(message)
 
         works = scope["method"] == "POST"
-        refusal = self._refusal(headers, works)
+        refusal = self._refusal(dict(scope["headers"]), works)
         if refusal is not None:
             await refusal.response()(scope, receive, secured)
             return
@@ -57,16 +63,16 @@ class Guard:
         finally:
             self._state.active -= works
 
-    def _refusal(self, headers: Headers, works: bool) -> ApiError | None:
-        host = headers.get("host", "")
+    def _refusal(self, headers: Mapping[bytes, bytes], works: bool) -> ApiError | None:
+        host = headers.get(b"host", b"").decode("latin-1")
         if not self._allow_any_host and not _is_loopback(host):
             return ApiError(
                 403, f"This server does not answer to the name '{host}'.", code="host_not_allowed"
             )
-        origin = headers.get("origin")
-        if origin is not None and _authority(origin) != host:
+        origin = headers.get(b"origin")
+        if origin is not None and _authority(origin.decode("latin-1")) != host:
             return ApiError(403, "Only this server's own page may call it.", code="origin_not_allowed")
-        length = headers.get("content-length", "")
+        length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._max_body_bytes:
             return self._too_large()
         if works and self._state.draining:
@@ -101,13 +107,7 @@ def _plain(scope: Scope) -> Scope:
     return {**scope, "method": method, "headers": headers}
 
 
-def _secure(headers: MutableHeaders) -> None:
-    headers["content-security-policy"] = CONTENT_SECURITY_POLICY
-    headers["x-content-type-options"] = "nosniff"
-    headers["referrer-policy"] = "no-referrer"
-    headers["cross-origin-resource-policy"] = "same-origin"
-
-
+@lru_cache(64)
 def _is_loopback(host: str) -> bool:
     """Whether a Host header names this machine's own loopback, with any port."""
     try:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from platen.engines.protocol import EngineStats
 from platen.serve.errors import ApiError
 from platen.serve.served import AnyModel, ModelInfo, Worker
 from platen.serve.traffic import Outcome, Route, Variant
@@ -117,6 +118,11 @@ class ModelHub:
     def models(self) -> list[AnyModel]:
         """What answers to each name, the first one first."""
         return [route.stable.model for route in self._routes.values()]
+
+    def stats(self) -> dict[tuple[str, str], EngineStats]:
+        """What the engine of each model is doing, by name and version."""
+        models = [v.model for route in self._routes.values() for v in route.everything()]
+        return {(model.info.name, model.info.version): model.engine.stats() for model in models}
 
     def engines(self) -> list[Worker]:
         """All that are open, in use or being left."""

@@ -248,9 +248,18 @@ class ModelCard(BaseModel):
     version: str
 
 
+class UpstreamCard(BaseModel):
+    """A model elsewhere to which requests are passed on."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "upstream"
+
+
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[ModelCard]
+    data: list[ModelCard | UpstreamCard]
 
 
 class Health(BaseModel):

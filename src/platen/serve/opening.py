@@ -109,6 +109,7 @@ def open_configured(
         path_or_name,
         max_concurrent=config.max_concurrent,
         max_queue=config.max_queue,
+        max_wait=config.queue_seconds,
         fetched=lambda url: held or _fetched(url, config, report, phase),
         vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
         phase=phase,

@@ -13,9 +13,10 @@ from fastapi import Response as HttpResponse
 from platen.engines.protocol import SamplingParams
 from platen.engines.tool_reader import CallBegun, Piece, Said
 from platen.serve.answering import answer
+from platen.serve.caller import Caller
 from platen.serve.chat import tool_use_of
 from platen.serve.context import ServeContext
-from platen.serve.conversation import Answers, Conversation, Turn, new_call_id
+from platen.serve.conversation import Answers, Conversation, Ending, Turn, new_call_id
 from platen.serve.errors import ApiError
 from platen.serve.openai_types import Usage
 from platen.serve.openapi import streamed
@@ -31,6 +32,7 @@ from platen.serve.responses_events import (
     TextDone,
 )
 from platen.serve.responses_types import (
+    Cut,
     IncompleteDetails,
     InputCall,
     InputMessage,
@@ -48,6 +50,8 @@ from platen.serve.responses_types import (
 )
 from platen.serve.served import ServedModel
 
+_CUTS: dict[Ending, Cut] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
 
 def responses_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
@@ -59,7 +63,7 @@ def responses_router(context: ServeContext) -> APIRouter:
             context,
             request,
             body.model,
-            lambda model: _Work.start(model, body),
+            lambda model, caller: _Work.start(model, body, caller),
             stream=bool(body.stream),
             user=body.end_user,
         )
@@ -91,7 +95,7 @@ class _Work:
         )
 
     @classmethod
-    async def start(cls, model: ServedModel, body: ResponsesRequest) -> _Work:
+    async def start(cls, model: ServedModel, body: ResponsesRequest, caller: Caller) -> _Work:
         choice = body.tool_choice
         named = choice.name if isinstance(choice, NamedTool) else None
         mode = None if isinstance(choice, NamedTool) else choice
@@ -109,7 +113,8 @@ class _Work:
             max_tokens=body.max_output_tokens,
             grammar=body.text.format.to_grammar() if body.text and body.text.format else None,
         )
-        return cls(model, body, await conversation.start(model, sampling, answer_param="text.format"))
+        answers = await conversation.start(model, sampling, caller, answer_param="text.format")
+        return cls(model, body, answers)
 
     async def whole(self) -> Response:
         """The answer in one."""
@@ -128,7 +133,7 @@ class _Work:
                     yield event
             reason = self._answers.finish_reason(0, item.event)
             if reason is not None:
-                for event in self._end(cut=reason == "length"):
+                for event in self._end(_CUTS.get(reason)):
                     yield event
 
     def failure(self, error: ApiError) -> Event:
@@ -196,7 +201,8 @@ class _Work:
             )
         yield self._item("response.output_item.done")
 
-    def _end(self, *, cut: bool) -> Iterator[Event]:
+    def _end(self, cut: Cut | None) -> Iterator[Event]:
+        """The response is over; `cut` says why it is not complete."""
         if not self._response.output:
             yield from self._open_message()
         yield from self._close("incomplete" if cut else "completed")
@@ -204,7 +210,7 @@ class _Work:
         response.usage = _usage(self.generation.usage())
         response.status = "incomplete" if cut else "completed"
         if cut:
-            response.incomplete_details = IncompleteDetails()
+            response.incomplete_details = IncompleteDetails(reason=cut)
         else:
             response.completed_at = int(time.time())
         yield self._numbered(

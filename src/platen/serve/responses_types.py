@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from platen.engines.protocol import Grammar
 from platen.engines.tools import ToolCall
-from platen.serve.chat_types import MAX_TOOLS, CalledFunction
+from platen.serve.chat_types import MAX_MESSAGES, MAX_TOOLS, CalledFunction
 from platen.serve.openai_types import (
     FunctionDefinition,
     JsonObject,
@@ -148,8 +148,11 @@ class ResponsesRequest(BaseModel):
 
     model: str
     input: Annotated[
-        Text | Annotated[list[InputItem], Field(min_length=1)],
-        one_complaint("a string or a list of messages, function_calls and function_call_outputs, of text"),
+        Text | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES)],
+        one_complaint(
+            f"a string or a list of at most {MAX_MESSAGES} messages, function_calls and "
+            "function_call_outputs, of text"
+        ),
     ]
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -265,8 +268,11 @@ class ResponseUsage(BaseModel):
     total_tokens: int
 
 
+Cut = Literal["max_output_tokens", "content_filter"]
+
+
 class IncompleteDetails(BaseModel):
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
+    reason: Cut
 
 
 class ResponseFailure(BaseModel):

@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from platen.engines.prompts import (
 from platen.engines.protocol import Engine, EngineStats
 from platen.engines.tools import ToolFormat, tool_format
 from platen.serve.errors import ApiError
+from platen.serve.guards import Incoming
 from platen.serve.openai_types import ModelCard
 from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
 
@@ -28,6 +29,14 @@ T = TypeVar("T")
 
 LONG_TEXT = 20_000
 """Characters from which a text is tokenized on a thread, so that other streams go on meanwhile."""
+
+
+class RefusedPrompt(list[int]):
+    """A prompt that a guard refuses: it is answered with `refusal` and never reaches the model."""
+
+    def __init__(self, ids: list[int], refusal: str) -> None:
+        super().__init__(ids)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,12 @@ class ServedModel:
     tokenizer: Tokenizer
     info: ModelInfo
     source: str = ""
+    incoming: Incoming | None = None
+    """Looks over the texts of a request before they become tokens."""
+
+    def guarded(self, incoming: Incoming | None) -> ServedModel:
+        """The model with `incoming` before it, if there is one."""
+        return self if incoming is None else replace(self, incoming=incoming)
 
     @cached_property
     def tool_format(self) -> ToolFormat | None:
@@ -111,6 +126,9 @@ class ServedModel:
 
     async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
         """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""
+        refusal = None
+        if self.incoming is not None:
+            texts, refusal = await self.incoming.prompts(texts)
 
         def work() -> list[list[int]]:
             if room is None:
@@ -118,9 +136,23 @@ class ServedModel:
             return [fitting_text_prompt(self.tokenizer, text, room) for text in texts]
 
         try:
-            return await tokenize(sum(map(len, texts)), work)
+            prompts = await tokenize(sum(map(len, texts)), work)
         except ValueError as error:
             raise ApiError(400, f"{error}.", param="prompt", code="invalid_value") from None
+        return prompts if refusal is None else [RefusedPrompt(ids, refusal) for ids in prompts]
+
+    async def id_prompts(self, prompts: list[list[int]]) -> list[list[int]]:
+        """Prompts that came as ids: as they are, unless their text is looked over and has to be changed."""
+        if self.incoming is None:
+            return prompts
+        texts = [self.tokenizer.decode(ids) for ids in prompts]
+        kept, refusal = await self.incoming.prompts(texts)
+        if refusal is not None:
+            return [RefusedPrompt(ids, refusal) for ids in prompts]
+        return [
+            ids if text == before else text_prompt(self.tokenizer, text)
+            for ids, before, text in zip(prompts, texts, kept, strict=True)
+        ]
 
     async def plain_tokens(self, text: str, *, add_bos: bool) -> list[int]:
         """Ids of a text as it is."""
@@ -130,11 +162,15 @@ class ServedModel:
         self, format: InfillFormat, prefixes: Sequence[str], suffix: str
     ) -> list[list[int]]:
         """Ids that ask for what stands between each of the prefixes and the suffix."""
+        refusal = None
+        if self.incoming is not None:
+            (*prefixes, suffix), refusal = await self.incoming.prompts([*prefixes, suffix])
 
         def work() -> list[list[int]]:
             return [infill_prompt(self.tokenizer, format, prefix, suffix) for prefix in prefixes]
 
-        return await tokenize(sum(map(len, prefixes)) + len(suffix) * len(prefixes), work)
+        prompts = await tokenize(sum(map(len, prefixes)) + len(suffix) * len(prefixes), work)
+        return prompts if refusal is None else [RefusedPrompt(ids, refusal) for ids in prompts]
 
     async def chat_prompt(
         self,
@@ -149,6 +185,9 @@ class ServedModel:
 
         Raises ApiError, naming the request's field `param`, when the model's template refuses it.
         """
+        refusal = None
+        if self.incoming is not None:
+            messages, refusal = await self.incoming.chat(messages)
 
         def work() -> list[int]:
             if room is None:
@@ -158,9 +197,10 @@ class ServedModel:
             return fitting_chat_prompt(self.tokenizer, messages, room, tools)
 
         try:
-            return await tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
+            ids = await tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
         except (ChatTemplateError, ValueError) as error:
             raise ApiError(400, str(error), param=param, code="invalid_messages") from None
+        return ids if refusal is None else RefusedPrompt(ids, refusal)
 
 
 async def tokenize(characters: int, work: Callable[[], T]) -> T:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,7 +20,9 @@ import uvicorn
 from platen.download import Report, no_report
 from platen.phases import Phase, no_phase
 from platen.project import ServeConfig
+from platen.serve.access import AccessControl
 from platen.serve.app import create_app
+from platen.serve.connection import Connection
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
 from platen.serve.oip.inference import OpenInference
@@ -45,6 +48,7 @@ def serve_bundle(
     *,
     name: str,
     config: ServeConfig,
+    access: AccessControl | None = None,
     on_ready: Callable[[Started], None],
     find: Callable[[str], Path | str] = str,
     report: Report = no_report,
@@ -52,9 +56,9 @@ def serve_bundle(
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
-    `find` tells where a model lies that the server is asked to load later on or beside the first one, by a
-    reference such as MODEL@VERSION. `report` is told how far a download is, and `phase` times what starting
-    is made of.
+    `access` knows the keys, if there are any. `find` tells where a model lies that the server is asked to
+    load later on or beside the first one, by a reference such as MODEL@VERSION. `report` is told how far a
+    download is, and `phase` times what starting is made of.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -62,6 +66,7 @@ def serve_bundle(
     """
     listener = listen(config.host, config.port)
     with listener:
+        access = access or AccessControl(config)
 
         def load(reference: str, name: str) -> AnyModel:
             return open_any(find(reference), name, config, source=reference)[0]
@@ -69,8 +74,8 @@ def serve_bundle(
         model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
         hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
         state = ServerState()
-        app = create_app(hub, config, state=state, load=load)
-        rpc = _rpc_server(hub, state, config)
+        app = create_app(hub, config, state=state, access=access, load=load)
+        rpc = _rpc_server(hub, state, access, config)
         starting = contextlib.ExitStack()
 
         def ready(url: str) -> None:
@@ -83,14 +88,17 @@ def serve_bundle(
             server.run(sockets=[listener])
         finally:
             asyncio.run(hub.close())
+            access.close()
 
 
-def _rpc_server(hub: ModelHub, state: ServerState, config: ServeConfig) -> RpcServer | None:
+def _rpc_server(
+    hub: ModelHub, state: ServerState, access: AccessControl, config: ServeConfig
+) -> RpcServer | None:
     if config.grpc_port is None:
         return None
     from platen.serve.oip.rpc import RpcServer
 
-    return RpcServer(OpenInference(hub, state), state, config.host, config.grpc_port)
+    return RpcServer(OpenInference(hub, state), state, access, config.host, config.grpc_port)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -139,7 +147,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
                 loop="uvloop",
-                http="httptools",
+                http=partial(Connection, idle_seconds=config.idle_seconds),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -165,6 +173,8 @@ class Server(uvicorn.Server):
         self._on_ready(f"http://{host}:{sockets[0].getsockname()[1]}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for close in self._state.closers:
+            await close()
         if self._rpc is not None:
             await self._rpc.stop()
         await super().shutdown(sockets)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platen.serve.chat import turns_of
-from platen.serve.chat_types import MAX_TOOLS, ChatMessage, ChatTool
+from platen.serve.chat_types import MAX_MESSAGES, MAX_TOOLS, ChatMessage, ChatTool
 from platen.serve.context import ServeContext
 from platen.serve.conversation import Conversation, ToolUse
 from platen.serve.openai_types import MAX_TOKENS, Text
@@ -22,7 +22,7 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool = True
     """Begin a text with the token that begins the model's texts, as completions do."""

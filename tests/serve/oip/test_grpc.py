@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from platen.project import ServeConfig
+from platen.serve.access import AccessControl
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub
+from platen.serve.keys import Grant, Limits
+from platen.serve.keystore import KeyStore, key_file
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.messages import METHODS, SERVICE
 from platen.serve.oip.rpc import RpcError, RpcServer
-from tests.serve.running import RunningServer
+from platen.tokens.tokenizer import Tokenizer
+from tests.serve.running import RunningServer, ScriptedEngine, serving
 
 REQUEST, RESPONSE = METHODS["ModelInfer"]
 
@@ -96,6 +102,37 @@ def test_a_port_that_is_taken_is_one_clear_error() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         state = ServerState()
-        server = RpcServer(OpenInference(ModelHub(), state), state, "127.0.0.1", port)
+        server = RpcServer(
+            OpenInference(ModelHub(), state), state, AccessControl(ServeConfig()), "127.0.0.1", port
+        )
         with pytest.raises(RpcError, match=f"can't listen on 127.0.0.1:{port} for gRPC"):
             asyncio.run(server.start())
+
+
+def test_a_key_is_asked_for_and_its_limits_hold(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    limits = Limits(requests_per_minute=2, tokens_per_minute=100_000)
+    _, key = KeyStore(key_file(tmp_path)).create(Grant("alice", "alice", limits=limits))
+    config = ServeConfig(keys="required", grpc_port=0, drain_seconds=1)
+    asked = REQUEST(model_name="tiny", inputs=[text_input(bytes_contents=[b"x"])])
+
+    def status(*metadata: tuple[str, str]) -> grpc.StatusCode:
+        assert server.rpc is not None
+        with grpc.insecure_channel(server.rpc.address) as channel:
+            call = channel.unary_unary(
+                f"/{SERVICE}/ModelInfer", REQUEST.SerializeToString, RESPONSE.FromString
+            )
+            try:
+                call(asked, metadata=metadata)
+            except grpc.RpcError as error:
+                return error.code()
+        return grpc.StatusCode.OK
+
+    with serving(scripted, tiny_tokenizer, config, project_dir=tmp_path) as server:
+        mine = ("authorization", f"Bearer {key}")
+        assert status() == status(("authorization", "Bearer x")) == grpc.StatusCode.UNAUTHENTICATED
+        assert [status(mine) for _ in range(2)] == [grpc.StatusCode.OK] * 2
+        assert status(mine) == grpc.StatusCode.RESOURCE_EXHAUSTED
+    [spent] = KeyStore(key_file(tmp_path)).read().spent.values()
+    assert (spent.requests, spent.completion_tokens) == (2, 2 * 16)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from platen import __version__
+from platen.serve.caller import Caller
 from platen.serve.completion_types import CompletionRequest
 from platen.serve.context import ServerState
 from platen.serve.embedding_model import EmbeddingModel
@@ -92,14 +93,15 @@ class OpenInference:
         inputs, outputs = _tensors(info)
         return ModelDescription(name, tuple(versions), f"platen_{info.kind}", inputs, outputs)
 
-    async def infer(self, request: InferRequest) -> InferResponse:
-        """Run a model; cancelling it stops the work."""
+    async def infer(self, request: InferRequest, caller: Caller) -> InferResponse:
+        """Run a model; cancelling it stops the work. Raises ApiError, also when the caller may not."""
+        caller.check_model(request.model)
         if request.version:
             route = self._hub.route(request.model)
             lease = Lease(self._hub, route, self._variant(request.model, request.version))
         else:
             lease = self._hub.acquire(request.model)
-        made = await predict(lease, lambda model: _infer(model, request))
+        made = await predict(lease, lambda model: _infer(model, request, caller))
         return made.value
 
     def _variant(self, name: str, version: str) -> Variant:
@@ -129,7 +131,7 @@ def _tensors(info: ModelInfo) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo,
     return (TensorInfo("text_input", BYTES, (-1,)),), outputs
 
 
-async def _infer(model: AnyModel, request: InferRequest) -> InferResponse:
+async def _infer(model: AnyModel, request: InferRequest, caller: Caller) -> InferResponse:
     inputs, made = _tensors(model.info)
     known = [tensor.name for tensor in made]
     unknown = next((name for name in request.outputs if name not in known), None)
@@ -137,9 +139,9 @@ async def _infer(model: AnyModel, request: InferRequest) -> InferResponse:
         raise _refused("outputs", f"The model has no output '{unknown}'; it has {', '.join(known)}.")
     text, parameters = _read_inputs(inputs[0].name, request)
     if isinstance(model, EmbeddingModel):
-        outputs, told = await _embed(model, text, parameters)
+        outputs, told = await _embed(model, text, parameters, caller)
     else:
-        outputs, told = await _generate(writer(model), text, parameters)
+        outputs, told = await _generate(writer(model), text, parameters, caller)
     wanted = [tensor for tensor in outputs if not request.outputs or tensor.name in request.outputs]
     return InferResponse(model.info.name, model.info.version, request.id, told, wanted)
 
@@ -161,14 +163,16 @@ def _read_inputs(text_name: str, request: InferRequest) -> tuple[Tensor, dict[st
 
 
 async def _generate(
-    model: ServedModel, text: Tensor, parameters: Mapping[str, Scalar]
+    model: ServedModel, text: Tensor, parameters: Mapping[str, Scalar], caller: Caller
 ) -> tuple[list[Tensor], dict[str, int]]:
     texts = text.texts()
     body = _completion_request(model.info.name, texts, parameters)
     check_count(model.engine, len(texts), 1, text.name)
     prompts = await model.text_prompts(texts, body.truncate_prompt_tokens)
     sampling = sampling_of(body, body.max_tokens, None)
-    generation = await Generation.start(model.engine, prompts, sampling, prompt_param=text.name)
+    generation = await Generation.start(
+        model.engine, prompts, sampling, caller=caller, model=model.info.name, prompt_param=text.name
+    )
     written, reasons = [""] * len(texts), [""] * len(texts)
     async for item in generation.events():
         written[item.index] += item.event.text
@@ -198,7 +202,7 @@ def _completion_request(
 
 
 async def _embed(
-    model: EmbeddingModel, text: Tensor, parameters: Mapping[str, Scalar]
+    model: EmbeddingModel, text: Tensor, parameters: Mapping[str, Scalar], caller: Caller
 ) -> tuple[list[Tensor], dict[str, int]]:
     try:
         wanted = EmbeddingRequest.model_validate(
@@ -207,7 +211,7 @@ async def _embed(
     except ValidationError as error:
         raise from_validation(error.errors()) from None
     batch = await model.engine.token_ids(text.texts(), wanted.truncate_prompt_tokens, param=text.name)
-    vectors = await model.engine.embed(batch, wanted.dimensions)
+    vectors = await model.embed(batch, wanted.dimensions, caller)
     outputs = [Tensor("embedding", "FP32", vectors.shape, vectors.reshape(-1))]
     return outputs, {"prompt_tokens": sum(map(len, batch))}
 

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
+from platen.serve.access import caller_of
 from platen.serve.errors import ApiError, from_validation, json_response
 from platen.serve.generation import unless_disconnected
 from platen.serve.oip.inference import (
@@ -127,7 +128,7 @@ def open_inference_router(service: OpenInference) -> APIRouter:
             inputs=_inputs(header.inputs, raw),
             outputs=[output.name for output in header.outputs],
         )
-        response = await unless_disconnected(request, service.infer(asked))
+        response = await unless_disconnected(request, service.infer(asked, caller_of(request)))
         return Response(status_code=499) if response is None else _answer(header, response)
 
     @router.get("/models/{model:path}")

@@ -10,8 +10,11 @@ from typing import Any
 import grpc
 
 from platen.errors import PlatenError
+from platen.serve.access import AccessControl
+from platen.serve.caller import Caller
 from platen.serve.context import ServerState
 from platen.serve.errors import ApiError, draining, failed
+from platen.serve.keys import Scope
 from platen.serve.oip.inference import (
     EXTENSIONS,
     SERVER_NAME,
@@ -46,15 +49,30 @@ _CONTENTS = {
 }
 
 
+_SCOPES: dict[str, Scope | None] = {
+    "ServerLive": None,
+    "ServerReady": None,
+    "ModelReady": Scope.models,
+    "ServerMetadata": Scope.models,
+    "ModelMetadata": Scope.models,
+    "ModelInfer": Scope.infer,
+}
+
+
 class RpcError(PlatenError):
     """The gRPC server can't start where it was told to."""
 
 
 class RpcServer:
-    """Serves `service` on a host and a port; port 0 takes a free one."""
+    """Serves `service` on a host and a port, to whom `access` lets in; port 0 takes a free one.
 
-    def __init__(self, service: OpenInference, state: ServerState, host: str, port: int) -> None:
-        self._service, self._state = service, state
+    A key is sent as over HTTP, in the metadata `authorization`.
+    """
+
+    def __init__(
+        self, service: OpenInference, state: ServerState, access: AccessControl, host: str, port: int
+    ) -> None:
+        self._service, self._state, self._access = service, state, access
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._server: Any = None
@@ -96,7 +114,7 @@ class RpcServer:
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
-                    _told(handle),
+                    self._told(handle, _SCOPES[name]),
                     request_deserializer=METHODS[name][0].FromString,
                     response_serializer=METHODS[name][1].SerializeToString,
                 )
@@ -104,21 +122,48 @@ class RpcServer:
             },
         )
 
-    async def _server_live(self, _: Any) -> Any:
+    def _told(
+        self, handle: Callable[[Any, Caller], Awaitable[Any]], scope: Scope | None
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
+        """A method's handler for those who may call it, whose errors reach them with the right status."""
+
+        async def handler(request: Any, context: Any) -> Any:
+            caller = Caller()
+            try:
+                if scope is not None:
+                    caller = await self._access.identify(_authorization(context), scope)
+                if scope is Scope.infer:
+                    await caller.count_request()
+                return await handle(request, caller)
+            except ApiError as error:
+                refusal = error
+            except Exception:
+                log.exception("a gRPC call failed")
+                refusal = failed()
+            finally:
+                caller.settle(0, 0)  # nothing, unless the work failed before it could say what it had used
+            wait = refusal.retry_after
+            metadata = () if wait is None else (("retry-after", str(max(1, math.ceil(wait)))),)
+            code = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL)
+            return await context.abort(code, refusal.message, metadata)
+
+        return handler
+
+    async def _server_live(self, _: Any, caller: Caller) -> Any:
         return METHODS["ServerLive"][1](live=True)
 
-    async def _server_ready(self, _: Any) -> Any:
+    async def _server_ready(self, _: Any, caller: Caller) -> Any:
         return METHODS["ServerReady"][1](ready=self._service.ready())
 
-    async def _model_ready(self, request: Any) -> Any:
+    async def _model_ready(self, request: Any, caller: Caller) -> Any:
         return METHODS["ModelReady"][1](ready=self._service.model_ready(request.name, request.version))
 
-    async def _server_metadata(self, _: Any) -> Any:
+    async def _server_metadata(self, _: Any, caller: Caller) -> Any:
         return METHODS["ServerMetadata"][1](
             name=SERVER_NAME, version=SERVER_VERSION, extensions=list(EXTENSIONS)
         )
 
-    async def _model_metadata(self, request: Any) -> Any:
+    async def _model_metadata(self, request: Any, caller: Caller) -> Any:
         found = self._service.describe(request.name, request.version)
         return METHODS["ModelMetadata"][1](
             name=found.name,
@@ -128,34 +173,19 @@ class RpcServer:
             outputs=map(_tensor_info, found.outputs),
         )
 
-    async def _model_infer(self, request: Any) -> Any:
+    async def _model_infer(self, request: Any, caller: Caller) -> Any:
         if self._state.draining:
             raise draining(self._state.drain_seconds_left + 1)
         self._state.active += 1
         try:
-            response = await self._service.infer(_read(request))
+            response = await self._service.infer(_read(request), caller)
         finally:
             self._state.active -= 1
         return _written(response, raw=bool(request.raw_input_contents))
 
 
-def _told(handle: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """A method's handler whose errors reach the client with the right status."""
-
-    async def handler(request: Any, context: Any) -> Any:
-        try:
-            return await handle(request)
-        except ApiError as error:
-            refusal = error
-        except Exception:
-            log.exception("a gRPC call failed")
-            refusal = failed()
-        wait = refusal.retry_after
-        metadata = () if wait is None else (("retry-after", str(max(1, math.ceil(wait)))),)
-        code = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL)
-        return await context.abort(code, refusal.message, metadata)
-
-    return handler
+def _authorization(context: Any) -> bytes | None:
+    return next((str(v).encode() for k, v in context.invocation_metadata() if k == "authorization"), None)
 
 
 def _tensor_info(info: TensorInfo) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 // The server's API as the page uses it: what it serves, whether it is there, and streams of text.
 
+import { apiKey } from "./settings.js";
+
 /** A refusal or failure that the reader can do something about. `kind` says which. */
 export class Problem extends Error {
   constructor(kind, message, { retryAfter = null, code = null } = {}) {
@@ -10,9 +12,11 @@ export class Problem extends Error {
   }
 }
 
-async function request(path, options) {
+async function request(path, options = {}) {
+  const key = apiKey();
+  const headers = key ? { ...options.headers, authorization: `Bearer ${key}` } : options.headers;
   try {
-    return await fetch(path, options);
+    return await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("offline", "");
@@ -38,7 +42,10 @@ async function problemOf(response) {
   } catch {
     // Not ours: some proxy's page. The status has to do.
   }
-  const kind = { 429: "busy", 503: "stopping" }[response.status] ?? (response.status >= 500 ? "broken" : "refused");
+  const kind =
+    { insufficient_quota: "refused", queue_timeout: "busy" }[error.code] ??
+    { 429: "busy", 503: "stopping" }[response.status] ??
+    (response.status >= 500 ? "broken" : "refused");
   const retryAfter = Number(response.headers.get("retry-after")) || null;
   return new Problem(kind, error.message ?? `The server answered ${response.status}.`, { retryAfter, code: error.code });
 }

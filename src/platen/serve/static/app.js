@@ -1,7 +1,7 @@
 // The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
 
 import { Problem, healthy, served, stream } from "./api.js";
-import { instructions, sampling, setUp } from "./settings.js";
+import { apiKey, instructions, sampling, setUp } from "./settings.js";
 
 const $ = (id) => document.getElementById(id);
 const page = Object.fromEntries(
@@ -244,14 +244,16 @@ const stop = () => current?.abort();
 function show(problem, retry) {
   const known = problem instanceof Problem ? problem : new Problem("broken", String(problem.message ?? problem));
   const tooLong = known.code === "context_length_exceeded";
+  const keyless = known.code === "invalid_api_key";
   const [title, text] = {
     toolong: ["That is too long for this model.", `${known.message} Shorten it, or the instructions in the settings.`],
+    keyless: ["This server asks for an API key.", apiKey() ? known.message : "Put yours into the settings."],
     offline: ["The server can't be reached.", "Is “platen serve” still running? Start it again, then try once more."],
     busy: ["The server is busy.", ""],
     stopping: ["The server is shutting down.", "Start it again, then try once more."],
     refused: ["The server refused this.", known.message],
     broken: ["The text broke off.", known.message],
-  }[tooLong ? "toolong" : known.kind];
+  }[tooLong ? "toolong" : keyless ? "keyless" : known.kind];
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
   $("problem-retry").hidden = tooLong;
@@ -372,6 +374,7 @@ $("copy").addEventListener("click", async () => {
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 });
 $("problem-close").addEventListener("click", clearProblem);
+$("settings").addEventListener("close", () => model || connect());
 
 /* A reload keeps the texts; another tab begins with its own. */
 

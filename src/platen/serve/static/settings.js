@@ -1,7 +1,8 @@
-// Sampling settings: the dialog, its defaults, and keeping them in this browser.
+// Sampling settings and the API key: the dialog, its defaults, and keeping them in this browser.
 
 const DEFAULTS = { temperature: 0.8, top_p: 0.95, max_tokens: 200, seed: "", system: "" };
 const KEY = "platen.settings";
+const SECRET = "platen.key"; // kept for as long as the tab is open
 const field = (name) => document.getElementById(name);
 
 let values = { ...DEFAULTS };
@@ -32,9 +33,27 @@ function read() {
   }
 }
 
+function keepSecret() {
+  try {
+    sessionStorage.setItem(SECRET, apiKey());
+  } catch {
+    // It lasts as long as the page, then.
+  }
+}
+
+function storedSecret() {
+  try {
+    return sessionStorage.getItem(SECRET) ?? "";
+  } catch {
+    return "";
+  }
+}
+
 export function setUp() {
   values = { ...DEFAULTS, ...stored() };
   show();
+  field("key").value = storedSecret();
+  field("key").addEventListener("input", keepSecret);
   const dialog = field("settings");
   dialog.addEventListener("input", read);
   dialog.addEventListener("close", show);
@@ -57,4 +76,5 @@ export function sampling() {
   };
 }
 
+export const apiKey = () => field("key").value.trim();
 export const instructions = () => values.system.trim();

@@ -1,0 +1,66 @@
+"""Keys, limits and budgets hold for models elsewhere as for the server's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from platen.serve.keys import Limits
+from platen.serve.keystore import Spent
+from platen.serve.windows import Counts
+from platen.tokens.tokenizer import Tokenizer
+from tests.engines.fake_upstream import FakeUpstream, answer, chat, chat_stream, fake_upstream
+from tests.serve.test_access import door
+
+MESSAGES: Any = [{"role": "user", "content": "How are you?"}]
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_in_the_middle_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platen.serve.access.SYNC_SECONDS", 0.02)
+    monkeypatch.setattr("platen.serve.access.Counts", lambda store: Counts(store, clock=lambda: 30.0))
+
+
+def config(fake: FakeUpstream) -> dict[str, Any]:
+    big = {"name": "big", "base_url": fake.url, "max_retries": 0, "fallbacks": ["tiny"]}
+    return {"upstreams": [big], "prices": {"big": {"prompt": 1e6, "completion": 2e6}}}
+
+
+def test_use_is_charged_at_the_upstreams_price(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    script = (chat("Fine"), chat_stream("Fine"))
+    with fake_upstream(*script) as fake, door(tmp_path, tiny_tokenizer, **config(fake)) as opened:
+        client = opened.client(opened.key())
+        client.chat.completions.create(model="big", messages=MESSAGES)
+        opened.settles_at(Spent(1, 7, 3, 13.0))
+        list(client.chat.completions.create(model="big", messages=MESSAGES, stream=True))
+        opened.settles_at(Spent(2, 14, 6, 26.0))
+        assert [model.id for model in client.models.list()] == ["tiny", "big"]
+
+
+def test_a_key_is_kept_to_its_models_and_limits(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    with fake_upstream(chat("Fine")) as fake, door(tmp_path, tiny_tokenizer, **config(fake)) as opened:
+        small = opened.client(opened.key("small", models=("tiny",)))
+        assert [model.id for model in small.models.list()] == ["tiny"]
+        with pytest.raises(openai.PermissionDeniedError):
+            small.chat.completions.create(model="big", messages=MESSAGES)
+        limited = opened.client(opened.key("limited", limits=Limits(tokens_per_minute=100)))
+        ask: Any = {"model": "big", "messages": MESSAGES, "max_tokens": 40}
+        found = limited.chat.completions.with_raw_response.create(**ask)
+        assert found.headers["x-ratelimit-limit-tokens"] == "100"
+        with pytest.raises(openai.BadRequestError, match="may use"):
+            limited.chat.completions.create(**ask | {"max_tokens": 100})
+        with pytest.raises(openai.RateLimitError, match="limit of 100 tokens a minute"):
+            limited.chat.completions.create(**ask | {"max_tokens": 75})
+    assert len(fake.requests) == 1
+
+
+def test_the_local_fallback_is_charged_for_itself(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    with fake_upstream(answer(500)) as fake, door(tmp_path, tiny_tokenizer, **config(fake)) as opened:
+        client = opened.client(opened.key())
+        found = client.chat.completions.create(model="big", messages=MESSAGES, max_tokens=3)
+        assert found.model == "tiny"
+        assert found.usage is not None
+        opened.settles_at(Spent(2, found.usage.prompt_tokens, 3, 0.0))
