@@ -278,18 +278,22 @@ class _Client:
             return None
         if not self._ended:
             return "the answer broke off" if self.status else "no answer"
-        if self._type.startswith("text/event-stream") and not self._content.endswith(b"data: [DONE]\n\n"):
+        last = b"event: response." if self._shot.path == "/v1/responses" else b"data: [DONE]"
+        if self._type.startswith("text/event-stream") and last not in self._content[-4000:]:
             return f"a stream ended as {self._content[-300:]!r}"
-        if self.status >= 400 and self._shot.method != "HEAD" and not _is_error_object(self._content):
+        if self.status >= 400 and self._shot.method != "HEAD" and not self._is_error_object():
             return f"{self.status} without an error object: {self._content[:300]!r}"
         return None
 
-
-def _is_error_object(content: bytes) -> bool:
-    try:
-        return bool(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return False
+    def _is_error_object(self) -> bool:
+        """OpenAI's, or under /v2 the Open Inference Protocol's, which is a text."""
+        try:
+            error = json.loads(self._content)["error"]
+            if self._shot.path.startswith("/v2") and isinstance(error, str):
+                return bool(error)
+            return bool(error["message"])
+        except (ValueError, KeyError, TypeError):
+            return False
 
 
 # -- the run --------------------------------------------------------------------------------------------
