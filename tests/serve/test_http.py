@@ -417,3 +417,18 @@ def test_broken_http_leaves_no_work_behind(server: RunningServer, http: httpx.Cl
             assert not answer.startswith(b"HTTP/1.1 5")
     wait_until(lambda: server.state.active == 0)
     assert http.post("/v1/completions", json=COMPLETION).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v2/models/tiny/infer"])
+def test_a_client_that_leaves_while_it_sends_is_no_failure(scripted_server: RunningServer, path: str) -> None:
+    host, port = scripted_server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 99"
+        client.sendall(f"{head}\r\n\r\n{{".encode())
+    with httpx.Client(base_url=scripted_server.url) as http:
+
+        def statuses() -> set[str]:
+            return set(re.findall(r'platen_requests_total\{.*status="(\d+)"', http.get("/metrics").text))
+
+        wait_until(lambda: bool(statuses() - {"200"}))
+        assert not any(status.startswith("5") for status in statuses())
