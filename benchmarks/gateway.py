@@ -118,7 +118,7 @@ def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
 
 def serve_ours(settings: str, folder: Path) -> None:
     """In the process of our gateway: what `platen serve` runs."""
-    from platen.project import ServeConfig
+    from platen.projectserving import ServeConfig
     from platen.serve.access import AccessControl
     from platen.serve.server import serve_bundle
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from _harness import machine, options
 
-from platen.project import SecretsGuard
+from platen.projectserving import SecretsGuard
 from platen.serve.guards.canary import Canary
 from platen.serve.guards.injection import suspicion
 from platen.serve.guards.patterns import Patterns

@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 from platen.artifacts import Artifact, Manifest
 from platen.evaluate.perplexity import sliding_window_nll
 from platen.models.bundle import open_bundle
-from platen.project import PretrainConfig, Section
+from platen.project import PretrainConfig
 from platen.projectfile import load_project
+from platen.projectparts import Section
 from platen.stages import StageContext
 from platen.tokens.train import TokensMeta, encode_corpus, train_tokenizer
 from platen.train.data import PackedLoader, open_tokens

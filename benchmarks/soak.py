@@ -50,7 +50,7 @@ MEMORY_SHARE = 0.05
 def serve(folder: str, pipe: Connection) -> None:
     """Serve `folder` until the pipe closes; answer what comes through it with the engine's figures."""
     from platen.engines.local import open_model
-    from platen.project import ServeConfig
+    from platen.projectserving import ServeConfig
     from platen.serve.app import create_app
     from platen.serve.context import ServerState
     from platen.serve.hub import ModelHub

@@ -20,7 +20,8 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 
 from platen.errors import ConfigError
-from platen.project import ModelConfig, Project, Section, TrainConfig
+from platen.project import ModelConfig, Project, TrainConfig
+from platen.projectparts import Section
 from platen.projectproblems import explain, get, suggestion
 from platen.projectschema import SchemaNode, json_schema, keys_at, reference_markdown
 from platen.templates import new_project

@@ -20,7 +20,7 @@ from platen.engines.protocol import (
 )
 from platen.engines.remote import RemoteEngine
 from platen.engines.upstream import Upstream
-from platen.project import UpstreamConfig
+from platen.projectserving import UpstreamConfig
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.fake_upstream import (
     STAMP,

@@ -15,7 +15,7 @@ from platen.engines.breaker import Breaker
 from platen.engines.retries import LONGEST_RETRY_AFTER, retry_after_seconds, wait_before_retry
 from platen.engines.upstream import Upstream, UpstreamError
 from platen.errors import ConfigError
-from platen.project import UpstreamConfig
+from platen.projectserving import UpstreamConfig
 from tests.engines.fake_upstream import answer, chat_event, drop, fake_upstream, raw, stream
 
 FINE = answer(200, {"said": "fine"})

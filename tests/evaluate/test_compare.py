@@ -5,7 +5,7 @@ import json
 import pytest
 
 from platen.evaluate.compare import compare
-from platen.project import Section
+from platen.projectparts import Section
 from platen.stages import StageContext
 from tests.evaluate.conftest import Said, artifact
 

@@ -21,7 +21,7 @@ from platen.engines.protocol import (
     TokenEvent,
     Usage,
 )
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.admin import Loader
 from platen.serve.app import create_app

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platen.models.llama import Llama
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.server import serve_bundle
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.project import PriceConfig, ServeConfig
+from platen.projectserving import PriceConfig, ServeConfig
 from platen.serve.access import AccessControl, AccessError
 from platen.serve.errors import ApiError
 from platen.serve.keys import Grant, Limits, Scope

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from platen.engines.local import open_model
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.opening import served_model
 from platen.serve.served import ServedModel
 from tests.serve.running import RunningServer, wait_until

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from platen.engines.embedding import Embedder
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.batcher import BatchLimits
 from platen.serve.embedding_model import EmbeddingEngine, EmbeddingModel
 from platen.serve.served import ModelInfo

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from platen.errors import ConfigError
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.gateway import open_upstreams
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.fake_upstream import (

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Upstream
-from platen.project import UpstreamConfig
+from platen.projectserving import UpstreamConfig
 from platen.serve.errors import ApiError
 from platen.serve.gateway import RELAYED, Gateway, Observer
 from platen.serve.outgoing import OutgoingRequest

@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc
 
 from platen.errors import BundleError, ConfigError
-from platen.project import ServeConfig, ServedModelConfig
+from platen.projectserving import ServeConfig, ServedModelConfig
 from platen.serve.embedding_model import EmbeddingModel
 from platen.serve.opening import further_models, open_any
 from platen.serve.served import AnyModel, ServedModel

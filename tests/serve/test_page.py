@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.keys import Grant
 from platen.serve.keystore import KeyStore, key_file
 from platen.tokens.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.keys import Grant
 from platen.serve.keystore import KeyStore, key_file
 from platen.serve.server import ServeError, listen, serve_bundle

@@ -13,7 +13,7 @@ from platen.engines.torch_runner import TorchRunner
 from platen.errors import ArtifactError
 from platen.models.store import cache_folder
 from platen.phases import Phases
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.opening import ServeError, open_configured
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from platen.cli.main import app
 from platen.errors import BundleError, PlatenError
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.served import ModelInfo, ServedModel
 from platen.serve.traffic import CANARY, STABLE, CanaryLimits, CanaryWatch, Outcome, Route, Variant
 from platen.tokens.tokenizer import Tokenizer

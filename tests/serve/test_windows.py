@@ -16,7 +16,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.keys import Grant, Limits
 from platen.serve.keystore import KeyStore, key_file

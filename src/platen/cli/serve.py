@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from platen.engines.choose import Choice
     from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
-    from platen.project import ServeConfig
+    from platen.projectserving import ServeConfig
     from platen.serve.server import Started
 
 
@@ -80,8 +80,8 @@ def command(
     from platen.cli.starting import start_phases
     from platen.engines.choose import Choice
     from platen.models.remote import is_url, name_in
-    from platen.project import ServeConfig
     from platen.projectfile import load_project
+    from platen.projectserving import ServeConfig
 
     find = _finder(lambda: open_pipeline(project), engine)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
@@ -122,7 +122,7 @@ def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choic
 
 def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
     """The configuration for the engine that was asked for; auto leaves it as it is."""
-    from platen.project import VllmConfig
+    from platen.projectserving import VllmConfig
 
     if engine is Engine.torch:
         return config.model_copy(update={"vllm": None})

@@ -15,7 +15,7 @@ from platen.engines.breaker import Breaker
 from platen.engines.http1 import CannotConnect, HttpError, NotHttp, Origin, Response, Silent
 from platen.engines.retries import is_transient, retry_after_seconds, wait_before_retry
 from platen.errors import ConfigError
-from platen.project import UpstreamConfig
+from platen.projectserving import UpstreamConfig
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 from platen.errors import ConfigError
-from platen.project import PretrainConfig, Project, ReleaseConfig, Section
+from platen.project import PretrainConfig, Project, ReleaseConfig
+from platen.projectparts import Section
 from platen.stages import Stage, StageContext, StageResult
 
 

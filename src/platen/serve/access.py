@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platen.errors import PlatenError
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.caller import Books, Caller, KeyHolder
 from platen.serve.errors import ApiError
 from platen.serve.keys import Scope as KeyScope

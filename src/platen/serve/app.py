@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from platen import __version__
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.access import LOOPBACK, Access, AccessControl, caller_of
 from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from platen.project import PriceConfig
+from platen.projectserving import PriceConfig
 from platen.serve.errors import ApiError
 from platen.serve.keys import PRIORITIES, ApiKey
 from platen.serve.keystore import Spent

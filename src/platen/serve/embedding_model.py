@@ -16,7 +16,7 @@ from platen.engines.protocol import EngineStats
 from platen.models.sentence import Pooling
 from platen.models.store import HeldFolder
 from platen.phases import Phase, no_phase
-from platen.project import BatchingConfig
+from platen.projectserving import BatchingConfig
 from platen.serve.batcher import Batcher, BatchLimits
 from platen.serve.caller import Caller
 from platen.serve.embedding_types import MODEL_LIMIT

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Answer, Upstream, UpstreamError
 from platen.errors import ConfigError
-from platen.project import UpstreamConfig
+from platen.projectserving import UpstreamConfig
 from platen.serve.asgi import Hangup, failing, replayed, whole_body
 from platen.serve.caller import Caller
 from platen.serve.errors import ApiError

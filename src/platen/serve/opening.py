@@ -18,7 +18,7 @@ from platen.models.remote import is_url
 from platen.models.sentence import Pooling, is_embedding_folder
 from platen.models.store import HeldFolder, ModelCache
 from platen.phases import Phase, no_phase
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.embedding_model import open_embedding_model
 from platen.serve.served import AnyModel, ModelInfo, ServedModel
 

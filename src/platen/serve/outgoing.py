@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from starlette.types import Scope
 
-from platen.project import UpstreamConfig
+from platen.projectserving import UpstreamConfig
 from platen.serve.errors import ApiError
 from platen.serve.served import LONG_TEXT
 

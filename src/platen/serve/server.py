@@ -19,7 +19,7 @@ import uvicorn
 
 from platen.download import Report, no_report
 from platen.phases import Phase, no_phase
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.app import create_app
 from platen.serve.connection import Connection

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from platen.project import GuardsConfig, ServeConfig
+from platen.projectserving import GuardsConfig, ServeConfig
 from platen.serve.guards import GuardRefusal, Guards, Origin
 from platen.serve.metrics import Metrics
 from platen.tokens.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.project import SecretsGuard
+from platen.projectserving import SecretsGuard
 from platen.serve.guards.screen import Screen, screened
 from platen.serve.guards.secret_rules import LONGEST_NUMBER, LONGEST_WORD
 from platen.serve.guards.secrets import Secrets

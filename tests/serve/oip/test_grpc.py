@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from platen.project import ServeConfig
+from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.context import ServerState
 from platen.serve.hub import ModelHub

@@ -17,7 +17,7 @@ from typing import Literal
 
 from starlette.types import Scope
 
-from platen.project import GuardAction, GuardMask
+from platen.projectserving import GuardAction, GuardMask
 from platen.serve.errors import ApiError
 from platen.serve.guards.screen import Match, Replace
 from platen.serve.metrics import Metrics

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from platen.errors import ConfigError
-from platen.project import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
+from platen.projectserving import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
 from platen.serve.guards.actions import Direction, GuardRefusal, Origin, Report, acting
 from platen.serve.guards.canary import Canary
 from platen.serve.guards.injection import suspicion

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from platen.project import SecretKind
+from platen.projectserving import SecretKind
 from platen.serve.guards.checks import IBAN_LENGTHS, card, iban, ip_address
 
 LONGEST_WORD = 512

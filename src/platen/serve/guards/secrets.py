@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from platen.project import SecretKind
+from platen.projectserving import SecretKind
 from platen.serve.guards.fold import fold_width
 from platen.serve.guards.screen import Match
 from platen.serve.guards.secret_rules import LONGEST_NUMBER, LONGEST_WORD, RULES, Rule
