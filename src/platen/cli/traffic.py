@@ -149,6 +149,8 @@ def _table(routes: list[dict[str, Any]]) -> None:
         box=None,
         pad_edge=False,
     )
+    for column in table.columns:
+        column.overflow = "fold"  # references are there to be copied
     notes = []
     for route in routes:
         total = sum(variant["weight"] for variant in route["variants"])
