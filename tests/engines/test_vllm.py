@@ -47,8 +47,7 @@ class Numbers:
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Fake]:
     fake = Fake(monkeypatch, tmp_path)
     yield fake
-    for pid in fake.pids():
-        assert not _alive(pid), "the fake was left behind"
+    _wait_until_gone(fake)
 
 
 class Fake:
@@ -79,6 +78,14 @@ def _alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _wait_until_gone(fake: Fake) -> None:
+    """What was killed takes a moment to be gone."""
+    deadline = time.monotonic() + 10
+    while any(map(_alive, fake.pids())):
+        assert time.monotonic() < deadline, "left behind"
+        time.sleep(0.02)
 
 
 def request(name: str, count: int = 5, first: int = 2, **options: Any) -> GenerationRequest:
@@ -182,10 +189,7 @@ asyncio.run(main())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 20
-    while any(map(_alive, fake.pids())):
-        assert time.monotonic() < deadline, "left behind"
-        time.sleep(0.02)
+    _wait_until_gone(fake)
     assert len(fake.pids()) == 2
 
 

@@ -1,4 +1,4 @@
-"""Serves the bundle named on the command line, each forward pass slowed; run as a program by the tests.
+"""Serves the bundle named on the command line: each forward pass slowed, no text ever ended by the model.
 
 With a project's folder as the last argument it asks for that project's keys.
 """
@@ -22,7 +22,9 @@ def main() -> None:
 
     def slow_forward(self: Llama, *args: Any, **kwargs: Any) -> Any:
         time.sleep(float(seconds_per_step))
-        return forward(self, *args, **kwargs)
+        logits = forward(self, *args, **kwargs)
+        logits[..., list(self.config.eos_token_ids)] = float("-inf")
+        return logits
 
     Llama.forward = slow_forward  # type: ignore[method-assign]
     keys: Literal["required", "off"] = "required" if project else "off"
