@@ -62,10 +62,12 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def process(command: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
+def process(
+    command: list[str], *, stdout: int = subprocess.PIPE, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
     started = subprocess.Popen(
         command,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
         text=True,
         env=os.environ | environment,
@@ -179,7 +181,9 @@ def litellm_proxy(binary: Path, upstream_port: int, folder: Path) -> Iterator[Ga
     port = free_port()
     command = [str(binary), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--num_workers", "1", "--telemetry", "False"]
-    with process(command, LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_LOG="ERROR") as proxy:
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    # It logs every request: a pipe that nobody reads would stop it when full.
+    with process(command, stdout=subprocess.DEVNULL, **quiet) as proxy:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and proxy.poll() is None:
             with contextlib.suppress(httpx.HTTPError):
