@@ -27,6 +27,7 @@ from platen.cli import (
     serve,
     show,
     status,
+    tokens,
     traffic,
     ui,
 )
@@ -46,6 +47,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(traffic.app, name="traffic")
+app.add_typer(tokens.app, name="tokens")
 
 
 def _version(value: bool) -> None:

@@ -49,8 +49,8 @@ FORM_OF_SUFFIX = {
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a folder (`tokenizer.json`, else `tokenizer.model`) or in a file of any form.
 
-    Beside tiktoken ranks `NAME.json` may say what the file can't: `pattern` and `special_tokens`, and the names
-    `bos_token`, `eos_token`, `pad_token`. Without it the pattern is Llama 3's. Raises BundleError.
+    Beside tiktoken ranks `NAME.json` may say what the file can't: `pattern` and `special_tokens`, and the
+    names `bos_token`, `eos_token`, `pad_token`. Without it the pattern is Llama 3's. Raises BundleError.
     """
     if path.is_dir():
         model = path / "tokenizer.model"
@@ -157,7 +157,19 @@ def _ordinary(ranks: Ranks) -> Encode:
 def _probes() -> Iterator[str]:
     """Texts in which forms could differ: blanks anywhere, digits, code, many languages, all of Unicode."""
     yield from SENTENCES.values()
-    yield from ("", " ", "   ", " a", "a ", "a  b", "\n", "a\n\n b\t\tc", "don't WE'LL", "1234567 3.14", "aaaaaaa")
+    yield from (
+        "",
+        " ",
+        "   ",
+        " a",
+        "a ",
+        "a  b",
+        "\n",
+        "a\n\n b\t\tc",
+        "don't WE'LL",
+        "1234567 3.14",
+        "aaaaaaa",
+    )
     yield from ("def f(x):\n    return {'a': x[0]}  # ok\r\n", "▁ <s> <unk> <0x0A> <|end_of_text|>", "a\x00b")
     step = 7
     for start in range(0, 0x110000, 64 * step):

@@ -86,8 +86,8 @@ def sentencepiece_processor(data: bytes) -> Any:
         ) from None
 
 
-# The fields that are used here of sentencepiece_model.proto (proto2): name, number, type, default. The package's
-# own class asks for one release of protobuf.
+# The fields that are used here of sentencepiece_model.proto (proto2): name, number, type, default. The
+# package's own class works with newer releases of protobuf only than others here do.
 _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
     "SentencePiece": (("piece", 1, "STRING", None), ("score", 2, "FLOAT", None), ("type", 3, "INT32", "1")),
     "TrainerSpec": (
@@ -125,7 +125,9 @@ def _proto() -> Any:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError:
         raise MissingExtraError("data", "a SentencePiece model") from None
-    file = descriptor_pb2.FileDescriptorProto(name="platen/pieces.proto", package="platen.pieces", syntax="proto2")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="platen/pieces.proto", package="platen.pieces", syntax="proto2"
+    )
     for message, fields in _FIELDS.items():
         described = file.message_type.add(name=message)
         for name, number, kind, default in fields:

@@ -176,6 +176,10 @@ class Tokenizer:
         """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
 
+    def decode_batch(self, rows: Sequence[Sequence[int]], *, skip_special: bool = True) -> list[str]:
+        """Text of each row of ids, on all cores."""
+        return list(self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=skip_special))
+
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text that has begun: its blank too, and a part of a character as it is.
 
@@ -216,9 +220,7 @@ class Tokenizer:
         """Tokens that were added to the vocabulary, special or not, by id."""
         added = self._backend.get_added_tokens_decoder()
         return tuple(
-            AddedToken(
-                id, token.content, token.special, token.single_word or token.lstrip or token.rstrip
-            )
+            AddedToken(id, token.content, token.special, token.single_word or token.lstrip or token.rstrip)
             for id, token in sorted(added.items())
         )
 
