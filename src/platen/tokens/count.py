@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from platen.errors import DataError
-from platen.tokens.bulk import BulkEncoder
+from platen.tokens.bulk import BulkEncoder, Encoded
 from platen.tokens.tokenizer import Tokenizer
 
 _READ_BYTES = 4_000_000
@@ -55,5 +55,9 @@ class Counter:
                 if not data:
                     return
 
-        tokens = sum(len(found.ids) for found in self._encoder.encode_stream(decoded()))
+        tokens = sum(self._encoder.encode_stream(decoded(), _tokens))
         return Count(name, tokens, characters, size)
+
+
+def _tokens(batch: list[Encoded]) -> int:
+    return sum(len(found.ids) for found in batch)

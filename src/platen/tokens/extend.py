@@ -172,7 +172,7 @@ class _Unigram(_Vocabulary):
     def add(self, text: str, origin: Sequence[int], *, special: bool = False) -> int:
         id, self._next = self._next, self._next + 1
         scores = [self._scores[part] for part in origin]
-        self.model["vocab"].append([text, self._never if special else sum(scores) + 1e-3])
+        self.model["vocab"].append([text, self._never if special else sum(scores) + 1e-3 * len(scores)])
         self.origins[id] = tuple(origin)
         return id
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from platen.errors import DataError
-from platen.tokens.bulk import BulkEncoder
+from platen.tokens.bulk import BulkEncoder, Encoded
 from platen.tokens.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -81,13 +81,22 @@ def _write_split(
     dtype: np.dtype[Any],
     workers: int | None,
 ) -> SplitTokens:
-    tokens = size = documents = 0
     start = b"" if tokenizer.bos_id is None else np.asarray([tokenizer.bos_id], dtype).tobytes()
     end = np.asarray([tokenizer.eos_id], dtype).tobytes()
+
+    def packed(batch: list[Encoded]) -> tuple[bytes, int, int]:
+        """The ids of a batch as in the file, the bytes of its texts, and how many documents end in it."""
+        parts = []
+        for found in batch:
+            parts += [start] if found.first else []
+            parts.append(found.ids.astype(dtype).tobytes())
+            parts += [end] if found.last else []
+        return b"".join(parts), sum(f.bytes for f in batch), sum(f.last for f in batch)
+
+    written = size = documents = 0
     with target.open("wb") as file:
-        for found in encoder.encode(texts, workers=workers):
-            data = found.ids.astype(dtype).tobytes()
-            tokens += file.write((start if found.first else b"") + data + (end if found.last else b""))
-            size += found.bytes
-            documents += found.last
-    return SplitTokens(tokens=tokens // dtype.itemsize, bytes=size, documents=documents)
+        for data, bytes_of_text, ended in encoder.encode(texts, packed, workers=workers):
+            written += file.write(data)
+            size += bytes_of_text
+            documents += ended
+    return SplitTokens(tokens=written // dtype.itemsize, bytes=size, documents=documents)

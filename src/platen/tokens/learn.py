@@ -24,7 +24,10 @@ _LINE_BYTES = 4096
 
 
 def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: Path) -> Tokenizer:
-    """A tokenizer of `config.kind`; the same texts give the same file, byte for byte.
+    """A tokenizer of `config.kind`.
+
+    The same texts give the same file, byte for byte; not so `wordpiece` and `unigram`, whose library breaks ties
+    at random.
 
     Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special
     tokens, and DataError when the texts have too little in them.
@@ -108,6 +111,8 @@ def _sentencepiece(texts: Iterable[str], config: TokenizerConfig, specials: Sequ
             add_dummy_prefix=False,
             allow_whitespace_only_pieces=True,
             split_digits=True,
+            # Or a text that reads like a special token would be one where these are unknown.
+            required_chars="".join(sorted(set("<0x123456789ABCDEF>").union(*specials))),
             max_sentence_length=2 * _LINE_BYTES,
             num_threads=os.cpu_count(),
             train_extremely_large_corpus=True,
