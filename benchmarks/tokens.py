@@ -4,8 +4,8 @@ The text is real: documentation, Python's library and packages of this machine, 
 
   train   our stage from the file, against tokenizers' trainer fed from memory (byte-level BPE, 32,000)
   encode  the command `platen tokens encode`, from its start to the finished file, against tiktoken encoding
-          the same texts from memory on one thread (`encode_ordinary`); both have the same vocabulary of ours, and
-          the ids are compared
+          the same texts from memory on one thread (`encode_ordinary`); both have the same vocabulary of
+          ours, and the ids are compared
 """
 
 from __future__ import annotations

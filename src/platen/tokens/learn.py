@@ -26,8 +26,8 @@ _LINE_BYTES = 4096
 def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: Path) -> Tokenizer:
     """A tokenizer of `config.kind`.
 
-    The same texts give the same file, byte for byte; not so `wordpiece` and `unigram`, whose library breaks ties
-    at random.
+    The same texts give the same file, byte for byte; not so `wordpiece` and `unigram`, whose library breaks
+    ties at random.
 
     Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special
     tokens, and DataError when the texts have too little in them.

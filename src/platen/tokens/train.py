@@ -13,7 +13,8 @@ from platen.tokens.tokenizer import Tokenizer
 def train_tokenizer(ctx: StageContext) -> StageResult:
     """Stage `tokenizer`: train on the data artifact's training split; write a Hugging Face tokenizer folder.
 
-    Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special tokens.
+    Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special
+    tokens.
     """
     config: TokenizerConfig = ctx.config
     source = ctx.inputs["data"].path / "train.jsonl"
