@@ -128,7 +128,7 @@ async def test_a_beginning_seen_before_is_not_read_again(folder: Path) -> None:
         turn = [*ids(80), *first[0], 7, 8]
         longer = await collect(model.engine.submit(GenerationRequest("d", turn, greedy(5))))
     assert first[2].usage is not None and first[2].usage.cached_tokens == 0  # noqa: PT018
-    assert again[2].usage is not None and 64 <= again[2].usage.cached_tokens < 80  # noqa: PT018
+    assert again[2].usage is not None and 64 <= again[2].usage.cached_tokens <= 80  # noqa: PT018
     assert other[2].usage is not None and other[2].usage.cached_tokens == 0  # noqa: PT018
     assert longer[2].usage is not None and longer[2].usage.cached_tokens >= 64  # noqa: PT018
     assert again[0][:4] == first[0][:4]
