@@ -2,9 +2,9 @@
 
 Bookkeeping only, no tensors. A full block is known by the hash of its tokens and of all blocks before it, so
 two requests that begin alike share blocks (as in vLLM: Kwon et al., "Efficient Memory Management for Large
-Language Model Serving with PagedAttention", 2023). A block with a prompt's end, which rarely fills it, is known
-by all the prompt: it can be copied where that prompt comes again. Blocks nobody holds keep their content until
-room is needed; the one unused for longest goes first.
+Language Model Serving with PagedAttention", 2023). A block with a prompt's end, which rarely fills it, is
+known by all the prompt: it can be copied where that prompt comes again. Blocks nobody holds keep their
+content until room is needed; the one unused for longest goes first.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class LlamaCppRunner:
         # llama.cpp's own buffer, in the batch's order; it holds until the next step.
         address = ctypes.addressof(self._lib.llama_get_logits(self._context).contents)
         buffer = (ctypes.c_float * (rows * self.vocab_size)).from_address(address)
-        return torch.from_numpy(np.frombuffer(buffer, np.float32)).view(rows, self.vocab_size)
+        return torch.frombuffer(buffer, dtype=torch.float32).view(rows, self.vocab_size)
 
     def release(self, sequence: Request) -> None:
         place = self._place.pop(sequence, None)

@@ -104,7 +104,7 @@ class OpenVinoRunner:
         return rest == 0
 
     def _keep(self, sequence: Request, logits: Tensor) -> None:
-        """Keep what follows a prompt (V,), and the block with its end as it is before an answer goes on in it.
+        """Keep what follows a prompt (V,), and the block with its end as it is before the answer.
 
         A block's numbers are rounded together. So only a prompt that is the same to its end can go on from a
         copy and be answered exactly as it was at first.

@@ -54,8 +54,8 @@ class Runner(Protocol):
     def admit(self, sequence: Sequence, *, reuse: bool) -> int | None:
         """Make room for the whole of a sequence, its prompt and all that it may write.
 
-        Returns how many tokens of the prompt are there already (0 unless `reuse`; all only if their logits are
-        known too), or None when there is no room until another is released.
+        Returns how many tokens of the prompt are there already (0 unless `reuse`; all only if the logits of
+        the last are known too), or None when there is no room until another is released.
         """
         ...
 

@@ -21,7 +21,7 @@ def prepare_process() -> None:
     - oneDNN keeps 256 of the kernels that it makes for each number of tokens it meets, not 1,024: prompts of
       ever new lengths would otherwise fill hundreds of megabytes with them.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
