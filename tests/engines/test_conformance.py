@@ -201,6 +201,8 @@ async def test_special_tokens_are_text_where_that_is_asked_for_and_any_token_can
 
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
 async def test_texts_match_their_grammar(folder: Path, count: int) -> None:
+    if folder.name == THROUGH_VLLM and count > 100:
+        pytest.skip("it is PyTorch's engine that writes, behind a server for a few requests")
     schema = {
         "type": "object",
         "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},

@@ -67,16 +67,16 @@ class _Batch:
         self._wanted = np.zeros(size, np.int8)
         first = self._places.ctypes.data  # each token's list of places has one entry
         self._lists = first + np.arange(size, dtype=np.uintp) * self._places.itemsize
-        fields = {
+        fields: dict[str, np.ndarray[Any, Any]] = {
             "token": self._tokens,
             "pos": self._positions,
             "n_seq_id": self._counts,
             "seq_id": self._lists,
             "logits": self._wanted,
         }
-        types = dict(llama_cpp.llama_batch._fields_)
+        types: dict[str, Any] = {name: kind for name, kind, *_ in llama_cpp.llama_batch._fields_}
         self.struct = llama_cpp.llama_batch(
-            **{name: ctypes.cast(array.ctypes.data, types[name]) for name, array in fields.items()}
+            **{name: array.ctypes.data_as(types[name]) for name, array in fields.items()}
         )
 
     def fill(self, parts: Sequence[Part], place: Mapping[Request, int]) -> int:
