@@ -52,7 +52,7 @@ def serve(folder: str, pipe: Connection) -> None:
     from platen.engines.local import open_model
     from platen.projectserving import ServeConfig
     from platen.serve.app import create_app
-    from platen.serve.context import ServerState
+    from platen.serve.context import ServeContext, ServerState
     from platen.serve.hub import ModelHub
     from platen.serve.opening import served_model
     from platen.serve.server import Server, listen
@@ -60,7 +60,7 @@ def serve(folder: str, pipe: Connection) -> None:
     config = ServeConfig(port=0, max_concurrent=AT_ONCE, max_queue=QUEUE)
     model = open_model(folder, max_concurrent=AT_ONCE, max_queue=QUEUE, cache_bytes=64 * 2**20)
     hub, state = ModelHub([served_model(model, "soak", folder)]), ServerState()
-    server = Server(create_app(hub, config, state=state), hub, state, config, pipe.send)
+    server = Server(create_app(ServeContext.of(hub, config, state), config), hub, state, config, pipe.send)
 
     def answer() -> None:
         try:

@@ -25,7 +25,7 @@ from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.admin import Loader
 from platen.serve.app import create_app
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rpc import RpcServer
@@ -113,7 +113,8 @@ class RunningServer:
         self.state = ServerState()
         self.engine = models[0].engine
         hub = ModelHub(models)
-        app = create_app(hub, config, state=self.state, access=self.access, load=load, max_body_bytes=100_000)
+        context = ServeContext.of(hub, config, self.state)
+        app = create_app(context, config, access=self.access, load=load, max_body_bytes=100_000)
         ready = threading.Event()
 
         def on_ready(url: str) -> None:
@@ -123,7 +124,7 @@ class RunningServer:
         self._listener = listen(config.host, 0)
         self.rpc = None
         if config.grpc_port is not None:
-            service = OpenInference(hub, self.state)
+            service = OpenInference(context)
             self.rpc = RpcServer(service, self.state, self.access, config.host, config.grpc_port)
         self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)

@@ -23,7 +23,7 @@ from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
 from platen.serve.app import create_app
 from platen.serve.connection import Connection
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
 from platen.serve.oip.inference import OpenInference
 from platen.serve.opening import ServeError, further_models, open_any
@@ -73,9 +73,9 @@ def serve_bundle(
 
         model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
         hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
-        state = ServerState()
-        app = create_app(hub, config, state=state, access=access, load=load)
-        rpc = _rpc_server(hub, state, access, config)
+        context = ServeContext.of(hub, config, state := ServerState())
+        app = create_app(context, config, access=access, load=load)
+        rpc = _rpc_server(context, access, config)
         starting = contextlib.ExitStack()
 
         def ready(url: str) -> None:
@@ -91,14 +91,12 @@ def serve_bundle(
             access.close()
 
 
-def _rpc_server(
-    hub: ModelHub, state: ServerState, access: AccessControl, config: ServeConfig
-) -> RpcServer | None:
+def _rpc_server(context: ServeContext, access: AccessControl, config: ServeConfig) -> RpcServer | None:
     if config.grpc_port is None:
         return None
     from platen.serve.oip.rpc import RpcServer
 
-    return RpcServer(OpenInference(hub, state), state, access, config.host, config.grpc_port)
+    return RpcServer(OpenInference(context), context.state, access, config.host, config.grpc_port)
 
 
 def listen(host: str, port: int) -> socket.socket:
