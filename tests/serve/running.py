@@ -23,10 +23,11 @@ from platen.engines.protocol import (
 )
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
-from platen.serve.admin import Loader
+from platen.serve.admin import Loader, restore
 from platen.serve.app import create_app
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rpc import RpcServer
 from platen.serve.served import AnyModel, ModelInfo, ServedModel
@@ -108,12 +109,15 @@ class RunningServer:
         config: ServeConfig,
         load: Loader | None = None,
         project_dir: Path | None = None,
+        kept: KeptChanges | None = None,
     ) -> None:
         self.access = AccessControl(config, project_dir)
         self.state = ServerState()
         self.engine = models[0].engine
         hub = ModelHub(models)
-        context = ServeContext.of(hub, config, self.state)
+        context = ServeContext.of(hub, config, self.state, kept)
+        if load is not None:
+            asyncio.run(restore(hub, context.kept, load))
         app = create_app(context, config, access=self.access, load=load, max_body_bytes=100_000)
         ready = threading.Event()
 

@@ -56,6 +56,9 @@ def command(
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the server was told by platen traffic before.")
+    ] = False,
     explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
@@ -101,14 +104,14 @@ def command(
         else:
             choice = Choice(model, "")
         directory = None if config.keys == "off" else load_project(project).directory
-        serve(choice, name or called, config, directory, phases, find)
+        serve(choice, name or called, config, directory, phases, find, fresh=fresh)
         return
     with phases("find the model") if phases else nullcontext():
         pipeline = open_pipeline(project, overrides)
         config = _with_engine(_anchored(pipeline).model_copy(update=changes), engine)
         forms, registered = released_forms(pipeline, model)
         choice = _chosen(forms, engine, config)
-    serve(choice, name or registered, config, pipeline.directory, phases, find)
+    serve(choice, name or registered, config, pipeline.directory, phases, find, fresh=fresh)
 
 
 def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
@@ -172,10 +175,12 @@ def serve(
     project_dir: Path | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
+    *,
+    fresh: bool = False,
 ) -> None:
     """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
 
-    The project's folder is where the keys are.
+    The project's folder is where the keys are, and what the server was told before, unless it starts `fresh`.
     """
     from platen.cli.starting import DownloadBar, explain
     from platen.models.store import read_ahead
@@ -186,6 +191,7 @@ def serve(
         read_ahead(choice.path)
     with phase("imports"):
         from platen.serve.access import AccessControl
+        from platen.serve.kept import KeptChanges, changes_file
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:
@@ -194,6 +200,10 @@ def serve(
         chosen = choice.why and started.kind != "embedding"
         _announce(replace(started, why=choice.why) if chosen else started, name)
 
+    changes = None if project_dir is None else changes_file(project_dir, name)
+    if fresh and changes is not None:
+        changes.unlink(missing_ok=True)
+    kept = KeptChanges(changes)
     access = AccessControl(config, project_dir)
     for warning in access.warnings():
         typer.echo(f"platen: warning: {warning}", err=True)
@@ -207,6 +217,7 @@ def serve(
             find=find,
             report=bar.update,
             phase=phase,
+            kept=kept,
         )
 
 
@@ -220,6 +231,9 @@ def _announce(started: Started, name: str) -> None:
     console.print(f"  engine    {started.why}", markup=False)
     if started.grpc_address is not None:
         console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
+    if started.restored:
+        names = ", ".join(started.restored)
+        console.print(f"  traffic   as changed before: {names}  (--fresh forgets that)", markup=False)
     if started.kind == "embedding":
         console.print(f"  API       {url}/v1  (OpenAI: /models, /embeddings)", markup=False)
         route, body = "embeddings", json.dumps({"model": name, "input": "Once upon a time"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from platen.engines.protocol import EngineStats
 from platen.serve.errors import ApiError
@@ -64,6 +64,8 @@ class ModelHub:
         self._routes: dict[str, Route] = {}
         self._leases: dict[Worker, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self.on_roll_back: Callable[[Route], None] = lambda route: None
+        """Told of each route whose canary was taken back."""
         for model in models:
             self.set_route(Route.to(model))
 
@@ -84,6 +86,7 @@ class ModelHub:
         log.warning("the canary of '%s' is rolled back: %s", route.name, reason)
         before = Route(route.name, route.variants, route.shadow)
         route.roll_back(reason)
+        self.on_roll_back(route)
         self._close_unused(before)
 
     def acquire(self, name: str, *, user: str | None = None) -> Lease:
@@ -133,6 +136,10 @@ class ModelHub:
         """Close all engines; what still runs ends with an error."""
         for engine in self.engines():
             await engine.close()
+        await self.closed_unused()
+
+    async def closed_unused(self) -> None:
+        """Wait until the engines are closed that nothing leads to any more."""
         here = asyncio.get_running_loop()
         await asyncio.gather(*(task for task in self._closing if task.get_loop() is here))
 

@@ -8,7 +8,7 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,12 @@ from platen.download import Report, no_report
 from platen.phases import Phase, no_phase
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
+from platen.serve.admin import restore
 from platen.serve.app import create_app
 from platen.serve.connection import Connection
 from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
 from platen.serve.oip.inference import OpenInference
 from platen.serve.opening import ServeError, further_models, open_any
 from platen.serve.served import AnyModel
@@ -41,6 +43,8 @@ class Started:
     kind: str
     why: str
     grpc_address: str | None = None
+    restored: Sequence[str] = ()
+    """Names that answer as they were told to before the last stop."""
 
 
 def serve_bundle(
@@ -53,12 +57,13 @@ def serve_bundle(
     find: Callable[[str], Path | str] = str,
     report: Report = no_report,
     phase: Phase = no_phase,
+    kept: KeptChanges | None = None,
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
     `access` knows the keys, if there are any. `find` tells where a model lies that the server is asked to
     load later on or beside the first one, by a reference such as MODEL@VERSION. `report` is told how far a
-    download is, and `phase` times what starting is made of.
+    download is, and `phase` times what starting is made of. What is `kept` of earlier changes is made again.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
@@ -73,14 +78,17 @@ def serve_bundle(
 
         model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
         hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
-        context = ServeContext.of(hub, config, state := ServerState())
+        context = ServeContext.of(hub, config, state := ServerState(), kept)
+        with phase("restore changes"):
+            remote = [upstream.name for upstream in config.upstreams]
+            restored = asyncio.run(restore(hub, context.kept, load, not_ours=remote))
         app = create_app(context, config, access=access, load=load)
         rpc = _rpc_server(context, access, config)
         starting = contextlib.ExitStack()
 
         def ready(url: str) -> None:
             starting.close()
-            on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None))
+            on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None, restored))
 
         server = Server(app, hub, state, config, ready, rpc)
         try:

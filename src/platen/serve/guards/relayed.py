@@ -7,20 +7,14 @@ the choice or response follows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from platen.serve.guards.actions import GuardRefusal
 from platen.serve.guards.guards import Outgoing
+from platen.serve.guards.written import Event, Place, choice_with, objects, places, texts_in
 
-Event = dict[str, Any]
 NewScreen = Callable[[], Outgoing]
-Place = tuple[str, int]
-"""A text of a choice: the field, and the number of the call whose arguments it is."""
-
-_SAID = ("content", "reasoning_content", "reasoning", "refusal")
-_WRITTEN = (*_SAID, "text", "arguments")
-"""Fields that hold what a model wrote, wherever they are in a choice or an item."""
 
 
 class RelayedScreen:
@@ -42,7 +36,7 @@ class RelayedScreen:
 
     def whole(self, document: Event) -> None:
         """Change an answer to what may be passed on."""
-        for choice in _objects(document.get("choices")):
+        for choice in objects(document.get("choices")):
             choice.pop("logprobs", None)  # they would name the tokens that are masked
             try:
                 self._texts.screen(choice)
@@ -75,7 +69,7 @@ class _Texts:
     def screen(self, value: Any) -> None:
         """Screen every text in `value`. Raises GuardRefusal when one is cut and those after it are gone."""
         refusal: GuardRefusal | None = None
-        for holder, key in _texts_in(value):
+        for holder, key in texts_in(value):
             if refusal is None:
                 try:
                     holder[key] = self._screened(holder[key])
@@ -108,7 +102,7 @@ class _CompletionStream:
         self.withheld: set[Any] = set()
 
     def events(self, event: Event) -> list[Event]:
-        choices = _objects(event["choices"])
+        choices = objects(event["choices"])
         kept = [choice for choice in choices if choice.get("index", 0) not in self.withheld]
         if choices and not kept:
             return []
@@ -131,7 +125,7 @@ class _CompletionStream:
         index = choice.get("index", 0)
         choice.pop("logprobs", None)
         screens = self._screens.setdefault(index, {})
-        for place, holder, key in _places(choice):
+        for place, holder, key in places(choice):
             if place not in screens:
                 screens[place] = self._new_screen()
             try:
@@ -145,9 +139,11 @@ class _CompletionStream:
             return [], choice
         # What this event says itself comes before what was held back behind it.
         said = [
-            self._event(_choice(index, at, holder[key])) for at, holder, key in _places(choice) if holder[key]
+            self._event(choice_with(index, at, holder[key]))
+            for at, holder, key in places(choice)
+            if holder[key]
         ]
-        for _, holder, key in _places(choice):
+        for _, holder, key in places(choice):
             holder[key] = ""
         return said + rest, refused or choice
 
@@ -160,14 +156,14 @@ class _CompletionStream:
             except GuardRefusal as refusal:
                 return found, self._refused(index, place, refusal)
             if rest:
-                found.append(self._event(_choice(index, place, rest)))
+                found.append(self._event(choice_with(index, place, rest)))
         return found, None
 
     def _refused(self, index: Any, place: Place, refusal: GuardRefusal) -> Event:
         """A choice's last piece: what stands before a finding."""
         self.withheld.add(index)
         self._screens.pop(index, None)
-        choice = _choice(index, place, refusal.before) | {"finish_reason": "content_filter"}
+        choice = choice_with(index, place, refusal.before) | {"finish_reason": "content_filter"}
         if "delta" in choice:
             choice["delta"]["refusal"] = refusal.message
         return choice
@@ -275,47 +271,3 @@ def _whole_response(response: Event, texts: _Texts) -> None:
         except GuardRefusal:
             response |= {"output": items[: number + 1], **_CUT}
             return
-
-
-def _objects(value: Any) -> list[Event]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _texts_in(value: Any) -> Iterator[tuple[Event, str]]:
-    """Each text that a model wrote, as the object that holds it and its field."""
-    if isinstance(value, list):
-        for one in value:
-            yield from _texts_in(one)
-    elif isinstance(value, dict):
-        for key, one in list(value.items()):
-            if isinstance(one, str) and key in _WRITTEN:
-                yield value, key
-            else:
-                yield from _texts_in(one)
-
-
-def _places(choice: Event) -> Iterator[tuple[Place, Event, str]]:
-    """The texts of a choice in a stream: which, the object that holds it and its field."""
-    if isinstance(choice.get("text"), str):
-        yield ("text", 0), choice, "text"
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        return
-    for key in _SAID:
-        if isinstance(delta.get(key), str):
-            yield (key, 0), delta, key
-    for call in _objects(delta.get("tool_calls")):
-        function = call.get("function")
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            yield ("arguments", call.get("index", 0)), function, "arguments"
-
-
-def _choice(index: Any, place: Place, text: str) -> Event:
-    """A choice of a stream that has just this text."""
-    field, number = place
-    if field == "text":
-        return {"index": index, "text": text, "finish_reason": None}
-    said: Event = {field: text}
-    if field == "arguments":
-        said = {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
-    return {"index": index, "delta": said, "finish_reason": None}
