@@ -132,7 +132,8 @@ class Tally:
     """What came back, and what should not have."""
 
     statuses: Counter[str] = field(default_factory=Counter)
-    places: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
+    """Successes of each method and route."""
     slowest: float = 0.0
     failures: list[tuple[Shot, str]] = field(default_factory=list)
 
@@ -154,7 +155,8 @@ async def fire(app: ASGIApp, channel: grpc.aio.Channel, shot: Shot, tally: Tally
         problem = f"{type(error).__name__}: {error}"
     tally.slowest = max(tally.slowest, time.perf_counter() - began)
     tally.statuses[status] += 1
-    tally.places[f"{shot.method} {shot.place}"] += 1
+    if status in ("200", "grpc OK"):
+        tally.answered[f"{shot.method} {shot.place}"] += 1
     if problem:
         tally.failures.append((shot, problem))
 
@@ -246,7 +248,7 @@ def main() -> None:
     details = {
         "passed": passed,
         "statuses": dict(tally.statuses),
-        "places": dict(tally.places),
+        "answered": dict(tally.answered),
         "slowest_s": tally.slowest,
         "failures": len(tally.failures),
     }
@@ -255,6 +257,7 @@ def main() -> None:
     )
     report([result], json_file=args.json, quick=args.quick)
     print(f"{total} requests in {seconds:.0f} s, the slowest {tally.slowest:.1f} s: {dict(tally.statuses)}")
+    print(f"{len(tally.answered)} routes answered, the rarest {tally.answered.most_common()[-1:]}")
     if tally.failures:
         rows = [{"problem": problem, **shot.to_json()} for shot, problem in tally.failures]
         Path("fuzz-failures.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
