@@ -53,9 +53,12 @@ TINY = LlamaConfig(
 
 
 def make_bundle(folder: Path, config: LlamaConfig) -> None:
-    """A bundle of random weights, its tokenizer a byte-level one filled up to the vocabulary's size."""
+    """A bundle of random weights, in bfloat16 as models are published.
+
+    Its tokenizer is a byte-level one filled up to the vocabulary's size.
+    """
     torch.manual_seed(0)
-    save_bundle(folder, Llama(config), make_tokenizer(config.vocab_size))
+    save_bundle(folder, Llama(config).bfloat16(), make_tokenizer(config.vocab_size))
 
 
 def make_tokenizer(size: int) -> Tokenizer:

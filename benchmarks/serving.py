@@ -1,10 +1,10 @@
 """Serving: our engines behind HTTP against the engines called raw and against transformers.
 
-A Llama of random weights (135 million parameters by default: hidden 576, 30 layers, 9/3 heads, vocabulary
-49,152); prompts of 250 random tokens, 64 new ones, temperature 0, no end of text. Compared are:
+A Llama of random weights in bfloat16 (135 million parameters by default: hidden 576, 30 layers, 9/3 heads,
+vocabulary 49,152); prompts of 250 random tokens, 64 new ones, temperature 0, no end of text. Compared are:
 
   throughput   16 requests at once over HTTP (OpenVINO, int8) with OpenVINO GenAI's continuous batching called
-               in process, and with transformers' generate in batches of 8
+               in process, and with transformers' generate in batches of 8, float32 and bfloat16
   torch        8 requests at once, our PyTorch engine with generate in one batch of 8, both float32
   llamacpp     8 requests at once over HTTP (GGUF, q8_0) with llama_cpp.server
   decode       one stream over HTTP with the fastest of llama.cpp and OpenVINO GenAI called raw
@@ -114,28 +114,24 @@ def throughput(bench: Bench) -> list[Result]:
     if importlib.util.find_spec("openvino_genai"):
         genai = GenAi(bench.form("openvino"))
         contestants["genai"] = lambda: 16 * load.new_tokens / genai.run(bench.prompts(16), load)[1]
-    transformers = Transformers(bench.form("torch"), torch.bfloat16)
-
-    def generate() -> float:
-        began = time.perf_counter()
-        for _ in range(2):
-            transformers.generate(bench.prompts(8), load)
-        return 16 * load.new_tokens / (time.perf_counter() - began)
-
-    contestants["transformers"] = generate
+    for peer, dtype in (("transformers", torch.float32), ("transformers_bfloat16", torch.bfloat16)):
+        contestants[peer] = partial(_generate, Transformers(bench.form("torch"), dtype), bench, batches=2)
     seen = interleaved(contestants, load.rounds)
     return [_ratio(f"throughput_vs_{peer}", seen, peer, "tokens/s") for peer in seen if peer != "ours"]
+
+
+def _generate(transformers: Transformers, bench: Bench, *, batches: int) -> float:
+    """Tokens a second of `generate` in batches of 8."""
+    began = time.perf_counter()
+    for _ in range(batches):
+        transformers.generate(bench.prompts(8), bench.load)
+    return batches * 8 * bench.load.new_tokens / (time.perf_counter() - began)
 
 
 def torch_engine(bench: Bench) -> list[Result]:
     load, transformers = bench.load, Transformers(bench.form("torch"), torch.float32)
     bench.url("torch")
-
-    def generate() -> float:
-        began = time.perf_counter()
-        transformers.generate(bench.prompts(8), load)
-        return 8 * load.new_tokens / (time.perf_counter() - began)
-
+    generate = partial(_generate, transformers, bench, batches=1)
     seen = interleaved(
         {"ours": lambda: bench.tokens_a_second("torch", 8), "transformers": generate}, load.rounds
     )

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from platen.models.adapter import Adapter, projections, read_adapter
 from platen.models.llama import Llama
-from platen.models.packed import PackedLinear, can_pack
+from platen.models.packed import PackedLinear, can_pack, projection
 
 BIN_RANK = 64
 """Ranks that share a bin. Each costs every row a little, each further bin costs a step two products more."""
@@ -95,20 +95,19 @@ class AdapterSet:
         self._hooks = []
         if watch:
             for name in projections(self._model.config):
-                module = self._model.get_submodule(name)
-                self._hooks.append(module.register_forward_hook(self._adder(name)))
+                module, place = projection(self._model, name)
+                self._hooks.append(module.register_forward_hook(self._adder(name, place)))
 
-    def _adder(self, name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-        def add(_: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-            (x,) = arguments
+    def _adder(self, name: str, place: slice) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def add(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            x, own = arguments[0], output[..., place]
             if self._one is not None and (pair := self._one.weights.get(name)) is not None:
                 a, b = pair
-                output.add_(F.linear(F.linear(x, a), b))
+                own.add_(F.linear(F.linear(x, a), b))
             for bin, mask in self._many:
                 if (layer := bin.layers.get(name)) is not None:
                     narrow, wide = layer
-                    output.add_(wide(narrow(x).mul_(mask)))
-            return output
+                    own.add_(wide(narrow(x).mul_(mask)))
 
         return add
 

@@ -15,13 +15,14 @@ def prepare_process() -> None:
 
     To be called before either is imported; processes started later inherit it.
 
-    - Threads spin for a fraction of a millisecond at a barrier, then sleep. Left to itself OpenMP spins for
-      milliseconds: where another program wants the cores too, a thread then spins away the time that the one
-      it waits for should have had, and text comes a tenth as fast.
+    - Threads spin for about a millisecond at a barrier, then sleep. To sleep sooner costs a fifth of the
+      speed, in waking up. Left to itself OpenMP spins for many milliseconds: where another program wants the
+      cores too, a thread then spins away the time that the one it waits for should have had, and text comes
+      a tenth as fast.
     - oneDNN keeps 256 of the kernels that it makes for each number of tokens it meets, not 1,024: prompts of
       ever new lengths would otherwise fill hundreds of megabytes with them.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 

@@ -7,7 +7,8 @@ are filled. Letters in shapes as in `platen.models.llama`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,32 +40,29 @@ class BlockStore:
         block_bytes = 2 * layers * heads * size * self.BLOCK_TOKENS * dtype.itemsize
         # Memory beyond what is written is only reserved, so a generous store costs a small model nothing.
         self.pool = BlockPool(max_bytes // block_bytes, self.BLOCK_TOKENS)
-        shape = (2 * layers, self.pool.size, heads, self.BLOCK_TOKENS, size)
+        shape = (self.pool.size, 2, layers, heads, self.BLOCK_TOKENS, size)
         self._data = torch.empty(shape, dtype=dtype, device=device)
 
     def read(self, blocks: list[int], cache: KVCache) -> None:
         """Fill the beginning of a one-row cache."""
-        tokens = len(blocks) * self.BLOCK_TOKENS
-        index = torch.tensor(blocks, device=self._data.device)
-        for number, target in enumerate([*cache.keys, *cache.values]):
-            # (n, K, block, D) -> (K, n * block, D)
-            target[0, :, :tokens] = self._data[number][index].transpose(0, 1).flatten(1, 2)
-        cache.length = tokens
+        for block, place in zip(blocks, self._places(0), strict=False):
+            cache.data[:, :, 0, :, place] = self._data[block]
+        cache.length = len(blocks) * self.BLOCK_TOKENS
 
-    def write(self, tokens: Sequence[int], layers: Sequence[Tensor], root: Key) -> None:
-        """Keep the full blocks of a text whose keys and values, (K, S, D) a layer, are `layers`."""
-        step = self.BLOCK_TOKENS
+    def write(self, tokens: Sequence[int], data: Tensor, root: Key) -> None:
+        """Keep the full blocks of a text whose keys and values are `data`, (2, layers, K, S, D)."""
         known = self.pool.match(tokens, root)
         self.pool.hold(known)  # or making room for the end could drop the beginning
-        fresh = self.pool.take(len(tokens) // step - len(known))
+        fresh = self.pool.take(len(tokens) // self.BLOCK_TOKENS - len(known))
         if fresh:
-            index = torch.tensor(fresh, device=self._data.device)
-            start, stop = len(known) * step, (len(known) + len(fresh)) * step
-            for number, source in enumerate(layers):
-                piece = source[:, start:stop].reshape(source.shape[0], len(fresh), step, -1)
-                self._data[number][index] = piece.transpose(0, 1)
+            for block, place in zip(fresh, self._places(len(known)), strict=False):
+                self._data[block] = data[:, :, :, place]
             self.pool.name([*known, *fresh], tokens, root)
         self.pool.release([*known, *(fresh or [])])
+
+    def _places(self, block: int) -> Iterator[slice]:
+        """Where in a text the blocks from one on lie."""
+        return (slice(i * self.BLOCK_TOKENS, (i + 1) * self.BLOCK_TOKENS) for i in itertools.count(block))
 
 
 class TorchRunner:
@@ -141,8 +139,7 @@ class TorchRunner:
             del self._prompts[sequence]
             self._batch.add(cache)
             self._rows.append(sequence)
-            layers = [layer[0] for layer in [*cache.keys, *cache.values]]
-            self._store.write(sequence.tokens, layers, _root(sequence))
+            self._store.write(sequence.tokens, cache.data[:, :, 0], _root(sequence))
         return logits[:0] if part.logits == "none" else logits
 
     def release(self, sequence: Request) -> None:

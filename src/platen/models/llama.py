@@ -36,7 +36,10 @@ class Cache(Protocol):
 
 
 class KVCache:
-    """A preallocated cache whose rows all hold the same number of tokens (left-pad shorter prompts)."""
+    """A preallocated cache whose rows all hold the same number of tokens (left-pad shorter prompts).
+
+    `data` is all of it, (2, layers, B, K, capacity, D): keys, then values.
+    """
 
     def __init__(
         self,
@@ -48,10 +51,8 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (batch_size, config.num_key_value_heads, capacity, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [
-            torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
-        ]
+        self.data = torch.empty((2, config.num_hidden_layers, *shape), dtype=dtype, device=device)
+        self._keys, self._values = list(self.data[0]), list(self.data[1])
         self.capacity = capacity
         self.length = 0
 
@@ -60,9 +61,10 @@ class KVCache:
         end = self.length + keys.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {end} are needed")
-        self.keys[layer][:, :, self.length : end] = keys
-        self.values[layer][:, :, self.length : end] = values
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        held_keys, held_values = self._keys[layer], self._values[layer]
+        held_keys[:, :, self.length : end] = keys
+        held_values[:, :, self.length : end] = values
+        return held_keys[:, :, :end], held_values[:, :, :end]
 
     def advance(self, tokens: int) -> None:
         self.length += tokens
@@ -85,6 +87,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
 class RotaryTables(nn.Module):
     """Cosines and sines of every position, (max_position_embeddings, D), always float32.
 
+    The sines' first half is negative, as `rotate` wants them.
     They are no weights: casting the model leaves them in float32, because bfloat16 angles are wrong.
     """
 
@@ -105,8 +108,9 @@ class RotaryTables(nn.Module):
             with torch.device("cpu"):
                 frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
                 positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-                angles = torch.outer(positions, frequencies).repeat(1, 2)
-            cos, sin = angles.cos().to(device), angles.sin().to(device)
+                angles = torch.outer(positions, frequencies)
+                cos = angles.cos().repeat(1, 2).to(device)
+                sin = torch.cat((-angles.sin(), angles.sin()), dim=1).to(device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -121,7 +125,7 @@ class RotaryTables(nn.Module):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + D/2) of x (B, H, T, D) by their angles: Hugging Face's half-split layout."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
 class RMSNorm(nn.Module):

@@ -1,7 +1,10 @@
-"""Linear layers whose weights lie in memory as oneDNN reads them: for models that only run, on CPUs.
+"""The network in a form that only runs, on CPUs: few and large products, weights as the kernels read them.
 
 PyTorch reorders a plain weight at every call, which for the few rows of a decoding batch takes longer than
-the product itself: reordered once, a float32 product of 8 rows is 2 to 4 times as fast.
+the product itself. And every product is a barrier for the threads: queries, keys and values come out of one,
+the two halves of the gated layer out of another. For a few rows, reading the weights is all the work: those
+that 16 bits can hold, as published models' do, are kept in 16 while the sums are float32.
+Letters in shapes as in `platen.models.llama`; I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from platen.models.llama import Llama
+from platen.models.llama import Cache, DecoderLayer, Llama, rotate
 
 _ROWS = 8
 """Rows that the layout is made for. With this one a row's result does not depend on how many there are..."""
@@ -20,20 +24,125 @@ _LONG_ROW = 1024
 
 
 class PackedLinear(nn.Module):
-    """x (…, I) times the transpose of a weight (O, I), without bias."""
+    """x (…, I) times the transpose of a weight (O, I), without bias; plus `added` (…, O) if given."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self._long = weight.shape[1] > _LONG_ROW
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         if self._long and x.numel() == x.shape[-1]:
-            return self._product(torch.cat((x, x)))[:1].view(*x.shape[:-1], -1)
-        return self._product(x)
+            twice = self._product(torch.cat((x, x)), None if added is None else torch.cat((added, added)))
+            return twice[:1].view(*x.shape[:-1], -1)
+        return self._product(x, added)
 
-    def _product(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
+    def _product(self, x: Tensor, added: Tensor | None) -> Tensor:
+        product = torch.ops.mkldnn._linear_pointwise
+        if added is None:
+            return product(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
+        return product.binary(x, added, self._packed, None, "add")  # type: ignore[no-any-return]
+
+
+class HalfLinear(nn.Module):
+    """The same with the weight stored in float16, for float32 inputs: products and sums are float32's.
+
+    A row's result does not depend on how many there are.
+    """
+
+    LOSS = 2.0**-25
+    """What a weight may lose, half of float16's smallest step: less than float32 rounds off a sum near 1."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._packed = torch.ops.quantized.linear_prepack_fp16(weight.detach(), None)
+
+    @classmethod
+    def can_hold(cls, weight: Tensor) -> bool:
+        """Whether float16 can hold the weight. True of bfloat16's values, but for enormous ones."""
+        if weight.dtype != torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines:
+            return False
+        return bool((weight.half().float() - weight).abs().max() <= cls.LOSS)
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        return product if added is None else product.add_(added)
+
+
+def packed_linear(weight: Tensor) -> nn.Module:
+    """The fastest layer for a weight (O, I) that multiplies as exactly as the plain one."""
+    weight = weight.detach()
+    return HalfLinear(weight) if HalfLinear.can_hold(weight) else PackedLinear(weight)
+
+
+class PackedNorm(nn.Module):
+    """RMSNorm in four operations; PyTorch composes its own for CPUs of eight."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__()
+        self._gain = weight.detach()
+        self._eps = torch.tensor(eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(self._gain).to(x.dtype)
+
+
+class PackedLayer(nn.Module):
+    """What `DecoderLayer` computes."""
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self._layer, self._head_dim = attention.layer, attention.head_dim
+        queries, keys = attention.q_proj.out_features, attention.k_proj.out_features
+        self._heads = (queries // self._head_dim, keys // self._head_dim)
+        self._before_attention = PackedNorm(layer.input_layernorm.weight, layer.input_layernorm.eps)
+        self._before_mlp = PackedNorm(
+            layer.post_attention_layernorm.weight, layer.post_attention_layernorm.eps
+        )
+        self.qkv = packed_linear(
+            torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+        )
+        self.out = packed_linear(attention.o_proj.weight)
+        self.gate_up = packed_linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
+        self.down = packed_linear(mlp.down_proj.weight)
+        inner = mlp.gate_proj.out_features
+        self.projections: dict[str, tuple[nn.Module, slice]] = {
+            "self_attn.q_proj": (self.qkv, slice(0, queries)),
+            "self_attn.k_proj": (self.qkv, slice(queries, queries + keys)),
+            "self_attn.v_proj": (self.qkv, slice(queries + keys, None)),
+            "self_attn.o_proj": (self.out, slice(None)),
+            "mlp.gate_proj": (self.gate_up, slice(0, inner)),
+            "mlp.up_proj": (self.gate_up, slice(inner, None)),
+            "mlp.down_proj": (self.down, slice(None)),
+        }
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
+    ) -> Tensor:
+        rows, tokens, _ = x.shape
+        queries, keys = self._heads
+        qkv = self.qkv(self._before_attention(x))
+        heads = qkv.view(rows, tokens, queries + 2 * keys, self._head_dim).transpose(1, 2)
+        turned = rotate(heads[:, : queries + keys], cos, sin)
+        q, k, v = turned[:, :queries], turned[:, queries:], heads[:, queries + keys :]
+        if cache is not None:
+            k, v = cache.update(self._layer, k, v)
+        x = self.out(self._attention(q, k, v, mask, causal), x)
+        gate, up = self.gate_up(self._before_mlp(x)).chunk(2, dim=-1)
+        return self.down(F.silu(gate).mul_(up), x)  # type: ignore[no-any-return]
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """(B, T, H * D)."""
+        rows, heads, tokens, size = q.shape
+        if tokens == 1:  # the heads of a group look at the same keys: as rows of one product
+            q = q.reshape(rows, k.shape[1], -1, size)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, 1, -1)
+        grouped = heads != k.shape[1]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        return y.transpose(1, 2).reshape(rows, tokens, -1)
 
 
 def can_pack(model: Llama) -> bool:
@@ -44,20 +153,33 @@ def can_pack(model: Llama) -> bool:
 
 
 def pack(model: Llama) -> None:
-    """Exchange the model's linear layers for packed ones. It can then be neither trained nor saved.
+    """Exchange the model's layers for packed ones. It can then be neither trained nor saved.
 
     A tied output layer becomes a matrix of its own, so memory grows by the embedding's size.
     """
-    linears = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
-    ]
-    weights = [model.output_weight, *(child.weight for *_, child in linears)]
-    # Weight beside weight: within one, threads wait for each other 200 times over, which on a busy machine
-    # takes 5 times as long as the work.
+    layers = model.model.layers
+
+    def packed_layer(layer: nn.Module) -> PackedLayer:
+        assert isinstance(layer, DecoderLayer)
+        return PackedLayer(layer)
+
+    # Layer beside layer: within one weight, threads wait for each other 200 times over, which on a busy
+    # machine takes 5 times as long as the work.
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="platen-pack") as pool:
-        model.packed_output, *packed = pool.map(PackedLinear, weights)
-    for (parent, name, _), layer in zip(linears, packed, strict=True):
-        setattr(parent, name, layer)
+        output = pool.submit(packed_linear, model.output_weight)
+        for number, layer in enumerate(pool.map(packed_layer, layers)):
+            layers[number] = layer
+        model.packed_output = output.result()
+    model.model.norm = PackedNorm(model.model.norm.weight, model.model.norm.eps)  # type: ignore[assignment]
+
+
+def projection(model: Llama, name: str) -> tuple[nn.Module, slice]:
+    """The module that computes a projection, such as `model.layers.0.mlp.up_proj`, and which of its outputs.
+
+    The module's first argument is the projection's input.
+    """
+    *parents, layer_number, block, short = name.split(".")
+    layer = model.get_submodule(".".join((*parents, layer_number)))
+    if isinstance(layer, PackedLayer):
+        return layer.projections[f"{block}.{short}"]
+    return model.get_submodule(name), slice(None)
