@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from platen.engines.protocol import EngineStats
+from platen.engines.threads import give_back_memory
 from platen.serve.errors import ApiError
 from platen.serve.served import AnyModel, ModelInfo, Worker
 from platen.serve.traffic import Outcome, Route, Variant
@@ -160,7 +161,7 @@ class ModelHub:
     def _close_if_unused(self, engine: Worker) -> None:
         if engine in self.engines():
             return
-        task = asyncio.get_running_loop().create_task(engine.close())
+        task = asyncio.get_running_loop().create_task(_close(engine))
         self._closing.add(task)
         task.add_done_callback(self._closed)
 
@@ -168,3 +169,8 @@ class ModelHub:
         self._closing.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("closing an engine failed", exc_info=task.exception())
+
+
+async def _close(engine: Worker) -> None:
+    await engine.close()
+    await asyncio.to_thread(give_back_memory)
