@@ -30,8 +30,8 @@ def prepare_process() -> None:
 def give_back_memory() -> None:
     """Let the system have the memory of what was freed; for a moment after something large.
 
-    glibc keeps it in the arena of each thread that ever allocated, for ever where anything small lies behind it:
-    models that come and go would each leave a few dozen megabytes. Other C libraries have no such call.
+    glibc keeps it in the arena of each thread that ever allocated, for ever where anything small lies behind
+    it: models that come and go would each leave a few dozen megabytes. Other C libraries have no such call.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
