@@ -113,11 +113,15 @@ class Gateway:
         await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
         screens = None if self._screens is None else partial(self._screens, scope)
         exchange = _Exchange(request, receive, send, screens)
+        local: str | None = None
         try:
             guard = self._guard(scope, request.model)
             local = await exchange.run(self._candidates(request.model), guard)
         finally:
-            caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+            if local is None:
+                caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+            else:
+                caller.withdraw()  # the local model's route counts this request
             if self._observer is not None:
                 exchange.tell(self._observer)
         if local is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import signal
 import socket
 import threading
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """What is told once a server answers: where, what the model is and why this engine runs it."""
+    """What is told once a server answers: where, what the model is and why this engine runs it.
+
+    `kind` is gateway when there is none.
+    """
 
     url: str
     kind: str
@@ -48,7 +52,7 @@ class Started:
 
 
 def serve_bundle(
-    bundle_path: Path | str,
+    bundle_path: Path | str | None,
     *,
     name: str,
     config: ServeConfig,
@@ -61,14 +65,19 @@ def serve_bundle(
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
+    Without one, only the upstreams and further models of the configuration are served.
+
     `access` knows the keys, if there are any. `find` tells where a model lies that the server is asked to
     load later on or beside the first one, by a reference such as MODEL@VERSION. `report` is told how far a
     download is, and `phase` times what starting is made of. What is `kept` of earlier changes is made again.
 
     On the first signal the server takes no more work and finishes what it has, for at most
-    `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
-    BundleError when the bundle can't be opened.
+    `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had or there
+    is nothing to serve, BundleError when the bundle can't be opened.
     """
+    # What imports have left is there for good: over 200,000 objects that the garbage collector would
+    # look through every few seconds, for a tenth of a second. Models come later, as they can go again.
+    gc.freeze()
     listener = listen(config.host, config.port)
     with listener:
         access = access or AccessControl(config)
@@ -76,8 +85,17 @@ def serve_bundle(
         def load(reference: str, name: str) -> AnyModel:
             return open_any(find(reference), name, config, source=reference)[0]
 
-        model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
-        hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
+        models: list[AnyModel] = []
+        kind, why = "gateway", ""
+        if bundle_path is not None:
+            first, why = open_any(
+                bundle_path, name, config, source=str(bundle_path), report=report, phase=phase
+            )
+            models, kind = [first], first.info.kind
+        elif not config.upstreams and not config.models:
+            raise ServeError("there is nothing to serve", hint="Name a model, or give serve.upstreams.")
+        taken = name if models else None
+        hub = ModelHub([*models, *further_models(config, taken, find, report=report, phase=phase)])
         context = ServeContext.of(hub, config, state := ServerState(), kept)
         with phase("restore changes"):
             remote = [upstream.name for upstream in config.upstreams]
@@ -88,7 +106,7 @@ def serve_bundle(
 
         def ready(url: str) -> None:
             starting.close()
-            on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None, restored))
+            on_ready(Started(url, kind, why, rpc.address if rpc else None, restored))
 
         server = Server(app, hub, state, config, ready, rpc)
         try:
@@ -159,6 +177,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 log_level="warning",
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=5,
             )
