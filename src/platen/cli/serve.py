@@ -56,6 +56,9 @@ def command(
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the server was told by platen traffic before.")
+    ] = False,
     gateway: Annotated[
         bool, typer.Option("--gateway", help="Only the project's upstreams, no model in production.")
     ] = False,
@@ -101,19 +104,19 @@ def command(
         raise ConfigError(f"--gateway serves no model of its own, and {model} is one", hint="leave out one")
     if model is not None and (Path(model).is_dir() or "/" in model):
         choice, called = _elsewhere(model, engine, config)
-        serve(choice, name or called, config, directory, phases, find)
+        serve(choice, name or called, config, directory, phases, find, fresh=fresh)
     elif loaded is not None and (gateway or not loaded.trains):
-        serve(None, name or loaded.service.name, config, directory, phases, find)
+        serve(None, name or loaded.service.name, config, directory, phases, find, fresh=fresh)
     else:
         with phases("find the model") if phases else nullcontext():
             pipeline = open_pipeline(project, overrides)
             if model is None and config.upstreams and not _has_released(pipeline):
                 typer.echo("platen: no model has been released yet: only the upstreams are served", err=True)
-                serve(None, name or pipeline.project.name, config, directory, phases, find)
+                serve(None, name or pipeline.project.name, config, directory, phases, find, fresh=fresh)
                 return
             forms, registered = released_forms(pipeline, model)
             choice = _chosen(forms, engine, config)
-        serve(choice, name or registered, config, directory, phases, find)
+        serve(choice, name or registered, config, directory, phases, find, fresh=fresh)
 
 
 def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> LoadedService | None:
@@ -207,10 +210,13 @@ def serve(
     project_dir: Path | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
+    *,
+    fresh: bool = False,
 ) -> None:
     """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
 
-    Without a choice only what `config` names is served. The project's folder is where the keys are.
+    Without a choice only what `config` names is served. The project's folder is where the keys are,
+    and what the server was told before, unless it starts `fresh`.
     """
     from platen.cli.starting import DownloadBar, announce, announce_gateway, explain
     from platen.models.store import read_ahead
@@ -221,6 +227,7 @@ def serve(
         read_ahead(choice.path)
     with phase("imports"):
         from platen.serve.access import AccessControl
+        from platen.serve.kept import KeptChanges, changes_file
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:
@@ -232,6 +239,10 @@ def serve(
         chosen = choice is not None and choice.why and started.kind != "embedding"
         announce(replace(started, why=choice.why) if choice and chosen else started, name)
 
+    changes = None if project_dir is None else changes_file(project_dir, name)
+    if fresh and changes is not None:
+        changes.unlink(missing_ok=True)
+    kept = KeptChanges(changes)
     access = AccessControl(config, project_dir)
     for warning in [*access.warnings(), *_missing_fallbacks(config, None if choice is None else name)]:
         typer.echo(f"platen: warning: {warning}", err=True)
@@ -245,6 +256,7 @@ def serve(
             find=find,
             report=bar.update,
             phase=phase,
+            kept=kept,
         )
 
 

@@ -99,6 +99,9 @@ def announce(started: Started, name: str) -> None:
     console.print(f"  engine    {started.why}", markup=False)
     if started.grpc_address is not None:
         console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
+    if started.restored:
+        names = ", ".join(started.restored)
+        console.print(f"  traffic   as changed before: {names}  (--fresh forgets that)", markup=False)
     if started.kind == "embedding":
         console.print(f"  API       {url}/v1  (OpenAI: /models, /embeddings)", markup=False)
         route, body = "embeddings", json.dumps({"model": name, "input": "Once upon a time"})

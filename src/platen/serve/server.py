@@ -9,7 +9,7 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from platen.download import Report, no_report
 from platen.phases import Phase, no_phase
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
+from platen.serve.admin import restore
 from platen.serve.app import create_app
 from platen.serve.connection import Connection
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
 from platen.serve.oip.inference import OpenInference
 from platen.serve.opening import ServeError, further_models, open_any
 from platen.serve.served import AnyModel
@@ -45,6 +47,8 @@ class Started:
     kind: str
     why: str
     grpc_address: str | None = None
+    restored: Sequence[str] = ()
+    """Names that answer as they were told to before the last stop."""
 
 
 def serve_bundle(
@@ -57,6 +61,7 @@ def serve_bundle(
     find: Callable[[str], Path | str] = str,
     report: Report = no_report,
     phase: Phase = no_phase,
+    kept: KeptChanges | None = None,
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
@@ -64,7 +69,7 @@ def serve_bundle(
 
     `access` knows the keys, if there are any. `find` tells where a model lies that the server is asked to
     load later on or beside the first one, by a reference such as MODEL@VERSION. `report` is told how far a
-    download is, and `phase` times what starting is made of.
+    download is, and `phase` times what starting is made of. What is `kept` of earlier changes is made again.
 
     On the first signal the server takes no more work and finishes what it has, for at most
     `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had or there
@@ -91,14 +96,17 @@ def serve_bundle(
             raise ServeError("there is nothing to serve", hint="Name a model, or give serve.upstreams.")
         taken = name if models else None
         hub = ModelHub([*models, *further_models(config, taken, find, report=report, phase=phase)])
-        state = ServerState()
-        app = create_app(hub, config, state=state, access=access, load=load)
-        rpc = _rpc_server(hub, state, access, config)
+        context = ServeContext.of(hub, config, state := ServerState(), kept)
+        with phase("restore changes"):
+            remote = [upstream.name for upstream in config.upstreams]
+            restored = asyncio.run(restore(hub, context.kept, load, not_ours=remote))
+        app = create_app(context, config, access=access, load=load)
+        rpc = _rpc_server(context, access, config)
         starting = contextlib.ExitStack()
 
         def ready(url: str) -> None:
             starting.close()
-            on_ready(Started(url, kind, why, rpc.address if rpc else None))
+            on_ready(Started(url, kind, why, rpc.address if rpc else None, restored))
 
         server = Server(app, hub, state, config, ready, rpc)
         try:
@@ -109,14 +117,12 @@ def serve_bundle(
             access.close()
 
 
-def _rpc_server(
-    hub: ModelHub, state: ServerState, access: AccessControl, config: ServeConfig
-) -> RpcServer | None:
+def _rpc_server(context: ServeContext, access: AccessControl, config: ServeConfig) -> RpcServer | None:
     if config.grpc_port is None:
         return None
     from platen.serve.oip.rpc import RpcServer
 
-    return RpcServer(OpenInference(hub, state), state, access, config.host, config.grpc_port)
+    return RpcServer(OpenInference(context), context.state, access, config.host, config.grpc_port)
 
 
 def listen(host: str, port: int) -> socket.socket:
