@@ -1,6 +1,6 @@
 """Many or long texts to ids, on all cores: by tiktoken where that gives the same ids, else by tokenizers.
 
-tiktoken does some ten times the work a second, and lets other threads go on meanwhile. Texts come in pieces
+tiktoken does several times the work a second, and lets other threads go on meanwhile. Texts come in pieces
 of bounded size where the tokenizer allows a cut, so memory stays bounded too.
 """
 
