@@ -17,7 +17,7 @@ from torch import nn
 
 from platen.errors import DataError
 from platen.tokens.tokenizer import Tokenizer
-from platen.tokens.train import TokensMeta
+from platen.tokens.files import TokensMeta
 
 
 @dataclass(frozen=True)
