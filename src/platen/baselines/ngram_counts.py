@@ -41,7 +41,7 @@ class NgramCounts:
     def of(cls, sentences: Iterable[Ids], vocab_size: int, order: int, *, ends: bool = True) -> NgramCounts:
         """Count sentences of ids, each after order - 1 starts and, with `ends`, before one end.
 
-        Holds about 60 bytes a token.
+        Holds some 170 bytes a token for order 5.
         """
         if order < 1:
             raise ValueError("an n-gram has one word or more")
@@ -88,7 +88,8 @@ def _depths(pieces: Sequence[Ids], order: int) -> Ids:
         return np.zeros(0, dtype=np.int64)
     lengths = np.asarray(triples)
     begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.minimum(np.arange(len(begins)) - begins, order)
+    depths: Ids = np.minimum(np.arange(len(begins)) - begins, order)
+    return depths
 
 
 def maximum_likelihood(counts: NgramCounts) -> NgramTable:

@@ -113,8 +113,8 @@ class WordVectors:
 
 def unit(vectors: Vectors) -> Vectors:
     """Each vector with length 1; zero stays zero."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    result: Vectors = vectors / np.where(lengths > 0, lengths, 1)
+    lengths: Vectors = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    result: Vectors = np.divide(vectors, np.where(lengths > 0, lengths, 1), dtype=np.float32)
     return result
 
 

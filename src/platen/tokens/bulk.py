@@ -101,7 +101,9 @@ class BulkEncoder:
         except ValueError as error:
             if isinstance(error, UnicodeEncodeError):
                 raise
-            return self._slow(text)  # endless blanks, say: its regular expressions have a bound, and ours none
+            return self._slow(
+                text
+            )  # endless blanks, say: its regular expressions have a bound, and ours none
 
     def _slow(self, text: str) -> Ids:
         return np.asarray(self._tokenizer.encode(text, special=self._special), dtype=np.uint32)

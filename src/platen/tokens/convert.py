@@ -157,7 +157,19 @@ def _ordinary(ranks: Ranks) -> Encode:
 def _probes() -> Iterator[str]:
     """Texts in which forms could differ: blanks anywhere, digits, code, many languages, all of Unicode."""
     yield from SENTENCES.values()
-    yield from ("", " ", "   ", " a", "a ", "a  b", "\n", "a\n\n b\t\tc", "don't WE'LL", "1234567 3.14", "aaaaaaa")
+    yield from (
+        "",
+        " ",
+        "   ",
+        " a",
+        "a ",
+        "a  b",
+        "\n",
+        "a\n\n b\t\tc",
+        "don't WE'LL",
+        "1234567 3.14",
+        "aaaaaaa",
+    )
     yield from ("def f(x):\n    return {'a': x[0]}  # ok\r\n", "▁ <s> <unk> <0x0A> <|end_of_text|>", "a\x00b")
     step = 7
     for start in range(0, 0x110000, 64 * step):

@@ -129,7 +129,9 @@ def from_tokenizer(tokenizer: Tokenizer) -> PieceModel:
             f"SentencePiece has no {model['type']} models", hint="Keep this tokenizer as tokenizer.json."
         )
     algorithm: Literal["bpe", "unigram"] = "bpe" if model["type"] == "BPE" else "unigram"
-    scored = _scores_of_merges(model) if algorithm == "bpe" else [(text, score) for text, score in model["vocab"]]
+    scored = (
+        _scores_of_merges(model) if algorithm == "bpe" else [(text, score) for text, score in model["vocab"]]
+    )
     special = {entry["id"]: bool(entry["special"]) for entry in raw.get("added_tokens", ())}
     beyond = [id for id in special if id >= len(scored)]
     texts = {entry["id"]: entry["content"] for entry in raw.get("added_tokens", ())}
@@ -145,7 +147,9 @@ def from_tokenizer(tokenizer: Tokenizer) -> PieceModel:
     )
     return PieceModel(
         algorithm=algorithm,
-        pieces=tuple(p if p.kind in (Kind.NORMAL, Kind.USER_DEFINED) else Piece(p.text, 0.0, p.kind) for p in pieces),
+        pieces=tuple(
+            p if p.kind in (Kind.NORMAL, Kind.USER_DEFINED) else Piece(p.text, 0.0, p.kind) for p in pieces
+        ),
         dummy_prefix=prefix,
         collapse_blanks=collapse,
         charsmap=charsmap,

@@ -43,7 +43,10 @@ class Ranks:
         except ImportError:
             raise MissingExtraError("data", "tiktoken's encoder") from None
         return Encoding(
-            "platen", pat_str=self.pattern, mergeable_ranks=dict(self.ranks), special_tokens=dict(self.specials)
+            "platen",
+            pat_str=self.pattern,
+            mergeable_ranks=dict(self.ranks),
+            special_tokens=dict(self.specials),
         )
 
 
@@ -201,4 +204,3 @@ def _last_merge(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[byt
 
 def _letters(token: bytes) -> str:
     return "".join(_LETTER_OF_BYTE[byte] for byte in token)
-

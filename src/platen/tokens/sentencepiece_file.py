@@ -125,7 +125,9 @@ def _proto() -> Any:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError:
         raise MissingExtraError("data", "a SentencePiece model") from None
-    file = descriptor_pb2.FileDescriptorProto(name="platen/pieces.proto", package="platen.pieces", syntax="proto2")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="platen/pieces.proto", package="platen.pieces", syntax="proto2"
+    )
     for message, fields in _FIELDS.items():
         described = file.message_type.add(name=message)
         for name, number, kind, default in fields:

@@ -216,9 +216,7 @@ class Tokenizer:
         """Tokens that were added to the vocabulary, special or not, by id."""
         added = self._backend.get_added_tokens_decoder()
         return tuple(
-            AddedToken(
-                id, token.content, token.special, token.single_word or token.lstrip or token.rstrip
-            )
+            AddedToken(id, token.content, token.special, token.single_word or token.lstrip or token.rstrip)
             for id, token in sorted(added.items())
         )
 
