@@ -28,6 +28,7 @@ from platen.cli import (
     serve,
     show,
     status,
+    tokens,
     traffic,
     ui,
 )
@@ -48,6 +49,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(baselines.app, name="baselines")
 app.add_typer(bench.app, name="bench")
 app.add_typer(traffic.app, name="traffic")
+app.add_typer(tokens.app, name="tokens")
 
 
 def _version(value: bool) -> None:

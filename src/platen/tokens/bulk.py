@@ -1,7 +1,7 @@
-"""Many or long texts to ids, on all cores: tiktoken's encoder where it gives the same ids, the library's else.
+"""Many or long texts to ids, on all cores: by tiktoken where that gives the same ids, else by tokenizers.
 
-tiktoken does some ten times the work a second, and lets other threads go on meanwhile. Texts come in pieces of
-bounded size where the tokenizer allows a cut, so memory stays bounded too.
+tiktoken does some ten times the work a second, and lets other threads go on meanwhile. Texts come in pieces
+of bounded size where the tokenizer allows a cut, so memory stays bounded too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of
 from platen.tokens.tokenizer import Tokenizer
 
 Ids = NDArray[np.uint32]
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
-# A line end before a visible character is always a cut for Llama 3's pattern, so a long text can be encoded in
-# pieces that end there, with the same ids as in one piece.
+# A line end before a visible character is always a cut for Llama 3's pattern, so a long text can be encoded
+# in pieces that end there, with the same ids as in one piece.
 _SAFE_CUT = re.compile(r"\n(?=\S)")
 _PIECE_CHARACTERS = 1_000_000
 _BATCH_CHARACTERS = 1_000_000
@@ -52,12 +53,13 @@ class Encoded:
 
 
 class BulkEncoder:
-    """Ids as `Tokenizer.encode` gives them. With `special` False, text that reads like a special token is text."""
+    """Ids as `Tokenizer.encode` gives them, with and without `special`."""
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
         self._tokenizer, self._special = tokenizer, special
         self._marks: re.Pattern[str] | None = None
         self._fast: Any = None
+        ranks: Ranks | None = None
         added = tokenizer.added_tokens
         self._mark_ids = {token.content: token.id for token in added if special or not token.special}
         try:
@@ -66,8 +68,9 @@ class BulkEncoder:
                 self._fast = Ranks(ranks.pattern, ranks.ranks, {}).encoding()
                 self._marks = _any_of(self._mark_ids)
         except (ConversionError, MissingExtraError):
-            ranks = None
-        self._cuts = ranks is not None and ranks.pattern == LLAMA3_PATTERN
+            pass  # the library's own encoder can do all
+        wide = any("\n" in token.content or token.looks_around for token in added)
+        self._cuts = ranks is not None and ranks.pattern == LLAMA3_PATTERN and not wide
 
     @property
     def fast(self) -> bool:
@@ -123,6 +126,25 @@ class BulkEncoder:
         """The texts' pieces in order, encoded by `workers` threads (None: one a core)."""
         for batch in in_order(self._encode_batch, self._batches(texts), workers):
             yield from batch
+
+    def encode_stream(self, parts: Iterable[str], *, workers: int | None = None) -> Iterator[Encoded]:
+        """One text that comes in parts; what the tokenizer can't cut is held."""
+        yield from (
+            found for batch in in_order(self._encode_batch, self._stream(parts), workers) for found in batch
+        )
+
+    def _stream(self, parts: Iterable[str]) -> Iterator[list[Piece]]:
+        held: list[str] = []
+        first = True
+        for part in parts:
+            held.append(part)
+            if self._cuts:
+                *whole, rest = self.pieces("".join(held))
+                for piece in whole:
+                    yield [Piece(piece.text, first, last=False)]
+                    first = False
+                held = [rest.text]
+        yield [Piece("".join(held), first, last=True)]
 
     def _encode_batch(self, batch: list[Piece]) -> list[Encoded]:
         return [

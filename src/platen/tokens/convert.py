@@ -49,8 +49,8 @@ FORM_OF_SUFFIX = {
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a folder (`tokenizer.json`, else `tokenizer.model`) or in a file of any form.
 
-    Beside tiktoken ranks `NAME.json` may say what the file can't: `pattern` and `special_tokens`, and the names
-    `bos_token`, `eos_token`, `pad_token`. Without it the pattern is Llama 3's. Raises BundleError.
+    Beside tiktoken ranks `NAME.json` may say what the file can't: `pattern` and `special_tokens`, and the
+    names `bos_token`, `eos_token`, `pad_token`. Without it the pattern is Llama 3's. Raises BundleError.
     """
     if path.is_dir():
         model = path / "tokenizer.model"

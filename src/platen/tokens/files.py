@@ -1,4 +1,4 @@
-"""Files of token ids: flat arrays to be mapped into memory, one a split, and `meta.json` that describes them."""
+"""Files of token ids: flat arrays to be mapped into memory, one a split, described by `meta.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from platen.errors import DataError
 from platen.tokens.bulk import BulkEncoder
@@ -47,22 +46,13 @@ class TokensMeta:
         (folder / "meta.json").write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def map_split(folder: Path, name: str) -> NDArray[Any]:
-    """A split's ids, mapped into memory."""
-    dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[TokensMeta.read(folder).dtype])
-    file = folder / f"{name}.bin"
-    if not file.stat().st_size:
-        return np.empty(0, dtype)
-    return np.memmap(file, dtype=dtype, mode="r")
-
-
 def write_splits(
     out: Path, tokenizer: Tokenizer, texts: Mapping[str, Iterable[str]], *, workers: int | None = None
 ) -> TokensMeta:
     """Write `train.bin`, `validation.bin`, `test.bin` and `meta.json` into `out`, on all cores.
 
-    A file is a flat little-endian array of ids, uint16 up to 65,536 entries and uint32 above. Each document is
-    begin-of-text, its tokens, end-of-text. Raises DataError.
+    A file is a flat little-endian array of ids, uint16 up to 65,536 entries and uint32 above. Each document
+    is begin-of-text, its tokens, end-of-text. Raises DataError.
     """
     if tokenizer.eos_id is None:
         raise DataError("the tokenizer has no end-of-text token", hint="Set eos_token in its config.")

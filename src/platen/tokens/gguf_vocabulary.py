@@ -52,7 +52,10 @@ def add_vocabulary(writer: Any, tokenizer: Tokenizer, size: int) -> None:
 
 
 def write_gguf_vocabulary(tokenizer: Tokenizer, file: Path) -> None:
-    """A GGUF file with the vocabulary alone. Raises ConversionError unless llama.cpp would give the same ids."""
+    """A GGUF file with the vocabulary alone.
+
+    Raises ConversionError for texts cut in a way that llama.cpp doesn't have.
+    """
     raw = json.loads(tokenizer.raw)
     if raw.get("pre_tokenizer") is not None and pattern_of(raw) not in _EXACT:
         raise ConversionError(

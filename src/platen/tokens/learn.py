@@ -1,7 +1,8 @@
 """Learn a tokenizer from texts: byte-level BPE, WordPiece and Unigram (tokenizers), or SentencePiece's two.
 
-BPE and Unigram here cut text like Llama 3's tokenizer and have all 256 bytes; SentencePiece models fall back on
-bytes. So every text has ids and comes back exactly. WordPiece is BERT's: blanks and rare characters are lost.
+BPE and Unigram here cut text like Llama 3's tokenizer and have all 256 bytes; SentencePiece models fall back
+on bytes. So every text has ids and comes back exactly. WordPiece is BERT's: blanks and rare characters are
+lost.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _LINE_BYTES = 4096
 def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: Path) -> Tokenizer:
     """A tokenizer of `config.kind`; the same texts give the same file, byte for byte.
 
-    Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special tokens,
-    and DataError when the texts have too little in them.
+    Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special
+    tokens, and DataError when the texts have too little in them.
     """
     template = _chat_template(config, project_dir)
     specials = _specials(config, template)

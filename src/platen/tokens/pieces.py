@@ -1,7 +1,7 @@
 """SentencePiece's view of a tokenizer: pieces with scores, and the same as a `tokenizer.json`.
 
-SentencePiece protobufs and llama.cpp's `llama` vocabularies both hold this. BPE merges follow from the scores:
-of neighbours that together are a piece, those with the best score are joined first.
+SentencePiece protobufs and llama.cpp's `llama` vocabularies both hold this. BPE merges follow from the
+scores: of neighbours that together are a piece, those with the best score are joined first.
 """
 
 from __future__ import annotations
@@ -115,11 +115,12 @@ def to_tokenizer(model: PieceModel) -> Tokenizer:
 
 
 def from_tokenizer(tokenizer: Tokenizer) -> PieceModel:
-    """The pieces of a tokenizer of SentencePiece's kind. Raises ConversionError with what speaks against it."""
+    """The pieces of a tokenizer of SentencePiece's kind. Raises ConversionError for any other."""
     raw = json.loads(tokenizer.raw)
     if raw.get("pre_tokenizer") is not None:
         raise ConversionError(
-            f"this tokenizer cuts texts by rules ({_types(raw['pre_tokenizer'])}) that SentencePiece doesn't have",
+            f"this tokenizer cuts texts by rules ({_types(raw['pre_tokenizer'])}) that SentencePiece "
+            "doesn't have",
             hint="Byte-level BPE goes into tiktoken ranks or GGUF; others stay as tokenizer.json.",
         )
     prefix, collapse, charsmap = _read_normalizers(raw.get("normalizer"))
@@ -191,7 +192,7 @@ def merges_of(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     for order, (text, score) in enumerate(joinable.items()):
         for cut in range(1, len(text)):
             if text[:cut] in joinable and text[cut:] in joinable:
-                # Two ways to one piece have one score; the leftmost pair is joined then, whose left is longer.
+                # Two ways to one piece have one score; the leftmost pair is joined, whose left is longer.
                 ranked.append((-score, order, -cut, text))
     return [(text[:-cut], text[-cut:]) for _, _, cut, text in sorted(ranked)]
 

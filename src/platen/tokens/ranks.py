@@ -1,8 +1,8 @@
 """Byte-level BPE as tiktoken has it: a pattern that cuts text, and every token's bytes with its rank.
 
 tiktoken joins the neighbours whose joined bytes have the lowest rank; Hugging Face joins the pair that stands
-first in a list. They agree when ids follow the order of the merges and every token is made by one merge, which
-`ranks_of` checks; then its encoder gives the very same ids, several times as fast.
+first in a list. They agree when ids follow the order of the merges and every token is made by one merge,
+which `ranks_of` checks; then its encoder gives the very same ids, several times as fast.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LETTER_OF_BYTE = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
 
 @dataclass(frozen=True)
 class Ranks:
-    """`pattern` cuts a text into words; `ranks` are the tokens of those; `specials` are tokens of their own."""
+    """`pattern` cuts a text into words, `ranks` are their tokens, `specials` tokens of their own."""
 
     pattern: str
     ranks: Mapping[bytes, int]

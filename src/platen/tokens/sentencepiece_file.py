@@ -86,8 +86,8 @@ def sentencepiece_processor(data: bytes) -> Any:
         ) from None
 
 
-# The fields that are used here of sentencepiece_model.proto (proto2): name, number, type, default. The package's
-# own class asks for one release of protobuf.
+# The fields that are used here of sentencepiece_model.proto (proto2): name, number, type, default. The
+# package's own class works with newer releases of protobuf only than others here do.
 _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
     "SentencePiece": (("piece", 1, "STRING", None), ("score", 2, "FLOAT", None), ("type", 3, "INT32", "1")),
     "TrainerSpec": (

@@ -179,6 +179,10 @@ class Tokenizer:
         """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
 
+    def decode_batch(self, rows: Sequence[Sequence[int]], *, skip_special: bool = True) -> list[str]:
+        """Text of each row of ids, on all cores."""
+        return list(self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=skip_special))
+
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text that has begun: its blank too, and a part of a character as it is.
 
