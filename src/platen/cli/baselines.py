@@ -58,6 +58,9 @@ def compare(
 
       platen baselines compare novel.txt --steps 1000 --seconds 300 --out ladder
     """
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
     from rich.console import Console
 
     from platen.baselines.comparison.corpus import read_corpus
