@@ -49,8 +49,8 @@ class Source(Section):
     split: Text = "train"
     """huggingface: the data set's split."""
     revision: Text | None = None
-    """git: the commit, tag or branch (default: HEAD). huggingface: the data set's revision. For sources without
-    files to compare (huggingface by name, sql, slack-api) a new value makes the stage read again."""
+    """git: the commit, tag or branch (default: HEAD). huggingface: the data set's revision. For sources
+    without files to compare (huggingface by name, sql, slack-api) a new value makes the stage read again."""
     channels: tuple[Text, ...] = ()
     """slack: only these channels, by name or id; all when empty."""
     kinds: tuple[ChannelKind, ...] = ("public", "private", "dm", "group-dm")

@@ -24,8 +24,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Broken:
-    """A record that can't be read. `place` is the file and where in it, `reason` one word to count by, `detail`
-    a sentence for people, `hint` what they may do."""
+    """A record that can't be read. `place` is the file and where in it, `reason` one word to count by,
+    `detail` a sentence for people, `hint` what they may do."""
 
     place: str
     reason: str

@@ -1,4 +1,4 @@
-"""Sources that are not found as files: repositories, Slack, data sets, databases; what of them can be watched.
+"""Sources that are not found as files: repositories, Slack, data sets, databases; what can be watched.
 
 Each is one SourceFile, whatever lies behind it.
 """

@@ -13,9 +13,10 @@ from platen.data.readers.parser import Parsed, Problem
 from platen.projectdata import ReadLimits
 
 _BLOCKS = frozenset(
-    ["address", "article", "aside", "blockquote", "body", "dd", "div", "dl", "dt", "figcaption", "figure"]
-    + ["footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre"]
-    + ["section", "table", "td", "th", "tr", "ul"]
+    ("address", "article", "aside", "blockquote", "body", "dd", "div", "dl", "dt", "figcaption", "figure")
+).union(
+    ("footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre"),
+    ("section", "table", "td", "th", "tr", "ul"),
 )
 _SILENT = frozenset(("script", "style", "head", "title"))
 

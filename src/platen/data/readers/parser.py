@@ -1,7 +1,7 @@
 """The process that parses what may hang, crash or swell: used for many files, replaced when it dies.
 
-A request is a line of JSON and the file's bytes; the answer is a length and JSON. The kernel holds the process
-to its memory and processor time, so a stopped or busy machine makes nobody's document "too slow".
+A request is a line of JSON and the file's bytes; the answer is a length and JSON. The kernel holds the
+process to its memory and processor time, so a busy machine makes nobody's document "too slow".
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Parser:
         self._lock = threading.Lock()
 
     def parse(self, kind: str, raw: bytes) -> Parsed:
-        """The text in a file of kind `html` (UTF-8), `pdf`, `docx` or `epub`; its faults are problems in it."""
+        """The text in a file of kind `html` (UTF-8), `pdf`, `docx` or `epub`; never an exception."""
         with self._lock:
             if self._process is None or self._parsed >= _LIFETIME:
                 self._start()

@@ -19,7 +19,7 @@ def read(file: SourceFile) -> Iterator[Record]:
     from warcio.archiveiterator import ArchiveIterator
 
     number = 0
-    with file.open_stored() as stream:  # warcio unpacks each record by itself
+    with file.open() as stream:  # unpacked here: warcio would not notice a cut
         try:
             for number, record in enumerate(ArchiveIterator(stream), start=1):
                 found = list(_record(record, file, f"{file.name}:{number}"))

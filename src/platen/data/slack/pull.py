@@ -1,7 +1,7 @@
 """Pulls a workspace through the Web API into a folder of an export's shape.
 
-What has come so far lies in one SQLite file in it, a page and the cursor after it in one transaction. So a pull
-that is killed at any moment goes on with the next page, and nothing comes twice. At the end it is removed.
+What has come so far lies in one SQLite file in it, a page and the cursor after it in one transaction. So a
+pull that is killed at any moment goes on with the next page. At the end the file is removed.
 """
 
 from __future__ import annotations
