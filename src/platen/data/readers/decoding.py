@@ -6,7 +6,7 @@ import codecs
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from platen.data.document import Broken
 from platen.data.sourcefile import SourceFile
@@ -89,7 +89,7 @@ def _decode_wide(raw: bytes, form: str, file: SourceFile, at: int, place: str) -
         )
 
 
-def _lines(stream: io.BufferedReader, limit: int) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: io.BufferedReader[Any], limit: int) -> Iterator[tuple[int, bytes]]:
     """Lines with their offset; of one that is too long only the beginning, one byte over the limit."""
     at = 0
     while raw := stream.readline(limit + 1):
@@ -102,7 +102,7 @@ def _lines(stream: io.BufferedReader, limit: int) -> Iterator[tuple[int, bytes]]
                 return
 
 
-def _wide_lines(stream: io.BufferedReader, file: SourceFile) -> tuple[Iterator[tuple[int, bytes]], str]:
+def _wide_lines(stream: io.BufferedReader[Any], file: SourceFile) -> tuple[Iterator[tuple[int, bytes]], str]:
     """Like `_lines` where a line feed is two or four bytes, and the encoding with its byte order."""
     name = codecs.lookup(file.encoding).name
     width = 2 if "16" in name else 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -12,7 +13,7 @@ from platen.data.readers.records import document_of
 from platen.data.sourcefile import SourceFile, TooMuch
 
 _CHUNK = 2**16
-_BLANK = " \t\r\n"
+_BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def read(file: SourceFile) -> Iterator[Record]:
@@ -83,10 +84,9 @@ class _Window:
     def skip_blanks(self) -> str:
         """The next character that is no blank; an empty text at the end."""
         while True:
-            while self._at < len(self._held):
-                if self._held[self._at] not in _BLANK:
-                    return self._held[self._at]
-                self._at += 1
+            self._at = _BLANKS.match(self._held, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._held):
+                return self._held[self._at]
             if not self._more(_CHUNK):
                 return ""
 
