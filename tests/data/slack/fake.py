@@ -20,7 +20,7 @@ Json = dict[str, Any]
 class Workspace:
     """What the fake serves. `trouble` is taken from its front, one for each request; None is no trouble.
 
-    `calls` are the requests that were answered well. From call number `hold_at` on, requests wait for `go_on`.
+    `calls` are the requests that were answered well. From call `hold_at` on, requests wait for `go_on`.
     """
 
     users: list[Json] = field(default_factory=list)
@@ -68,22 +68,20 @@ def serving(workspace: Workspace) -> Iterator[str]:
             trouble = workspace.trouble.pop(0) if workspace.trouble else None
             if trouble == "hang up":
                 self.close_connection = True
-                return None
-            if self.headers["Authorization"] != f"Bearer {TOKEN}":
-                return self._send(200, {"ok": False, "error": "invalid_auth"})
-            if trouble == "429":
-                return self._send(429, {"ok": False, "error": "ratelimited"}, {"Retry-After": "7"})
-            if trouble is not None:
-                return self._send(int(trouble), {})
-            if workspace.hold_at is not None and len(workspace.calls) >= workspace.hold_at:
+            elif self.headers["Authorization"] != f"Bearer {TOKEN}":
+                self._send(200, {"ok": False, "error": "invalid_auth"})
+            elif trouble == "429":
+                self._send(429, {"ok": False, "error": "ratelimited"}, {"Retry-After": "7"})
+            elif trouble is not None:
+                self._send(int(trouble), {})
+            elif workspace.hold_at is not None and len(workspace.calls) >= workspace.hold_at:
                 workspace.held.set()
                 workspace.go_on.wait(60)
                 self.close_connection = True
-                return None
-            workspace.calls.append(
-                (method, query.get("channel", query.get("types", "")), query.get("cursor", ""))
-            )
-            self._send(200, workspace.answer(method, query))
+            else:
+                about = query.get("channel", query.get("types", ""))
+                workspace.calls.append((method, about + query.get("ts", ""), query.get("cursor", "")))
+                self._send(200, workspace.answer(method, query))
 
         def _send(self, status: int, content: Json, headers: dict[str, str] | None = None) -> None:
             body = json.dumps(content).encode()

@@ -101,7 +101,7 @@ def test_a_pull_that_failed_goes_on(fake: tuple[Workspace, str], tmp_path: Path)
     made, address = fake
     made.trouble = [None] * 14 + ["500"] * 6
     with SlackClient(TOKEN, address, wait=lambda _: None) as client:
-        with pytest.raises(DataError, match="no answer to .*: status 500") as caught:
+        with pytest.raises(DataError, match=r"no answer to .*: status 500") as caught:
             pull(client, tmp_path, Wanted())
         assert "goes on where it stopped" in (caught.value.hint or "")
         with pytest.raises(DataError, match="a pull of other channels"):
