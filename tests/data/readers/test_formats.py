@@ -7,6 +7,7 @@ import datetime
 import gzip
 import io
 import json
+import random
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -207,6 +208,9 @@ def test_warc(tmp_path: Path) -> None:
     assert [record.reason for record in left_out] == ["content type image/png", "page without text"]
     (tmp_path / "cut.warc.gz").write_bytes(out.getvalue()[: len(out.getvalue()) // 2])
     assert records(tmp_path / "cut.warc.gz")[1]
+    for noise in (b"\nXM no header\x92", random.Random(111).randbytes(2000), b"WARC/1.0\r\n\r\n"):
+        (tmp_path / "noise.warc").write_bytes(noise)
+        assert [record.reason for record in records(tmp_path / "noise.warc")[1]] == ["malformed"]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress], ids=[".gz", ".bz2"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from typing import Any
+from contextlib import redirect_stderr
+from typing import IO, Any
 
 from platen.data.document import Broken, Document, LeftOut, Record
 from platen.data.readers.decoding import decode
@@ -16,12 +18,11 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 def read(file: SourceFile) -> Iterator[Record]:
     needs("warcio", "reading WARC")
-    from warcio.archiveiterator import ArchiveIterator
 
     number = 0
     with file.open() as stream:  # unpacked here: warcio would not notice a cut
         try:
-            for number, record in enumerate(ArchiveIterator(stream), start=1):
+            for number, record in enumerate(_records(stream), start=1):
                 found = list(_record(record, file, f"{file.name}:{number}"))
                 if _cut_short(record):  # warcio itself takes the end of a file for the end of a record
                     raise EOFError("it breaks off in this record")
@@ -38,6 +39,23 @@ def read(file: SourceFile) -> Iterator[Record]:
             return
     if number == 0:
         yield Broken(file.name, "empty", f"{file.name} has no record", "Get the file again.")
+
+
+def _records(stream: IO[bytes]) -> Iterator[Any]:
+    """warcio's records. Raises ValueError for what it would take for the older ARC format or only warn of."""
+    from warcio.archiveiterator import ArchiveIterator
+
+    archive = ArchiveIterator(stream)
+    while True:
+        with redirect_stderr(io.StringIO()):  # it prints what it warns of, binary as it is
+            record = next(archive, None)
+        if archive.err_count:
+            raise ValueError("a record is not as long as it says")
+        if record is None:
+            return
+        if record.format != "warc" or record.rec_type is None:
+            raise ValueError("no WARC record")
+        yield record
 
 
 def _cut_short(record: Any) -> bool:
