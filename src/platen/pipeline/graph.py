@@ -41,7 +41,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
         Stage(
             name="data",
             kind="data",
-            version=1,
+            version=2,
             run=_function("platen.data.prepare:prepare"),
             config=project.data,
             sources=tuple(source_files(directory, project.data)),
