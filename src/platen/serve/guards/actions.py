@@ -18,8 +18,8 @@ from typing import Literal
 from starlette.types import Scope
 
 from platen.projectserving import GuardAction, GuardMask
+from platen.scan.screen import Match, Replace
 from platen.serve.errors import ApiError
-from platen.serve.guards.screen import Match, Replace
 from platen.serve.metrics import Metrics
 
 log = logging.getLogger("platen.guards")

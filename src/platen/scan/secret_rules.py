@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from platen.projectserving import SecretKind
-from platen.serve.guards.checks import IBAN_LENGTHS, card, iban, ip_address
+from platen.scan.checks import IBAN_LENGTHS, card, iban, ip_address
 
 LONGEST_WORD = 512
 """A pattern spans at most so many characters; its `until` may follow."""
