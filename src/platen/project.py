@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from platen.checks import check_cron, check_encoding
 from platen.overlay import overlaid
+from platen.projectfilters import FiltersConfig
 from platen.projectparts import Fraction, PositiveInt, Section, Text
 from platen.projectserving import ServeConfig
 
@@ -70,6 +71,8 @@ class DataConfig(Section):
     """Cleaning."""
     split: SplitConfig = SplitConfig()
     """Which documents training never sees."""
+    filters: FiltersConfig | None = None
+    """When given, documents pass these blocks between cleaning and splitting."""
 
 
 class TokenizerConfig(Section):
