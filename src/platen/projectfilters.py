@@ -18,7 +18,7 @@ class EncodingBlock(Section):
 
     block: Literal["encoding"]
     """Which block."""
-    unescape_html: bool = True
+    unescape_html: bool = False
     """Also turn `&amp;` and its like into characters, in texts that have no markup."""
 
 

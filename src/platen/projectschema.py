@@ -170,10 +170,15 @@ def _sections(schema: SchemaNode) -> Iterator[tuple[str, str]]:
                     name = str(one.get("$ref", "")).rpartition("/")[2]
                     if name and name not in seen:
                         seen.add(name)
-                        yield place, name
+                        yield place + _kind(schema["$defs"][name]) * (one is not option), name
                         yield from walk(schema["$defs"][name], f"{place}.")
 
     return walk(schema, "")
+
+
+def _kind(section: SchemaNode) -> str:
+    """How a section of a choice is told from the others: by the one value of one of its keys."""
+    return next((f" ({key}: {n['const']})" for key, n in section["properties"].items() if "const" in n), "")
 
 
 def _table(schema: SchemaNode, section: SchemaNode) -> str:

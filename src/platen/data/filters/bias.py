@@ -11,13 +11,13 @@ from collections import Counter
 
 MOSTLY_WOMEN = (
     "attendant", "cashier", "teacher", "nurse", "assistant", "secretary", "auditor", "cleaner",
-    "receptionist", "clerk", "counselor", "designer", "hairdresser", "writer", "housekeeper", "baker", "accountant", "editor",
-    "librarian", "tailor",
+    "receptionist", "clerk", "counselor", "designer", "hairdresser", "writer", "housekeeper", "baker",
+    "accountant", "editor", "librarian", "tailor",
 )  # fmt: skip
 MOSTLY_MEN = (
     "driver", "supervisor", "janitor", "cook", "mover", "laborer", "construction worker", "chief",
-    "developer", "carpenter", "manager", "lawyer", "farmer", "salesperson", "physician", "guard", "analyst", "mechanic",
-    "sheriff", "ceo",
+    "developer", "carpenter", "manager", "lawyer", "farmer", "salesperson", "physician", "guard", "analyst",
+    "mechanic", "sheriff", "ceo",
 )  # fmt: skip
 _FEMALE = frozenset(
     ("she", "her", "hers", "herself", "woman", "women", "girl", "girls", "lady", "ladies", "mother",
