@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import re
 import sysconfig
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ from platen.data.sources import Document
 DOCS = Path("/usr/share/doc")
 
 
-def machine_texts() -> Iterator[Document]:
-    """Each file that is UTF-8 text, in the order of their paths."""
+def machine_texts(seed: int | None = None) -> Iterator[Document]:
+    """Each file that is UTF-8 text, in the order of their paths or, with a seed, of chance."""
     library = Path(sysconfig.get_paths()["stdlib"])
     sources = [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts]
-    for path in (*sources, *sorted(DOCS.rglob("*"))):
+    paths = [*sources, *sorted(DOCS.rglob("*"))]
+    if seed is not None:
+        random.Random(seed).shuffle(paths)
+    for path in paths:
         try:
             raw = path.read_bytes() if path.is_file() else b""
             text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()

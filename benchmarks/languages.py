@@ -23,9 +23,10 @@ from platen.data.filters.language import identify
 
 CATALOGUES = Path("/usr/share/locale")
 LANGUAGES = (
-    "be bg ca cs da de el eo es et eu fa fi fr gl he hi hr hu hy id is it ja ka ko lt lv mk nb nl nn pl pt ro ru "
-    "sk sl sr sv ta th tr uk vi zh_CN"
-).split()
+    "be", "bg", "ca", "cs", "da", "de", "el", "eo", "es", "et", "eu", "fa", "fi", "fr", "gl", "he", "hi", 
+    "hr", "hu", "hy", "id", "is", "it", "ja", "ka", "ko", "lt", "lv", "mk", "nb", "nl", "nn", "pl", "pt", "ro", 
+    "ru", "sk", "sl", "sr", "sv", "ta", "th", "tr", "uk", "vi", "zh_CN",
+)  # fmt: skip
 CODES = {"nb": "no", "nn": "no", "zh_CN": "zh"}
 FEWEST, MOST, LETTERS, BAR = 50, 200, 100, 0.98
 _NOT_PROSE = re.compile(r"%[-#0-9.$]*[a-zA-Z]+|<[^>]*>|\{[^}]*\}|--?[\w-]+|\\\w|https?://\S+")
@@ -55,7 +56,9 @@ def main() -> None:
     samples = {language: sentences(language) for language in LANGUAGES}
     samples = {language: texts for language, texts in samples.items() if len(texts) >= FEWEST}
     if len(samples) < 20:
-        print(f"skipped: {CATALOGUES} has {len(samples)} languages with {FEWEST} long messages; 20 are needed")
+        print(
+            f"skipped: {CATALOGUES} has {len(samples)} languages with {FEWEST} long messages; 20 are needed"
+        )
         return
     if arguments.quick:
         samples = {language: texts[:20] for language, texts in samples.items()}
@@ -73,7 +76,11 @@ def main() -> None:
     print(f"{len(samples)} languages, {total} sentences, {each * 1e6:.0f} µs each")
     print(f"right: {share:.4f}, bar {BAR} {'ok' if share >= BAR else 'MISSED'}")
     if arguments.json:
-        figures = {"right": share, "sentences": total, "by_language": {k: right[k] / len(v) for k, v in samples.items()}}
+        figures = {
+            "right": share,
+            "sentences": total,
+            "by_language": {k: right[k] / len(v) for k, v in samples.items()},
+        }
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
