@@ -1,7 +1,7 @@
 """Documents a second through the blocks, beside datatrove's own with the same rules; memory; how both grow.
 
 Text is what this machine has (`_texts.py`) in an order of chance, as often as it takes, each time cut
-elsewhere. The peer is datatrove alone: its ftfy, symbol lines, decontamination, PII (e-mail and IP addresses),
+elsewhere. The peer is datatrove alone: its ftfy, symbol lines, decontamination, PII (e-mail, IP addresses),
 MinHash (four stages), Gopher and FineWeb rules, its JSON lines readers and writers, uncompressed. It gets
 a tokenizer that only parts at blanks, as our rules do: its default one needs spaCy and is slower. The rules
 come last, for they drop most of this text. Both use as many local workers. Language identification, exact

@@ -23,9 +23,9 @@ from platen.data.filters.language import identify
 
 CATALOGUES = Path("/usr/share/locale")
 LANGUAGES = (
-    "be", "bg", "ca", "cs", "da", "de", "el", "eo", "es", "et", "eu", "fa", "fi", "fr", "gl", "he", "hi", 
-    "hr", "hu", "hy", "id", "is", "it", "ja", "ka", "ko", "lt", "lv", "mk", "nb", "nl", "nn", "pl", "pt", "ro", 
-    "ru", "sk", "sl", "sr", "sv", "ta", "th", "tr", "uk", "vi", "zh_CN",
+    "be", "bg", "ca", "cs", "da", "de", "el", "eo", "es", "et", "eu", "fa", "fi", "fr", "gl", "he", "hi",
+    "hr", "hu", "hy", "id", "is", "it", "ja", "ka", "ko", "lt", "lv", "mk", "nb", "nl", "nn", "pl", "pt",
+    "ro", "ru", "sk", "sl", "sr", "sv", "ta", "th", "tr", "uk", "vi", "zh_CN",
 )  # fmt: skip
 CODES = {"nb": "no", "nn": "no", "zh_CN": "zh"}
 FEWEST, MOST, LETTERS, BAR = 50, 200, 100, 0.98

@@ -14,7 +14,7 @@ whether these belong to somebody can't be told. Into copies of them go:
 
 All goes through the blocks in one run. Recall is the share of plants that are gone, false positives the share
 of clean passages that were dropped or changed. Of broken encodings, recall is the share that the block for
-them gives back character by character. The rules for phone numbers were mended after a look at what they found
+them gives back character by character. The rules for phone numbers were mended after seeing what they found
 wrongly in this very text; elsewhere expect more false positives than here.
 
     python benchmarks/planted.py

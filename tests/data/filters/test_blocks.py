@@ -154,7 +154,7 @@ def test_words_of_a_list(run_blocks: RunBlocks, tmp_path: Path) -> None:
 def test_secrets_are_masked_hashed_or_their_documents_dropped(run_blocks: RunBlocks) -> None:
     texts = {
         "a": "Write to jane@example.org or jane@example.org, pay 4111 1111 1111 1111.",
-        "b": "Nothing here.",
+        "b": "Nothing.",
     }
     masked = run_blocks(texts, {"block": "pii"})
     assert masked.texts == {"a": "Write to [EMAIL] or [EMAIL], pay [CARD].", "b": "Nothing."}
