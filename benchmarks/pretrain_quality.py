@@ -38,7 +38,8 @@ from platen.project import PretrainConfig
 from platen.projectfile import load_project
 from platen.projectparts import Section
 from platen.stages import StageContext
-from platen.tokens.train import TokensMeta, encode_corpus, train_tokenizer
+from platen.tokens.files import TokensMeta
+from platen.tokens.train import encode_corpus, train_tokenizer
 from platen.train.data import PackedLoader, open_tokens
 from platen.train.loop import autocast
 from platen.train.pretrain import pretrain

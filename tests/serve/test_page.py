@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from platen.projectserving import ServeConfig
 from platen.serve.keys import Grant
 from platen.serve.keystore import KeyStore, key_file
+from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 from tests.serve.test_process import process
@@ -105,6 +107,19 @@ def test_a_message_streams_and_ends(
     expect(tab.page.locator("#facts-line")).to_contain_text("tokens/s")
     expect(tab.field).to_have_value("")
     expect(tab.field).to_be_focused()
+    assert tab.complaints == []
+
+
+def test_the_text_field_counts_as_the_command_line_does(
+    tab: Tab, scripted_server: RunningServer, tiny_tokenizer: Tokenizer
+) -> None:
+    text = "Good morrow, cousin. Ünï 🙂 <|end|>\n  12"
+    tab.open(scripted_server)
+    tab.field.fill(text)
+    tokens = Counter(tiny_tokenizer).count("-", io.BytesIO(text.encode())).tokens
+    expect(tab.page.locator("#count")).to_have_text(f"{tokens} tokens in the field")
+    tab.field.fill("")
+    expect(tab.page.locator("#count")).to_have_text("")
     assert tab.complaints == []
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from platen.errors import ConfigError
 from platen.project import TokenizerConfig
+from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
-from platen.tokens.train import TokensMeta, encode_corpus, train_tokenizer
+from platen.tokens.train import encode_corpus, train_tokenizer
 from tests.tokens.conftest import RunStage, write_data
 
 PLAY = (

@@ -12,6 +12,7 @@ import typer
 
 from platen import __version__
 from platen.cli import (
+    baselines,
     bench,
     chat,
     compile,
@@ -27,6 +28,7 @@ from platen.cli import (
     serve,
     show,
     status,
+    tokens,
     traffic,
     ui,
 )
@@ -44,8 +46,10 @@ for module in (new, run, status, show, compile, serve, chat, generate, plan, doc
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(baselines.app, name="baselines")
 app.add_typer(bench.app, name="bench")
 app.add_typer(traffic.app, name="traffic")
+app.add_typer(tokens.app, name="tokens")
 
 
 def _version(value: bool) -> None:

@@ -6,7 +6,6 @@ the query and key matrices are reordered.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from platen.errors import BundleError
 from platen.models.bundle import Bundle
 from platen.models.config import LlamaConfig
 from platen.models.llama import rope_frequencies
-from platen.tokens.tokenizer import Tokenizer
+from platen.tokens.gguf_vocabulary import add_vocabulary
 
 _LAYER = {
     "input_layernorm": "attn_norm",
@@ -36,12 +34,6 @@ _TOP = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-_PRE_TOKENIZERS = {
-    # How llama.cpp calls a way to cut text into words: a part of its pattern tells it.
-    r"\p{N}{1,3}": "llama-bpe",
-    '"Digits"': "smollm",
-    '"use_regex":true': "gpt-2",
-}
 
 
 def write_gguf(bundle: Bundle, file: Path, weights: str) -> None:
@@ -53,7 +45,7 @@ def write_gguf(bundle: Bundle, file: Path, weights: str) -> None:
 
     writer = gguf.GGUFWriter(file, "llama")
     _describe(writer, bundle.config, bundle.path.name)
-    _vocabulary(writer, bundle.tokenizer, bundle.config)
+    add_vocabulary(writer, bundle.tokenizer, bundle.config.vocab_size)
     for name, tensor in bundle.model.state_dict().items():
         _add(writer, _renamed(name), _reordered(name, tensor.float(), bundle.config).numpy(), weights)
     if bundle.config.rope_scaling is not None:
@@ -114,40 +106,3 @@ def _describe(writer: Any, config: LlamaConfig, name: str) -> None:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-
-
-def _vocabulary(writer: Any, tokenizer: Tokenizer, config: LlamaConfig) -> None:
-    import gguf
-
-    raw = json.loads(tokenizer.raw)
-    if raw["model"]["type"] != "BPE" or not raw["model"].get("merges"):
-        raise BundleError(
-            "GGUF is written for byte-level BPE tokenizers; this one has no merges",
-            hint="compile to openvino instead",
-        )
-    by_id = {id: token for token, id in raw["model"]["vocab"].items()}
-    types = dict.fromkeys(by_id, gguf.TokenType.NORMAL)
-    for added in raw.get("added_tokens", ()):
-        by_id[added["id"]] = added["content"]
-        types[added["id"]] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
-    ids = range(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(raw))
-    writer.add_token_list([by_id.get(id, f"[PAD{id}]") for id in ids])
-    writer.add_token_types([types.get(id, gguf.TokenType.UNUSED) for id in ids])
-    merges = raw["model"]["merges"]
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    for add, id in (
-        (writer.add_bos_token_id, tokenizer.bos_id),
-        (writer.add_eos_token_id, tokenizer.eos_id),
-        (writer.add_pad_token_id, tokenizer.pad_id),
-    ):
-        if id is not None:
-            add(id)
-    if tokenizer.chat_template is not None:
-        writer.add_chat_template(tokenizer.chat_template)
-
-
-def _pre_tokenizer(raw: dict[str, Any]) -> str:
-    text = json.dumps(raw.get("pre_tokenizer"), separators=(",", ":")).replace("\\\\", "\\")
-    return next((name for part, name in _PRE_TOKENIZERS.items() if part in text), "default")

@@ -40,8 +40,18 @@ def window_losses(path: Path, losses: NDArray[Any], width: int) -> None:
     figure.savefig(path)
 
 
-def bars(path: Path, title: str, names: Sequence[str], panels: Sequence[tuple[str, Sequence[float]]]) -> None:
-    """One horizontal bar chart a panel, side by side, with the names on the left; NaN leaves a bar out."""
+def bars(
+    path: Path,
+    title: str,
+    names: Sequence[str],
+    panels: Sequence[tuple[str, Sequence[float]]],
+    *,
+    logarithmic: Sequence[str] = (),
+) -> None:
+    """One horizontal bar chart a panel, side by side, with the names on the left; NaN leaves a bar out.
+
+    The panels named in `logarithmic` begin below their least value instead of at 0.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2 + 2.6 * len(panels), 1.4 + 0.42 * len(names)), dpi=120, layout="constrained")
@@ -49,6 +59,8 @@ def bars(path: Path, title: str, names: Sequence[str], panels: Sequence[tuple[st
     rows = range(len(names))
     for index, (label, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
+        if label in logarithmic:
+            axes.set_xscale("log")
         drawn = axes.barh(rows, np.nan_to_num(np.asarray(values, dtype=float)), color=BLUE)
         axes.bar_label(drawn, [_short(value) for value in values], padding=3, fontsize=8)
         axes.set_yticks(rows, names if index == 0 else [""] * len(names))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from platen.errors import DataError
+from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
-from platen.tokens.train import TokensMeta
 
 
 @dataclass(frozen=True)

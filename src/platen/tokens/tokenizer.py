@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,22 @@ else starts a new paragraph."""
 
 class ChatTemplateError(PlatenError):
     """The messages don't fit the model's chat template, or the template itself is broken."""
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token beside the model's own. `looks_around`: it minds blanks or word ends at its sides."""
+
+    id: int
+    content: str
+    special: bool
+    looks_around: bool
+
+
+def added_token(id: int, content: str, special: bool) -> dict[str, Any]:
+    """An entry of `added_tokens` in a `tokenizer.json`, found wherever it stands in a text."""
+    sides = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": id, "content": content, **sides, "special": special}
 
 
 class Tokenizer:
@@ -162,6 +179,10 @@ class Tokenizer:
         """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
 
+    def decode_batch(self, rows: Sequence[Sequence[int]], *, skip_special: bool = True) -> list[str]:
+        """Text of each row of ids, on all cores."""
+        return list(self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=skip_special))
+
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text that has begun: its blank too, and a part of a character as it is.
 
@@ -172,8 +193,8 @@ class Tokenizer:
             return b""
         if token_id in self._added:
             return str(piece).encode()
-        if self._byte_level and all(letter in _BYTE_OF_LETTER for letter in piece):
-            return bytes(_BYTE_OF_LETTER[letter] for letter in piece)
+        if self._byte_level and all(letter in BYTE_OF_LETTER for letter in piece):
+            return bytes(BYTE_OF_LETTER[letter] for letter in piece)
         if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
             return bytes.fromhex(piece[3:5])
         return str(piece).replace("▁", " ").encode()
@@ -196,6 +217,25 @@ class Tokenizer:
         """Tokens that are no text, such as `<|end_of_text|>`."""
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """Tokens that were added to the vocabulary, special or not, by id."""
+        added = self._backend.get_added_tokens_decoder()
+        return tuple(
+            AddedToken(id, token.content, token.special, token.single_word or token.lstrip or token.rstrip)
+            for id, token in sorted(added.items())
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the content of `tokenizer_config.json`."""
+        return dict(self._config)
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token for what is not in the vocabulary; None where every text has tokens of its own."""
+        return self._special("unk_token")
 
     def is_added(self, token: str) -> bool:
         """Whether this was added to the vocabulary as one token, special or not, as `<|fim_prefix|>` was."""
@@ -330,7 +370,7 @@ def _letters_of_bytes() -> dict[str, int]:
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-_BYTE_OF_LETTER = _letters_of_bytes()
+BYTE_OF_LETTER = _letters_of_bytes()
 
 
 def _token_text(entry: Any) -> str | None:

@@ -22,8 +22,8 @@ from platen.models.config import LlamaConfig, llama_config
 from platen.models.llama import Llama
 from platen.project import PretrainConfig, TrainConfig
 from platen.stages import StageContext, StageResult
+from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
-from platen.tokens.train import TokensMeta
 from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of, write_synced
 from platen.train.curves import draw
 from platen.train.data import PackedLoader, evaluation_batches, open_tokens

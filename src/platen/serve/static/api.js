@@ -31,6 +31,18 @@ export async function served() {
   return writer;
 }
 
+/** How many tokens a text has, without the one that begins texts: what `platen tokens count` says too. */
+export async function countTokens(model, text, signal) {
+  const response = await request("/tokenize", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model, prompt: text, add_special_tokens: false }),
+    signal,
+  });
+  if (!response.ok) throw await problemOf(response);
+  return (await response.json()).count;
+}
+
 export async function healthy() {
   return (await request("/health", { cache: "no-store" })).ok;
 }

@@ -1,6 +1,6 @@
 // The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
 
-import { Problem, healthy, served, stream } from "./api.js";
+import { Problem, countTokens, healthy, served, stream } from "./api.js";
 import { apiKey, instructions, sampling, setUp } from "./settings.js";
 
 const $ = (id) => document.getElementById(id);
@@ -321,6 +321,26 @@ function grow() {
   page.prompt.style.height = "auto";
   page.prompt.style.height = `${page.prompt.scrollHeight}px`;
   refresh();
+  count();
+}
+
+let counting = { timer: 0, request: new AbortController() };
+
+/** The tokens of the text field, asked for when typing pauses; a newer text overtakes an older one's count. */
+function count() {
+  clearTimeout(counting.timer);
+  counting.request.abort();
+  const text = page.prompt.value;
+  if (!text || !model) {
+    $("count").textContent = "";
+    return;
+  }
+  const request = new AbortController();
+  const ask = async () => {
+    const tokens = await countTokens(model.id, text, request.signal).catch(() => null);
+    if (!request.signal.aborted) $("count").textContent = tokens === null ? "" : `${tokens.toLocaleString("en")} tokens in the field`;
+  };
+  counting = { timer: setTimeout(ask, 250), request };
 }
 
 function switchTo(next) {

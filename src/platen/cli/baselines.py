@@ -1,0 +1,149 @@
+"""`platen baselines`: the classic models on one's own text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from platen.baselines.comparison.run import Comparison
+
+app = typer.Typer(no_args_is_help=True)
+
+CorpusArgument = Annotated[
+    list[str], typer.Argument(help="Text files, folders or globs; .jsonl has texts too.")
+]
+
+
+@app.callback()
+def _group() -> None:
+    """The classic models: what everything larger is measured against.
+
+    Examples:
+
+      platen baselines compare corpus/*.txt
+
+      platen baselines ngram corpus --out filter-model
+    """
+
+
+@app.command("compare")
+def compare(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the table, JSON and plot.")] = Path("baselines"),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each network.")] = 600,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Training time of each network at most.")] = 60.0,
+    size: Annotated[int, typer.Option(min=8, max=4096, help="Width of the networks; a multiple of 8.")] = 128,
+    vocab_size: Annotated[int, typer.Option(min=259, max=65_536, help="Tokens in the vocabulary.")] = 1024,
+    max_bytes: Annotated[int, typer.Option(min=10_000, help="Characters read in all, at most.")] = 5_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same losses.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, nothing else.")] = False,
+) -> None:
+    """Train the ladder of models on a text, from a bag of words to Llama: loss, size and speed of each.
+
+    The last tenth of each file is held out. Losses are bits per byte of it, so that they can be compared with
+    those of any other model, whatever its tokens. With several files, classifiers guess each passage's.
+
+    Examples:
+
+      platen baselines compare corpus/*.txt
+
+      platen baselines compare novel.txt --steps 1000 --seconds 300 --out ladder
+    """
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
+    from rich.console import Console
+
+    from platen.baselines.comparison.corpus import read_corpus
+    from platen.baselines.comparison.networks import NetworkOptions
+    from platen.baselines.comparison.report import write_report
+    from platen.baselines.comparison.run import compare as run
+    from platen.cli.console import ConsoleObserver
+
+    if size % 8:
+        raise ConfigError(f"--size is {size}, not a multiple of 8", hint="for example --size 128")
+    console = Console(highlight=False, quiet=as_json)
+    observer = ConsoleObserver(console)
+    read = read_corpus(corpus, vocab_size=vocab_size, max_bytes=max_bytes)
+    options = NetworkOptions(size=size, steps=steps, seconds=seconds, seed=seed)
+    comparison = run(read, options, observer)
+    write_report(comparison, out)
+    if as_json:
+        typer.echo(json.dumps(asdict(comparison), indent=2))
+    else:
+        _show(comparison, console)
+        console.print(f"report  {out / 'comparison.md'}", markup=False, soft_wrap=True)
+
+
+def _show(comparison: Comparison, console: Console) -> None:
+    from rich.table import Table
+
+    from platen.baselines.comparison.report import loss_cell
+    from platen.cli.console import human_count, human_size
+
+    table = Table(box=None)
+    table.add_column("model", no_wrap=True)
+    for heading in ("bits per byte", "parameters", "size", "training tokens/s", "scoring tokens/s"):
+        table.add_column(heading, justify="right")
+    for row in comparison.models:
+        table.add_row(
+            row.name + (" (time was up)" if row.cut else ""),
+            loss_cell(row),
+            human_count(row.numbers),
+            human_size(row.size_bytes),
+            human_count(row.train_tokens_per_second),
+            human_count(row.tokens_per_second),
+        )
+    console.print(table)
+    if comparison.classifiers:
+        table = Table(box=None)
+        table.add_column("which file is a passage from?")
+        for heading in ("accuracy", "passages/s"):
+            table.add_column(heading, justify="right")
+        for guess in comparison.classifiers:
+            table.add_row(guess.name, f"{guess.accuracy:.1%}", human_count(guess.passages_per_second))
+        console.print(table)
+
+
+@app.command("ngram")
+def ngram(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    order: Annotated[int, typer.Option(min=1, max=16, help="Words of an n-gram, at most.")] = 5,
+    min_count: Annotated[int, typer.Option(min=1, help="Rarer words become unknown.")] = 2,
+    sample: Annotated[int, typer.Option(min=0, help="Words to write with the model, to look at it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+) -> None:
+    """Fit a Kneser-Ney model of a text's words, to filter other text by its perplexity.
+
+    Examples:
+
+      platen baselines ngram corpus --out filter-model --order 5 --sample 20
+    """
+    from platen.baselines.ngram import KneserNey
+    from platen.baselines.words import sentences, words
+    from platen.cli.console import human_size
+    from platen.data.sources import find_files, read_documents
+    from platen.project import DataConfig, Source
+
+    files = find_files(Path.cwd(), DataConfig(sources=tuple(Source(path=path) for path in corpus)))
+    texts = (document.text for file in files for document in read_documents(file))
+    model = KneserNey.fit(
+        [words(sentence) for text in texts for sentence in sentences(text)], order=order, min_count=min_count
+    )
+    model.save(out)
+    typer.echo(
+        f"{model.table.size():,} n-grams of {len(model.vocabulary):,} words, "
+        f"{human_size(model.table.bytes())}  {out}"
+    )
+    if sample:
+        typer.echo(" ".join(model.sample(sample, seed=seed)))

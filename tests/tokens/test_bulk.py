@@ -1,0 +1,71 @@
+"""On all cores the ids are those of the tokenizer alone, whichever encoder does the work."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from platen.errors import DataError
+from platen.tokens.bulk import BulkEncoder
+from platen.tokens.count import Counter
+from platen.tokens.extend import extend_tokenizer
+from platen.tokens.tokenizer import Tokenizer
+from tests.tokens.corpus import FOREIGN, KINDS, TEXTS, learned
+
+MARKED = st.lists(
+    st.sampled_from(["<|tool|>", "<|end_of_text|>", "light", " don't", "\n", "  ", "é🙂", "12345"])
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("special", [False, True])
+def test_ids_in_bulk(kind: str, special: bool) -> None:
+    tokenizer = learned(kind)
+    encoder = BulkEncoder(tokenizer, special=special)
+    assert encoder.fast is (kind == "bpe")
+    for text in (*TEXTS, FOREIGN, "", "a<|tool|>b", "<|end_of_text|>"):
+        assert encoder.ids(text).tolist() == tokenizer.encode(text, special=special)
+
+
+@given(pieces=MARKED)
+def test_marks_in_texts(pieces: list[str]) -> None:
+    tokenizer = learned("bpe")
+    text = "".join(pieces)
+    for special in (False, True):
+        found = BulkEncoder(tokenizer, special=special).ids(text).tolist()
+        assert found == tokenizer.encode(text, special=special)
+
+
+def test_added_words_are_found_the_longest_first() -> None:
+    raw = extend_tokenizer(learned("bpe"), specials=["<|a|>", "<|a|>b"]).tokenizer
+    assert BulkEncoder(raw, special=True).ids("x<|a|>b<|a|>").tolist() == raw.encode("x<|a|>b<|a|>")
+
+
+def test_endless_blanks_are_no_error() -> None:
+    """tiktoken's regular expressions give up on them."""
+    tokenizer = learned("bpe")
+    text = " " * 300_000 + "x"
+    assert BulkEncoder(tokenizer).ids(text).tolist() == tokenizer.encode(text)
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(DataError, match="U\\+D800"):
+        BulkEncoder(learned("bpe")).ids("a\ud800")
+
+
+def test_counting_while_reading(tiny_tokenizer: Tokenizer) -> None:
+    text = "\n".join([*TEXTS, FOREIGN]) * 1_500
+    data = text.encode()
+    for tokenizer in (learned("bpe"), tiny_tokenizer):  # the second one's texts can't be cut
+        found = Counter(tokenizer).count("x", io.BytesIO(data))
+        assert (found.tokens, found.characters, found.bytes) == (
+            len(tokenizer.encode(text)),
+            len(text),
+            len(data),
+        )
+    with pytest.raises(DataError, match="byte 0xff at offset 4000001"):
+        Counter(learned("bpe")).count("x", io.BytesIO(b"a" * 4_000_001 + b"\xff"))
+    assert Counter(learned("bpe")).count("x", io.BytesIO(b"")).tokens == 0
