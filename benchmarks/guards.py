@@ -22,12 +22,12 @@ from pathlib import Path
 from _harness import machine, options
 
 from platen.projectserving import SecretsGuard
+from platen.scan.screen import Scanner, Screen, screened
+from platen.scan.secrets import Secrets
+from platen.scan.words import Words
 from platen.serve.guards.canary import Canary
 from platen.serve.guards.injection import suspicion
 from platen.serve.guards.patterns import Patterns
-from platen.serve.guards.screen import Scanner, Screen, screened
-from platen.serve.guards.secrets import Secrets
-from platen.serve.guards.words import Words
 
 PROSE = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "

@@ -14,6 +14,7 @@ from platen.overlay import overlaid
 from platen.projectdata import OnError as OnError
 from platen.projectdata import ReadLimits as ReadLimits
 from platen.projectdata import Source as Source
+from platen.projectfilters import FiltersConfig
 from platen.projectparts import Fraction, PositiveInt, Section, Text
 from platen.projectserving import ServeConfig
 
@@ -68,6 +69,8 @@ class DataConfig(Section):
     """Cleaning."""
     split: SplitConfig = SplitConfig()
     """Which documents training never sees."""
+    filters: FiltersConfig | None = None
+    """When given, documents pass these blocks between cleaning and splitting."""
 
 
 class TokenizerConfig(Section):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from platen.projectschema import SchemaNode, find, in_words, keys_at, resolve
+from platen.projectschema import SchemaNode, alternatives, find, in_words, keys_at, resolve
 from platen.yamltext import KeyPath, Problem, Values
 
 _SHOWN = 60
@@ -73,6 +73,16 @@ def _problem(details: ErrorDetails, path: KeyPath, values: Values, schema: Schem
             culprit = _named_in(message, path, values.root)
             whole = isinstance(get(values.root, culprit), dict)
             return Problem(culprit, message, values.position(culprit, of_key=whole))
+        case "union_tag_invalid" | "union_tag_not_found":
+            key = details["ctx"]["discriminator"].strip("'")
+            tags = list((find(schema, path) or {}).get("discriminator", {}).get("mapping", ()))
+            tag = get(values.root, (*path, key))
+            return Problem(
+                (*path, key),
+                f"found {shown(tag)}; allowed: one of {', '.join(tags)}"
+                + (suggestion(tag, tags) if isinstance(tag, str) else ""),
+                values.position((*path, key)),
+            )
     if details["loc"] and details["loc"][-1] == "[key]":
         return Problem(path, _bad_name(path, details, schema), values.position(path, of_key=True))
     found = get(values.root, path)
@@ -186,4 +196,4 @@ def _advice(found: Any, schema: SchemaNode, node: SchemaNode) -> str:
 
 
 def _types(schema: SchemaNode, node: SchemaNode) -> set[str]:
-    return {str(resolve(schema, option).get("type")) for option in node.get("anyOf", (node,))}
+    return {str(resolve(schema, option).get("type")) for option in alternatives(node)}

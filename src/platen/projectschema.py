@@ -66,10 +66,15 @@ def find(schema: SchemaNode, path: KeyPath) -> SchemaNode | None:
     return node and resolve(schema, node)
 
 
+def alternatives(node: SchemaNode) -> tuple[SchemaNode, ...]:
+    """What a value may be; a choice by one of its keys is written as `oneOf`."""
+    return tuple(node.get("anyOf") or node.get("oneOf") or (node,))
+
+
 def _options(schema: SchemaNode, node: SchemaNode | None) -> Iterator[SchemaNode]:
     if node is not None:
         node = resolve(schema, node)
-        for option in node.get("anyOf", (node,)):
+        for option in alternatives(node):
             yield resolve(schema, option)
 
 
@@ -89,7 +94,7 @@ def _any_name(node: SchemaNode) -> SchemaNode | None:
 def keys_at(schema: SchemaNode, path: KeyPath) -> tuple[str, ...]:
     """The keys that the section at `path` may have; empty where it is no section of fixed keys."""
     node = find(schema, path)
-    return tuple(key for option in _options(schema, node) for key in option.get("properties", ()))
+    return tuple({key: None for option in _options(schema, node) for key in option.get("properties", ())})
 
 
 def in_words(schema: SchemaNode, node: SchemaNode) -> str:
@@ -161,13 +166,19 @@ def _sections(schema: SchemaNode) -> Iterator[tuple[str, str]]:
                     option, place = named, f"{where}.NAME"
                 else:
                     place = where
-                name = str(option.get("$ref", "")).rpartition("/")[2]
-                if name and name not in seen:
-                    seen.add(name)
-                    yield place, name
-                    yield from walk(schema["$defs"][name], f"{place}.")
+                for one in alternatives(option):
+                    name = str(one.get("$ref", "")).rpartition("/")[2]
+                    if name and name not in seen:
+                        seen.add(name)
+                        yield place + _kind(schema["$defs"][name]) * (one is not option), name
+                        yield from walk(schema["$defs"][name], f"{place}.")
 
     return walk(schema, "")
+
+
+def _kind(section: SchemaNode) -> str:
+    """How a section of a choice is told from the others: by the one value of one of its keys."""
+    return next((f" ({key}: {n['const']})" for key, n in section["properties"].items() if "const" in n), "")
 
 
 def _table(schema: SchemaNode, section: SchemaNode) -> str:

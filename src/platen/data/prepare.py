@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from platen.data.clean import CleaningCounts, clean_text
 from platen.data.intake import QUARANTINE, Intake
 from platen.data.sources import Document, SourceFile, find_files
-from platen.data.split import Item, assign
-from platen.errors import DataError
+from platen.data.split import Item, SplitName, assign
+from platen.errors import DataError, MissingExtraError
 from platen.project import CleanConfig, DataConfig
 from platen.stages import StageContext, StageResult
 
@@ -29,6 +31,7 @@ class Dropped:
     documents: int = 0
     characters: int = 0
     names: list[str] = field(default_factory=list)
+    """Not known for what the blocks of `data.filters` drop: they keep examples instead."""
 
     def add(self, name: str, characters: int) -> None:
         self.documents += 1
@@ -70,6 +73,7 @@ class Report:
     dropped: dict[str, Dropped] = field(
         default_factory=lambda: {"too_short": Dropped(), "duplicate": Dropped()}
     )
+    filters: list[dict[str, Any]] = field(default_factory=list)
     splits: dict[str, SplitReport] = field(default_factory=lambda: {name: SplitReport() for name in SPLITS})
 
 
@@ -83,7 +87,14 @@ def prepare(ctx: StageContext) -> StageResult:
     report = Report()
     spool = ctx.out / "documents.tmp"
     with Intake(config.on_error, ctx.out / QUARANTINE) as intake:
-        items = _read(ctx, find_files(ctx.project_dir, config), config.clean, report, spool, intake)
+        documents = _read(ctx, find_files(ctx.project_dir, config), config.clean, report, intake)
+        if config.filters is not None:
+            try:
+                from platen.data.filters.stage import filtered
+            except ImportError:
+                raise MissingExtraError("data", "data.filters") from None
+            documents = filtered(ctx, config.filters, documents, report.dropped, report.filters)
+        items = _keep(documents, config.clean, report, spool)
         intake.check()
     report.quarantined, report.left_out = dict(intake.quarantined), dict(intake.left_out)
     if not items:
@@ -110,39 +121,41 @@ def prepare(ctx: StageContext) -> StageResult:
 
 
 def _read(
-    ctx: StageContext,
-    files: tuple[SourceFile, ...],
-    config: CleanConfig,
-    report: Report,
-    spool: Path,
-    intake: Intake,
-) -> list[Item]:
-    """Read and clean every document into the spool file; return those kept, in its order."""
-    items: list[Item] = []
-    first_with: dict[str, str] = {}
-    done = 0
+    ctx: StageContext, files: tuple[SourceFile, ...], config: CleanConfig, report: Report, intake: Intake
+) -> Iterator[Document]:
+    """Read and clean every document; those that are too short are dropped."""
+    done = kept = 0
     total = sum(file.size() for file in files)
-    with (
-        ctx.progress.task("reading documents", total=total, unit="B") as task,
-        spool.open("w", encoding="utf-8") as out,
-    ):
+    with ctx.progress.task("reading documents", total=total, unit="B") as task:
         for file in files:
             report.files += 1
             for document in intake.documents(file):
                 report.documents_read += 1
                 report.characters_read += len(document.text)
                 text = clean_text(document.text, config, report.cleaning)
-                digest = hashlib.sha256(text.encode()).hexdigest()
                 if len(text) < max(config.min_characters, 1):
                     report.dropped["too_short"].add(document.id, len(text))
-                elif config.deduplicate and digest in first_with:
-                    report.dropped["duplicate"].add(f"{document.id} = {first_with[digest]}", len(text))
-                else:
-                    first_with[digest] = document.id
-                    items.append(Item(document.id, len(text), digest))
-                    out.write(_line(replace(document, text=text)))
+                    continue
+                kept += 1
+                yield replace(document, text=text)
             done += file.size()
-            task.update(done, note=f"{len(items)} documents")
+            task.update(done, note=f"{kept} documents")
+
+
+def _keep(documents: Iterable[Document], config: CleanConfig, report: Report, spool: Path) -> list[Item]:
+    """Write the documents into the spool file, each text once; return those kept, in its order."""
+    items: list[Item] = []
+    first_with: dict[str, str] = {}
+    with spool.open("w", encoding="utf-8") as out:
+        for document in documents:
+            digest = hashlib.sha256(document.text.encode()).hexdigest()
+            if config.deduplicate and digest in first_with:
+                name = f"{document.id} = {first_with[digest]}"
+                report.dropped["duplicate"].add(name, len(document.text))
+                continue
+            first_with[digest] = document.id
+            items.append(Item(document.id, len(document.text), digest))
+            out.write(_line(document))
     return items
 
 
@@ -150,6 +163,7 @@ def _write_splits(
     ctx: StageContext, spool: Path, items: list[Item], config: DataConfig, report: Report
 ) -> None:
     place = assign(items, config.split)
+    touched = _touching_held_out(spool, place, config)
     outputs = {name: (ctx.out / f"{name}.jsonl").open("w", encoding="utf-8") for name in SPLITS}
     try:
         with (
@@ -157,12 +171,24 @@ def _write_splits(
             spool.open(encoding="utf-8") as lines,
         ):
             for done, (item, line) in enumerate(zip(items, lines, strict=True), start=1):
+                if item.id in touched:
+                    report.dropped.setdefault("across_splits", Dropped()).add(item.id, item.characters)
+                    continue
                 outputs[place[item.id]].write(line)
                 report.splits[place[item.id]].add(item.id, json.loads(line)["text"])
                 task.update(done)
     finally:
         for output in outputs.values():
             output.close()
+
+
+def _touching_held_out(spool: Path, place: dict[str, SplitName], config: DataConfig) -> set[str]:
+    """Training documents that share a passage with the held-out splits, where a block asks for that."""
+    if config.filters is None:
+        return set()
+    from platen.data.filters.stage import touching_held_out
+
+    return touching_held_out(spool, place, config.filters)
 
 
 def _line(document: Document) -> str:

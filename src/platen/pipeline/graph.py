@@ -11,6 +11,7 @@ from pathlib import Path
 
 from platen.errors import ConfigError
 from platen.project import PretrainConfig, Project, ReleaseConfig
+from platen.projectfilters import filter_files
 from platen.projectparts import Section
 from platen.stages import Stage, StageContext, StageResult
 
@@ -44,7 +45,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
             version=2,
             run=_function("platen.data.prepare:prepare"),
             config=project.data,
-            sources=tuple(source_files(directory, project.data)),
+            sources=(*source_files(directory, project.data), *filter_files(project.data.filters, directory)),
         ),
         Stage(
             name="tokenizer",

@@ -6,7 +6,7 @@ import itertools
 
 from hypothesis import strategies as st
 
-from platen.serve.guards.screen import Blocked, Match, Scanner, Screen
+from platen.scan.screen import Blocked, Match, Scanner, Screen
 
 PRIVATE_KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAKj34G\nkxFhD90vcNLY\n-----END RSA PRIVATE KEY-----"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.serve.guards.checks import IBAN_LENGTHS, card, iban, ip_address, luhn
+from platen.scan.checks import IBAN_LENGTHS, card, iban, ip_address, luhn
 
 DIGITS = st.text("0123456789", min_size=2, max_size=24)
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platen.errors import ConfigError
+from platen.scan.screen import Scanner, screened
+from platen.scan.words import Words
 from platen.serve.guards.canary import LENGTH, Canary
 from platen.serve.guards.patterns import Patterns
-from platen.serve.guards.screen import Scanner, screened
-from platen.serve.guards.words import Words
 from tests.serve.guards.pieces import cut, masked, streamed, texts, until_blocked
 
 WORDS = Words(["badword", "Black Friday", "naïve", "ass", "foo!", "bad"])

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platen.projectserving import SecretsGuard
-from platen.serve.guards.screen import Screen, screened
-from platen.serve.guards.secret_rules import LONGEST_NUMBER, LONGEST_WORD
-from platen.serve.guards.secrets import Secrets
+from platen.scan.screen import Screen, screened
+from platen.scan.secret_rules import LONGEST_NUMBER, LONGEST_WORD
+from platen.scan.secrets import Secrets
 from tests.serve.guards.pieces import (
     JWT,
     PRIVATE_KEY,

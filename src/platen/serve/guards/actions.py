@@ -6,20 +6,18 @@ kind of thing, never with the thing itself.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from starlette.types import Scope
 
 from platen.projectserving import GuardAction, GuardMask
+from platen.scan.masks import masking
+from platen.scan.screen import Match, Replace
 from platen.serve.errors import ApiError
-from platen.serve.guards.screen import Match, Replace
 from platen.serve.metrics import Metrics
 
 log = logging.getLogger("platen.guards")
@@ -84,30 +82,13 @@ class Report:
 def acting(guard: str, action: GuardAction, mask: GuardMask, report: Report) -> Replace:
     """What a screen does with the matches of one text."""
     seen: set[str] = set()
+    put = masking(mask, _HASH_KEY)
 
     def replace(match: Match, text: str) -> str | None:
         report.found(guard, match.rule, action, first=match.rule not in seen, characters=len(text))
         seen.add(match.rule)
         if action == "refuse":
             return None
-        return text if action == "log" else _MASKS[mask](match, text)
+        return text if action == "log" else put(match, text)
 
     return replace
-
-
-def _label(match: Match, text: str) -> str:
-    return f"[{match.rule.upper()}]"
-
-
-def _hashed(match: Match, text: str) -> str:
-    """The same thing has the same mark as long as the process lives; the key keeps it from being guessed."""
-    known = text[: match.known - match.start]
-    digest = hmac.new(_HASH_KEY, known.encode(), hashlib.sha256).hexdigest()
-    return f"[{match.rule.upper()}:{digest[:8]}]"
-
-
-def _dropped(match: Match, text: str) -> str:
-    return ""
-
-
-_MASKS: dict[GuardMask, Callable[[Match, str], str]] = {"label": _label, "hash": _hashed, "drop": _dropped}

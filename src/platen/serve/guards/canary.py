@@ -12,7 +12,7 @@ import secrets
 import string
 from collections.abc import Iterator
 
-from platen.serve.guards.words import Marks
+from platen.scan.words import Marks
 
 LENGTH = 20
 _LETTERS = string.ascii_lowercase + string.digits

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from platen.errors import ConfigError
 from platen.projectserving import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
+from platen.scan.screen import Blocked, Scanner, Screen
+from platen.scan.secrets import Secrets
+from platen.scan.words import LONGEST_ENTRY, Words
 from platen.serve.guards.actions import Direction, GuardRefusal, Origin, Report, acting
 from platen.serve.guards.canary import Canary
 from platen.serve.guards.injection import suspicion
 from platen.serve.guards.patterns import Patterns
-from platen.serve.guards.screen import Blocked, Scanner, Screen
-from platen.serve.guards.secrets import Secrets
-from platen.serve.guards.words import LONGEST_ENTRY, Words
 from platen.serve.metrics import Metrics
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from platen.serve.guards.fold import fold
+from platen.scan.fold import fold
 from platen.serve.guards.injection_rules import BARE_CLUES, RAW_CLUES, WORD_CLUES, Clue
 
 _WORD = re.compile(r"\w{1,24}")

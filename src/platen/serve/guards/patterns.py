@@ -15,8 +15,8 @@ from typing import Any
 import regex
 
 from platen.errors import ConfigError
-from platen.serve.guards.fold import fold_width
-from platen.serve.guards.screen import Match
+from platen.scan.fold import fold_width
+from platen.scan.screen import Match
 
 LONGEST_MATCH = 128
 MOST_STEPS = 1_000

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from platen.projectserving import SecretKind
-from platen.serve.guards.fold import fold_width
-from platen.serve.guards.screen import Match
-from platen.serve.guards.secret_rules import LONGEST_NUMBER, LONGEST_WORD, RULES, Rule
+from platen.scan.fold import fold_width
+from platen.scan.screen import Match
+from platen.scan.secret_rules import LONGEST_NUMBER, LONGEST_WORD, RULES, Rule
 
 # Over a text's end read backwards: the word it ends with, which takes in a blank beside `:` or `=`, for a
 # password's name and value may stand apart; and what numbers and heads of private keys are written with.

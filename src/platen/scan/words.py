@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from ahocorasick import Automaton
 
-from platen.serve.guards.fold import Folded, fold
-from platen.serve.guards.screen import Match
+from platen.scan.fold import Folded, fold
+from platen.scan.screen import Match
 
 LONGEST_ENTRY = 128
 """Characters of an entry, folded."""

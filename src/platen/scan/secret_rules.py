@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from platen.projectserving import SecretKind
-from platen.serve.guards.checks import IBAN_LENGTHS, card, iban, ip_address
+from platen.scan.checks import IBAN_LENGTHS, card, iban, ip_address
 
 LONGEST_WORD = 512
 """A pattern spans at most so many characters; its `until` may follow."""
@@ -158,7 +158,7 @@ RULES = (
     ),
     Rule(
         "phone",  # the international form: 8 to 15 digits after + or 00 (ITU-T E.164)
-        re.compile(r"(?<![\w+])(?<![0-9] )(?:\+|00 ?)[1-9](?:[ .()/-]{0,2}[0-9]){7,14}(?![0-9])"),
+        re.compile(r"(?<![\w+])(?<![0-9][ .])(?:\+|00 ?)[1-9](?:[ .()/-]{0,2}[0-9]){7,14}(?![0-9])"),
         re.compile(r"\+[1-9]|00 ?[1-9]"),
     ),
     Rule(

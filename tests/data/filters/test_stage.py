@@ -1,0 +1,95 @@
+"""The blocks in the data stage: all accounted for, nothing across splits, one page that shows it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from platen.data.prepare import prepare
+from platen.errors import DataError, PlatenError
+from platen.project import DataConfig
+from platen.projectfile import load_project
+from platen.stages import StageContext
+
+
+def run(folder: Path, *blocks: dict[str, object]) -> tuple[dict[str, list[str]], dict[str, object], str]:
+    """Splits as ids, the report, and the page."""
+    out = folder / "out"
+    out.mkdir()
+    filters = {"blocks": list(blocks)}
+    config = DataConfig.model_validate({"sources": [{"path": "corpus.jsonl"}], "filters": filters})
+    prepare(StageContext("data", "0" * 16, config, {}, out, project_dir=folder, seed=1))
+    splits = {
+        name: [json.loads(line)["id"] for line in (out / f"{name}.jsonl").open(encoding="utf-8")]
+        for name in ("train", "validation")
+    }
+    assert {path.suffix for path in out.iterdir()} == {".jsonl", ".json", ".html"}
+    return splits, json.loads((out / "report.json").read_text()), (out / "data_report.html").read_text()
+
+
+def write(folder: Path, texts: list[str]) -> None:
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def test_what_is_dropped_is_accounted_for(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    texts = [f"The nurse said that she saw number {draw.random()}." for _ in range(20)]
+    write(tmp_path, [*texts, texts[0].upper(), "<script>alert('x')</script> of jane@example.org"])
+    splits, report, page = run(tmp_path, {"block": "exact_duplicates"}, {"block": "pii"})
+    assert sum(map(len, splits.values())) == 21
+    assert report["dropped"]["exact_duplicates"]["documents"] == 1  # type: ignore[index]
+    first, second = report["filters"]  # type: ignore[misc]
+    assert (first["name"], first["seen"], first["removed"]) == ("exact_duplicates", 22, 1)
+    assert (second["name"], second["changed"], second["found"]) == ("pii", 1, {"email": 1})
+    assert "<td>nurse</td>" in page
+    assert not [word for word in ("jane", "<script>") if word in page]
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_no_training_document_shares_a_passage_with_the_held_out(tmp_path: Path) -> None:
+    draw = random.Random(4)
+    texts = [" ".join(str(draw.random()) for _ in range(30)) for _ in range(20)]
+    write(tmp_path, texts)
+    held_out = run(tmp_path, {"block": "contamination"})[0]["validation"][0]
+    at = int(held_out.rpartition(":")[2]) - 1
+    other = (at + 1) % 20 if f"corpus.jsonl:{(at + 1) % 20 + 1}" != held_out else (at + 2) % 20
+    texts[other] = texts[other] + " " + texts[at][:250]
+    write(tmp_path, texts)
+    (tmp_path / "out").rename(tmp_path / "before")
+    splits, report, _ = run(tmp_path, {"block": "contamination"})
+    together = splits["train"] + splits["validation"]
+    assert len(together) == 20 - report["dropped"]["across_splits"]["documents"] == 19  # type: ignore[index]
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, ["Ein Satz auf Deutsch, der lang genug ist, um erkannt zu werden.", "Und noch ein Satz."])
+    with pytest.raises(DataError, match="none is left"):
+        run(tmp_path, {"block": "language", "keep": ["fr"]})
+
+
+def test_mistakes_in_the_project_file_are_explained(tmp_path: Path) -> None:
+    file = tmp_path / "platen.yaml"
+    start = "name: x\ntrain: {steps: 1}\ndata:\n  sources: [{path: a}]\n  filters:\n    blocks:\n"
+    file.write_text(start + "      - block: piii\n")
+    with pytest.raises(PlatenError, match=r"blocks\.0\.block: found the text \"piii\"; .*did you mean pii\?"):
+        load_project(file)
+    file.write_text(start + "      - block: near_duplicates\n        similarty: 0.5\n")
+    with pytest.raises(PlatenError, match=r"blocks\.0\.similarty: unknown key; did you mean similarity\?"):
+        load_project(file)
+    file.write_text(start + "      - block: contamination\n        across_splits: false\n")
+    with pytest.raises(PlatenError, match="nothing to compare with"):
+        load_project(file)
+
+
+def test_where_it_runs_is_no_reason_to_run_again() -> None:
+    blocks = [{"block": "encoding"}]
+    dumps = [
+        DataConfig.model_validate(
+            {"sources": [{"path": "a"}], "filters": {"blocks": blocks, "workers": n, "executor": where}}
+        ).model_dump()
+        for n, where in ((1, "local"), (8, "ray"))
+    ]
+    assert dumps[0] == dumps[1]
