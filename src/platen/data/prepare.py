@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from platen.data.clean import CleaningCounts, clean_text
 from platen.data.sources import Document, SourceFile, find_files, read_documents
-from platen.data.split import Item, assign
+from platen.data.split import Item, assign, item_of
 from platen.errors import DataError
-from platen.project import CleanConfig, DataConfig
+from platen.project import CleanConfig, DataConfig, SplitConfig
 from platen.stages import StageContext, StageResult
 
 SPLITS = ("train", "validation", "test")
@@ -75,7 +75,7 @@ def prepare(ctx: StageContext) -> StageResult:
     config: DataConfig = ctx.config
     report = Report()
     spool = ctx.out / "documents.tmp"
-    items = _read(ctx, find_files(ctx.project_dir, config), config.clean, report, spool)
+    items = _read(ctx, find_files(ctx.project_dir, config), config.clean, config.split, report, spool)
     if not items:
         raise DataError(
             f"the corpus is empty: of {report.documents_read} documents none is left after cleaning",
@@ -96,7 +96,12 @@ def prepare(ctx: StageContext) -> StageResult:
 
 
 def _read(
-    ctx: StageContext, files: tuple[SourceFile, ...], config: CleanConfig, report: Report, spool: Path
+    ctx: StageContext,
+    files: tuple[SourceFile, ...],
+    config: CleanConfig,
+    split: SplitConfig,
+    report: Report,
+    spool: Path,
 ) -> list[Item]:
     """Read and clean every document into the spool file; return those kept, in its order."""
     items: list[Item] = []
@@ -120,8 +125,17 @@ def _read(
                     report.dropped["duplicate"].add(f"{document.id} = {first_with[digest]}", len(text))
                 else:
                     first_with[digest] = document.id
-                    items.append(Item(document.id, len(text), digest))
-                    out.write(_line(Document(document.id, text, document.source)))
+                    items.append(
+                        item_of(
+                            document.id,
+                            len(text),
+                            digest,
+                            source=document.source,
+                            metadata=document.metadata,
+                            config=split,
+                        )
+                    )
+                    out.write(_line(replace(document, text=text)))
             done += file.size()
             task.update(done, note=f"{len(items)} documents")
     return items

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,8 @@ class Document:
     id: str
     text: str
     source: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of it: JSON values."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def _json_document(line: str, file: SourceFile, number: int, at: int) -> Documen
             f"{where}: half of a surrogate pair, which is no character",
             hint="Write the JSON again with ensure_ascii=False, or repair the text.",
         )
-    return Document(id=f"{file.name}:{number}", text=text, source=file.name)
+    metadata = record.get("metadata")
+    known = metadata if isinstance(metadata, dict) else {}
+    return Document(id=f"{file.name}:{number}", text=text, source=file.name, metadata=known)
 
 
 def _is_wide(encoding: str) -> bool:

@@ -41,11 +41,12 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
         Stage(
             name="data",
             kind="data",
-            version=1,
+            version=2,
             run=_function("platen.data.prepare:prepare"),
             config=project.data,
             sources=tuple(source_files(directory, project.data)),
         ),
+        *_instructions(project, directory),
         Stage(
             name="tokenizer",
             kind="tokenizer",
@@ -69,6 +70,24 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
     for name in project.variants:
         stages += _training(project.variant(name), f"@{name}")
     return (*stages, _comparison(project))
+
+
+def _instructions(project: Project, directory: Path) -> tuple[Stage, ...]:
+    if project.instruct is None:
+        return ()
+    from platen.data.instruct.sources import pair_files
+
+    return (
+        Stage(
+            name="instruct",
+            kind="instructions",
+            version=1,
+            run=_function("platen.data.instruct.stage:make_instructions"),
+            config=project.instruct,
+            inputs={"data": "data"},
+            sources=tuple(pair_files(directory, project.instruct)),
+        ),
+    )
 
 
 def _template_file(project: Project, directory: Path) -> tuple[Path, ...]:

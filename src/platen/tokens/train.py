@@ -18,6 +18,7 @@ import numpy as np
 from platen.errors import ConfigError, DataError
 from platen.project import TokenizerConfig
 from platen.stages import StageContext, StageResult, Task
+from platen.tokens.chat_templates import CHAT_TEMPLATES
 from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -212,6 +213,8 @@ def _texts(source: Path, task: Task) -> Iterator[str]:
 def _chat_template(config: TokenizerConfig, project_dir: Path) -> str:
     if config.chat_template is None:
         return PLAIN_CHAT_TEMPLATE
+    if config.chat_template in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[config.chat_template]
     file = project_dir / config.chat_template
     try:
         return file.read_text("utf-8")
