@@ -31,8 +31,18 @@ SAID: dict[Act, list[str]] = {
         "Could you send me the form?",
         "I'll order the #3 combo.",
     ],
-    "declaration": ["You're hired!", "I hereby close this meeting.", "You are under arrest.", "Case dismissed."],
-    "verdictive": ["You're out!", "I rate this 4 out of 5.", "That is unacceptable.", "The jury finds him guilty."],
+    "declaration": [
+        "You're hired!",
+        "I hereby close this meeting.",
+        "You are under arrest.",
+        "Case dismissed.",
+    ],
+    "verdictive": [
+        "You're out!",
+        "I rate this 4 out of 5.",
+        "That is unacceptable.",
+        "The jury finds him guilty.",
+    ],
     "question": [
         "Which model is best for my task?",
         "Is the server down?",
@@ -82,7 +92,11 @@ def test_a_classifier_learns_from_labels_and_is_the_same_after_loading(tmp_path:
     assert (training.examples, training.counts["question"]) == (90, 30)
     assert training.accuracy is not None
     assert training.accuracy > 0.9
-    unseen = ["where can I find the keyboard?", "please replace the keyboard", "the keyboard is in the cellar."]
+    unseen = [
+        "where can I find the keyboard?",
+        "please replace the keyboard",
+        "the keyboard is in the cellar.",
+    ]
     assert classifier.tag(unseen) == ["question", "directive", "representative"]
     assert classifier.probabilities(unseen).sum(axis=1) == pytest.approx([1, 1, 1])
     classifier.save(tmp_path)

@@ -71,7 +71,9 @@ def test_a_faq_in_headings_and_in_lines() -> None:
 
 
 def test_a_document_answers_for_its_sections() -> None:
-    text = "# Manual\n\nHow the machine is to be used.\n\n## Cleaning\n\nWipe it with a dry cloth.\n\n## Empty\n"
+    text = (
+        "# Manual\n\nHow the machine is to be used.\n\n## Cleaning\n\nWipe it with a dry cloth.\n\n## Empty\n"
+    )
     assert from_document(text) == [
         (Message("user", "What is “Manual” about?"), Message("assistant", "How the machine is to be used.")),
         (

@@ -18,7 +18,11 @@ PLAIN = (Message("user", "Name a colour."), Message("assistant", "Blue."))
     ("record", "shape", "conversation"),
     [
         ({"instruction": ASKED, "input": INPUT, "response": ANSWER}, "instruct", WITH_INPUT),
-        ({"instruction": ASKED, "context": INPUT, "response": ANSWER, "category": "x"}, "instruct", WITH_INPUT),
+        (
+            {"instruction": ASKED, "context": INPUT, "response": ANSWER, "category": "x"},
+            "instruct",
+            WITH_INPUT,
+        ),
         (
             {"text": f"###Instruction\n{ASKED}\n###Input\n{INPUT}\n###Response\n{ANSWER}\n"},
             "instruct",
@@ -78,7 +82,13 @@ def test_a_self_instruct_task_gives_a_conversation_an_instance() -> None:
 
 
 def test_a_stated_shape_is_not_guessed() -> None:
-    record = {"instruction": "Name a colour.", "input": "", "output": "Blue.", "prompt": "x", "completion": "y"}
+    record = {
+        "instruction": "Name a colour.",
+        "input": "",
+        "output": "Blue.",
+        "prompt": "x",
+        "completion": "y",
+    }
     assert read_shape(record, "self-instruct")[1] == [(Message("user", "x"), Message("assistant", "y"))]
 
 

@@ -156,7 +156,9 @@ def train_classifier(examples: Sequence[Labelled], *, seed: int = 0) -> ActClass
     counts = Counter(example.label for example in examples)
     accuracy, macro_f1 = _cross_validated(features, targets, seed)
     training = Training(len(examples), {act: counts[act] for act in labels}, accuracy, macro_f1)
-    return ActClassifier(weights.astype(np.float32), bias.astype(np.float32), labels, training)
+    # In C order: safetensors writes an array's memory as it lies.
+    rows = np.ascontiguousarray(weights, dtype=np.float32)
+    return ActClassifier(rows, bias.astype(np.float32), labels, training)
 
 
 def _regression(seed: int) -> Any:

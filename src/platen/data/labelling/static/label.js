@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 700;
+const LIVE_MS = 3000;
 
 let set = null; // what is asked: { title, task, choices }
 let items = [];
@@ -21,6 +22,7 @@ async function ask(path, body) {
 /* Drawing */
 
 function show(part) {
+  $("change").hidden = part === "welcome";
   for (const id of ["welcome", "work", "finished"]) $(id).hidden = id !== part;
 }
 
@@ -34,6 +36,7 @@ function element(tag, text, classes = "") {
 function draw() {
   const item = items[at];
   $("correcting").hidden = true;
+  $("choices").hidden = false;
   if (!item) return drawEnd();
   show("work");
   $("position").textContent = `${at + 1} of ${items.length}`;
@@ -52,6 +55,7 @@ function draw() {
   }
   $("suggested").hidden = !item.suggestion || Boolean(item.value);
   $("suggestion").textContent = item.suggestion ?? "";
+  $("enter-key").hidden = !items.some((one) => one.suggestion);
   for (const button of $("choices").children) {
     const value = button.dataset.value;
     button.setAttribute("aria-pressed", String(value === item.value));
@@ -69,6 +73,8 @@ function drawEnd() {
 function drawStanding(standing) {
   const figure = (value) => (value === null ? "–" : value.toFixed(3));
   $("alpha").textContent = figure(standing.alpha);
+  $("alpha").classList.toggle("known", standing.alpha !== null);
+  $("pairs").parentElement.hidden = standing.pairs.length === 0;
   $("shared").textContent = standing.shared_items;
   $("disagreed").textContent = standing.disagreed;
   const row = (left, small, right, classes) => {
@@ -154,6 +160,7 @@ function choose(value) {
 function correct() {
   const item = items[at];
   $("correcting").hidden = false;
+  $("choices").hidden = true;
   $("correction").value = item.correction || item.answers[0];
   $("correction").focus();
 }
@@ -206,6 +213,16 @@ function pressed(event) {
   event.preventDefault();
 }
 
+/** What the others do meanwhile. */
+async function live() {
+  if (!annotator || saving || document.hidden) return;
+  try {
+    drawStanding(await ask("/api/standing"));
+  } catch {
+    // The next judgement tells that the server is away.
+  }
+}
+
 async function start() {
   set = await ask("/api/set");
   drawChoices();
@@ -222,6 +239,7 @@ async function start() {
   $("cancel").addEventListener("click", draw);
   $("correcting").addEventListener("submit", (event) => { event.preventDefault(); finishCorrection(); });
   addEventListener("keydown", pressed);
+  setInterval(live, LIVE_MS);
   const known = localStorage.getItem("annotator");
   if (known) await begin(known);
   else { show("welcome"); $("name").focus(); }
