@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from platen.data.labelling.items import TaskSet
 from platen.data.labelling.store import LabelStore
-from platen.errors import PlatenError
+from platen.errors import MissingExtraError, PlatenError
 
 HOST = "127.0.0.1"
 
@@ -16,12 +16,14 @@ HOST = "127.0.0.1"
 def serve_labelling(store: LabelStore, tasks: TaskSet, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `on_ready` is told the URL. Port 0 takes a free one.
 
-    Raises PlatenError when the port is taken.
+    Raises PlatenError when the port is taken, MissingExtraError without the server's libraries.
     """
-    import uvicorn
+    try:
+        import uvicorn
 
-    from platen.data.labelling.app import create_label_app
-
+        from platen.data.labelling.app import create_label_app
+    except ImportError:
+        raise MissingExtraError("serve", "the labelling page") from None
     app = create_label_app(store, tasks)
     try:
         listener = socket.create_server((HOST, port))
