@@ -35,6 +35,7 @@ from pathlib import Path
 import httpx
 from _harness import Result, interleaved, options, report
 from _http_load import Seen, load
+from _served import TINY, make_bundle
 
 CONNECTIONS = 32
 KEY = "sk-bench-0123456789"
@@ -134,33 +135,6 @@ def serve_ours(settings: str, folder: Path) -> None:
     )
 
 
-def make_tiny_bundle(folder: Path) -> None:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers
-
-    from platen.models.bundle import save_bundle
-    from platen.models.config import LlamaConfig
-    from platen.models.llama import Llama
-    from platen.tokens.tokenizer import Tokenizer
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Backend(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = Tokenizer(backend.to_str().encode(), {"tokenizer_class": "PreTrainedTokenizerFast"})
-    config = LlamaConfig(
-        vocab_size=len(letters),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    save_bundle(folder, Llama(config), tokenizer)
-
-
 @contextlib.contextmanager
 def litellm_proxy(binary: Path, upstream_port: int, folder: Path) -> Iterator[Gateway]:
     config = {
@@ -251,7 +225,7 @@ def main() -> None:
         print("left out: LiteLLM (--litellm BIN; --help says how to install it)")
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
-        make_tiny_bundle(folder / "bundle")
+        make_bundle(folder / "bundle", TINY)
         port = stack.enter_context(mock_upstream())
         gateways = {"ours": stack.enter_context(our_gateway(port, folder / "bundle"))}
         if args.litellm is not None:

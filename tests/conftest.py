@@ -6,12 +6,13 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from tests.small_tokenizer import small_tokenizer
 
 settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.load_profile("same every time")
@@ -35,28 +36,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def tiny_tokenizer() -> Tokenizer:
     """A byte-level BPE of 320 entries; its end-of-text token has id 0."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    from platen.tokens.tokenizer import Tokenizer
-
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([TEXT] * 3, trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
-    backend.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.from_dir(folder)
+    return small_tokenizer([TEXT] * 3, 320, tokenizer_class="PreTrainedTokenizerFast")
 
 
 @pytest.fixture(scope="session")

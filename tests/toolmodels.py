@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 
 import torch
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
+from tests.small_tokenizer import small_tokenizer
 
 ROLES = (
     "{%- for message in messages %}"
@@ -54,25 +53,13 @@ def tokenizer_with(
     *, template: str | dict[str, str] | None = None, special: list[str] | None = None
 ) -> Tokenizer:
     """Byte-level, with `<|end|>` (id 0) to end texts and further special tokens."""
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=340,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(
-        [template or "", '{"name": "weather", "arguments": {"city": "Bern"}}'], trainer
-    )
-    backend.add_special_tokens(special or [])
-    config: dict[str, object] = {"eos_token": "<|end|>", "pad_token": "<|end|>"}
+    config: dict[str, object] = {}
     if isinstance(template, dict):
         config["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
     elif template is not None:
         config["chat_template"] = template
-    return Tokenizer(backend.to_str().encode(), config)
+    texts = [template or "", '{"name": "weather", "arguments": {"city": "Bern"}}']
+    return small_tokenizer(texts, 340, special=special or [], **config)
 
 
 def random_llama(tokenizer: Tokenizer, *, window: int = 512) -> Llama:

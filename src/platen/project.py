@@ -344,10 +344,22 @@ class Variant(Section):
     """Keys of `train` that this variant changes."""
 
 
+ProjectName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Service(Section):
+    """What of a project file is needed to serve; a gateway's file has no more."""
+
+    name: ProjectName
+    """Lower-case letters, digits, - and _; at most 63, the first a letter or digit."""
+    serve: ServeConfig
+    """Serving."""
+
+
 class Project(Section):
     """A whole project."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: ProjectName
     """Lower-case letters, digits, - and _; at most 63, the first a letter or digit."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """Start of every random choice; the same seed gives the same run."""

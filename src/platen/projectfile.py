@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 
 from platen.errors import ConfigError
-from platen.project import ModelConfig, Project, TrainConfig
+from platen.project import ModelConfig, Project, Service, TrainConfig
 from platen.projectparts import Section
 from platen.projectproblems import explain, get, suggestion
 from platen.projectschema import SchemaNode, json_schema, keys_at, reference_markdown
@@ -57,12 +57,47 @@ class LoadedProject:
         return _redact(value, self.interpolated)
 
 
+@dataclass(frozen=True)
+class LoadedService:
+    """What a project file says of serving, and the folder its relative paths start from.
+
+    `trains` is false for a gateway's file, which has no more than this.
+    """
+
+    service: Service
+    directory: Path
+    trains: bool
+
+
 def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
     """Read the project at `path`, a folder with a `platen.yaml` or such a file itself.
 
     `overrides` are `key.path=value` texts, the value in YAML; they win over the file, the last over all.
     Raises ConfigError that lists every problem.
     """
+    file, draft, data = _drafted(path, overrides)
+    project = draft.validate(data)
+    if project is None:
+        raise _refusal(file, draft.problems, draft.interpolated, draft.overridden)
+    return LoadedProject(project, file.parent.resolve(), file, draft.interpolated)
+
+
+def load_service(path: Path, overrides: Sequence[str] = ()) -> LoadedService:
+    """What is needed to serve, of a whole project or of a file that has no more; else as `load_project`."""
+    file, draft, data = _drafted(path, overrides)
+    service: Service | None
+    if trains := data.keys() != {"name", "serve"}:
+        project = draft.validate(data)
+        service = None if project is None else Service(name=project.name, serve=project.serve)
+    else:
+        service = draft.validate_service(data)
+    if service is None:
+        raise _refusal(file, draft.problems, draft.interpolated, draft.overridden)
+    return LoadedService(service, file.parent.resolve(), trains)
+
+
+def _drafted(path: Path, overrides: Sequence[str]) -> tuple[Path, _Draft, dict[str, Any]]:
+    """The file, and its values with what is laid over them, not yet validated."""
     file = _locate(path)
     text = _read(file)
     try:
@@ -74,11 +109,7 @@ def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
     draft = _Draft(values)
     for override in overrides:
         draft.override(override)
-    data = draft.interpolate(values.root, ())
-    project = draft.validate(data)
-    if project is None:
-        raise _refusal(file, draft.problems, draft.interpolated, draft.overridden)
-    return LoadedProject(project, file.parent.resolve(), file, draft.interpolated)
+    return file, draft, draft.interpolate(values.root, ())
 
 
 def _locate(path: Path) -> Path:
@@ -257,6 +288,15 @@ class _Draft:
             if isinstance(variant, dict):
                 self._check_variant(project, name, variant)
         return None if self.problems else project
+
+    def validate_service(self, data: Any) -> Service | None:
+        """The service, or None when there are problems."""
+        try:
+            service = Service.model_validate_json(json.dumps(data), strict=True)
+        except ValidationError as error:
+            self._add(error, ())
+            return None
+        return None if self.problems else service
 
     def _check_variant(self, project: Project | None, name: str, variant: dict[str, Any]) -> None:
         """A variant's keys by themselves, then, in a valid project, together with what they change."""

@@ -21,6 +21,7 @@ from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEven
 from platen.errors import BundleError
 from platen.models.adapter import read_adapter
 from platen.models.config import LlamaConfig
+from tests.peft_adapters import save_adapter
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,20 +42,13 @@ PROMPT = [(i * 29) % 319 + 1 for i in range(40)]
 
 @pytest.fixture(scope="module")
 def adapters(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Adapters as PEFT saves them, with weights that make a difference."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folders = {}
-    for seed, (name, options) in enumerate(KINDS.items()):
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_bundle), LoraConfig(**options))
-        torch.manual_seed(seed)
-        for key, weight in model.named_parameters():
-            if "lora_" in key:
-                torch.nn.init.normal_(weight, std=0.2)
-        folders[name] = tmp_path_factory.mktemp("adapter") / "folder"
-        model.save_pretrained(folders[name])
-    return folders
+    """One of each kind."""
+    return {
+        name: save_adapter(
+            tiny_bundle, tmp_path_factory.mktemp("adapter") / "folder", seed=seed, std=0.2, **options
+        )
+        for seed, (name, options) in enumerate(KINDS.items())
+    }
 
 
 @pytest.fixture(scope="module")

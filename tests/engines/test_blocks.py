@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.engines.blocks import BlockPool
+from platen.engines.blocks import BlockPool, text_key
 
 
 def test_what_begins_alike_shares_blocks() -> None:
@@ -17,6 +17,29 @@ def test_what_begins_alike_shares_blocks() -> None:
     assert pool.match([1, 2, 9, 9]) == first[:1]
     assert pool.match([3, 4]) == []  # the same tokens after something else are another block
     assert pool.match([1]) == []
+
+
+def test_a_prompts_end_is_known_by_the_whole_prompt_until_its_room_is_needed() -> None:
+    pool = BlockPool(3, block_tokens=2)
+    end = pool.take(1)
+    assert end is not None
+    key = text_key([1, 2, 3], 2)
+    pool.name_end(end[0], key)
+    assert pool.named(key) == end[0]
+    assert pool.named(text_key([1, 2], 2)) is pool.named(text_key([1, 2, 3, 4], 2)) is None
+    assert pool.match([1, 2, 3]) == [], "it is not full: it can be copied, not shared"
+    pool.release(end)
+    assert pool.free == 3
+    assert pool.take(3) is not None
+    assert pool.named(key) is None
+
+
+def test_a_full_end_has_its_blocks_own_name() -> None:
+    pool = BlockPool(2, block_tokens=2)
+    table = pool.take(2)
+    assert table is not None
+    pool.name(table, [1, 2, 3, 4])
+    assert pool.named(text_key([1, 2, 3, 4], 2)) == table[1]
 
 
 def test_the_longest_unused_goes_first_and_ends_before_beginnings() -> None:
@@ -55,6 +78,8 @@ def test_nothing_is_lost_and_nothing_is_given_twice(
         known = pool.match(tokens[:-1])
         for index, block in enumerate(known):
             assert content[block] == tuple(tokens[: (index + 1) * 2]), "found a block of another text"
+        end = pool.named(text_key(tokens, 2))
+        assert end is None or content[end] == tuple(tokens), "found another text's end"
         pool.hold(known)
         fresh = pool.take(-(-len(tokens) // 2) - len(known))
         if fresh is None:
@@ -67,6 +92,11 @@ def test_nothing_is_lost_and_nothing_is_given_twice(
                 content[block] = tuple(tokens[: (index + 1) * 2])
             if finish:
                 pool.name(table, tokens)
+                key = text_key(tokens, 2)
+                if pool.named(key) is None and (copy := pool.take(1)) is not None:
+                    content[copy[0]] = tuple(tokens)
+                    pool.name_end(copy[0], key)
+                    pool.release(copy)
             running.append(table)
         if running and leaving < len(running):
             pool.release(running.pop(leaving))

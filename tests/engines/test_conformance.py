@@ -128,10 +128,32 @@ async def test_a_beginning_seen_before_is_not_read_again(folder: Path) -> None:
         turn = [*ids(80), *first[0], 7, 8]
         longer = await collect(model.engine.submit(GenerationRequest("d", turn, greedy(5))))
     assert first[2].usage is not None and first[2].usage.cached_tokens == 0  # noqa: PT018
-    assert again[2].usage is not None and 64 <= again[2].usage.cached_tokens < 80  # noqa: PT018
+    assert again[2].usage is not None and 64 <= again[2].usage.cached_tokens <= 80  # noqa: PT018
     assert other[2].usage is not None and other[2].usage.cached_tokens == 0  # noqa: PT018
     assert longer[2].usage is not None and longer[2].usage.cached_tokens >= 64  # noqa: PT018
     assert again[0][:4] == first[0][:4]
+
+
+@pytest.mark.parametrize("length", [20, 33, 64, 80])
+async def test_a_prompt_seen_before_is_answered_as_before(folder: Path, length: int) -> None:
+    """Word for word, also beside others, and whatever part of the cache its end fills."""
+    async with running(folder) as model:
+
+        async def answered(name: str, start: int = 3) -> tuple[list[int], int]:
+            request = GenerationRequest(name, ids(length, start), greedy(40))
+            tokens, _, last = await collect(model.engine.submit(request))
+            assert last.usage is not None
+            return tokens, last.usage.cached_tokens
+
+        first, _ = await answered("first")
+        alone, cached = await answered("alone")
+        among = await asyncio.gather(answered("among"), answered("other", 4), answered("too"))
+        name = model.engine.name
+    if name == "openvino":  # the others compute at least the last token again, in other sums
+        assert cached == length
+        assert alone == first
+    assert [tokens[:1] for tokens, _ in (among[0], among[2])] == [first[:1]] * 2
+    assert among[1][0] != first
 
 
 async def test_a_seed_repeats_a_text(folder: Path) -> None:
@@ -177,37 +199,39 @@ async def test_special_tokens_are_text_where_that_is_asked_for_and_any_token_can
         assert text == model.tokenizer.decode(tokens[:at])
 
 
-async def test_texts_match_their_grammar(folder: Path) -> None:
+@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_texts_match_their_grammar(folder: Path, count: int) -> None:
+    if folder.name == THROUGH_VLLM and count > 100:
+        pytest.skip("it is PyTorch's engine that writes, behind a server for a few requests")
     schema = {
         "type": "object",
         "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},
         "required": ["x", "ok"],
         "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},  # random weights would fill the window with blanks
     }
     grammar = Grammar("json_schema", json.dumps(schema))
     async with running(folder) as model:
-        texts = await asyncio.gather(
-            *(
-                collect(
-                    model.engine.submit(
-                        GenerationRequest(
-                            f"r{seed}", ids(9), SamplingParams(seed=seed, max_tokens=100, grammar=grammar)
-                        )
-                    )
-                )
-                for seed in range(12)
-            )
-        )
+
+        async def written(seed: int) -> tuple[str, str | None]:
+            request = GenerationRequest(f"r{seed}", ids(9), SamplingParams(seed=seed, grammar=grammar))
+            _, text, last = await collect(model.engine.submit(request))
+            return text, last.finish_reason
+
+        texts = []
+        for first in range(0, count, 10):
+            seeds = range(first, min(first + 10, count))
+            texts += await asyncio.gather(*map(written, seeds))
         with pytest.raises(ValueError, match="is not valid"):
             model.engine.submit(
                 GenerationRequest("bad", ids(9), SamplingParams(grammar=Grammar("regex", "(")))
             )
-    for _, text, last in texts:
-        if last.finish_reason == "stop":  # white space may fill what there is room for
-            found = json.loads(text)
-            assert 0 <= found["x"] <= 99
-            assert isinstance(found["ok"], bool)
-    assert sum(last.finish_reason == "stop" for *_, last in texts) >= 9
+    found = [json.loads(text) for text, _ in texts]
+    assert {reason for _, reason in texts} == {"stop"}
+    assert all(type(one["x"]) is int and 0 <= one["x"] <= 99 for one in found)
+    assert all(type(one["ok"]) is bool and one.keys() == {"x", "ok"} for one in found)
+    assert len({text for text, _ in texts}) > count // 10, "they are not all the same"
+    assert len(texts) == count
 
 
 async def test_cancelling_frees_the_place_and_a_full_queue_refuses(folder: Path) -> None:

@@ -378,3 +378,30 @@ async def test_a_request_that_waits_too_long_is_given_up(make: Make) -> None:
         with pytest.raises(EngineOverloaded):
             await collect(second)
         assert (await collect(first)).last.finish_reason == "length"
+
+
+def test_prompts_of_any_length_are_read_in_few_sizes(
+    make: Make, reference: Callable[[list[int], int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each size that linear layers meet costs memory for good; up to a batch of writers all occur anyway."""
+    sizes: set[int] = set()
+    read = Llama.hidden_states
+
+    def noting(model: Llama, ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        sizes.add(ids.shape[1])
+        return read(model, ids, **options)
+
+    monkeypatch.setattr(Llama, "hidden_states", noting)
+    lengths = range(17, 110, 7)
+
+    async def run() -> list[list[int]]:
+        async with make(prefill_chunk=64) as engine:
+            results = []
+            for number, length in enumerate(lengths):
+                request = GenerationRequest(str(number), prompt(length, number), greedy(3))
+                results.append((await collect(engine.submit(request))).token_ids)
+            return results
+
+    written = asyncio.run(run())
+    assert written == [reference(prompt(length, number), 3) for number, length in enumerate(lengths)]
+    assert sizes <= {*range(1, 17), 32, 48, 64}

@@ -23,10 +23,11 @@ from platen.engines.protocol import (
 )
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
-from platen.serve.admin import Loader
+from platen.serve.admin import Loader, restore
 from platen.serve.app import create_app
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rpc import RpcServer
 from platen.serve.served import AnyModel, ModelInfo, ServedModel
@@ -108,12 +109,16 @@ class RunningServer:
         config: ServeConfig,
         load: Loader | None = None,
         project_dir: Path | None = None,
+        kept: KeptChanges | None = None,
     ) -> None:
         self.access = AccessControl(config, project_dir)
         self.state = ServerState()
         self.engine = models[0].engine
         hub = ModelHub(models)
-        app = create_app(hub, config, state=self.state, access=self.access, load=load, max_body_bytes=100_000)
+        context = ServeContext.of(hub, config, self.state, kept)
+        if load is not None:
+            asyncio.run(restore(hub, context.kept, load))
+        app = create_app(context, config, access=self.access, load=load, max_body_bytes=100_000)
         ready = threading.Event()
 
         def on_ready(url: str) -> None:
@@ -123,7 +128,7 @@ class RunningServer:
         self._listener = listen(config.host, 0)
         self.rpc = None
         if config.grpc_port is not None:
-            service = OpenInference(hub, self.state)
+            service = OpenInference(context)
             self.rpc = RpcServer(service, self.state, self.access, config.host, config.grpc_port)
         self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)

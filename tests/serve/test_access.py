@@ -168,7 +168,20 @@ def test_a_key_uses_only_its_models(guarded: Door) -> None:
     assert (refusal.value.code, refusal.value.param) == ("model_not_allowed", "model")
     with pytest.raises(openai.PermissionDeniedError):
         guarded.client(key).models.retrieve("tiny")
-    assert guarded.ask(guarded.key("wide", models=("llama-*", "ti?y"))).parse()
+    bearer = {"authorization": f"Bearer {key}"}
+    for path, body in (
+        ("/tokenize", {"prompt": "x"}),
+        ("/tokenize", {"model": "tiny", "prompt": "x"}),
+        ("/detokenize", {"tokens": [1]}),
+        ("/detokenize", {"model": "tiny", "tokens": [1]}),
+    ):
+        found = httpx.post(f"{guarded.url}{path}", json=body, headers=bearer)
+        assert (found.status_code, found.json()["error"]["code"]) == (403, "model_not_allowed")
+    assert httpx.get(f"{guarded.url}/tokenizer_info", headers=bearer).status_code == 403
+    wide = guarded.key("wide", models=("llama-*", "ti?y"))
+    assert guarded.ask(wide).parse()
+    bearer = {"authorization": f"Bearer {wide}"}
+    assert httpx.post(f"{guarded.url}/tokenize", json={"prompt": "x"}, headers=bearer).status_code == 200
 
 
 def test_where_keys_are_optional_they_give_precedence(

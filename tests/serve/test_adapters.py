@@ -14,24 +14,16 @@ from platen.engines.local import open_model
 from platen.projectserving import ServeConfig
 from platen.serve.opening import served_model
 from platen.serve.served import ServedModel
+from tests.peft_adapters import save_adapter
 from tests.serve.running import RunningServer, wait_until
 
 
 @pytest.fixture(scope="module")
 def adapter(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter as PEFT saves it, with weights that make a difference."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    config = LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "down_proj"])
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_bundle), config)
-    torch.manual_seed(5)
-    for key, weight in model.named_parameters():
-        if "lora_" in key:
-            torch.nn.init.normal_(weight, std=0.3)
+    """One that makes a difference."""
     folder = tmp_path_factory.mktemp("adapter") / "formal"
-    model.save_pretrained(folder)
-    return folder
+    options = {"r": 8, "lora_alpha": 32, "target_modules": ["q_proj", "down_proj"]}
+    return save_adapter(tiny_bundle, folder, seed=5, std=0.3, **options)
 
 
 @pytest.fixture

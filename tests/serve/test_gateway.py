@@ -386,6 +386,39 @@ def test_planted_secrets_never_reach_the_upstream(
     assert not any(secret in record.getMessage() for record in caplog.records for secret in SECRETS)
 
 
+@pytest.mark.parametrize("action", ["mask", "refuse"])
+def test_guards_look_over_what_upstreams_answer(
+    action: str, scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fake_upstream(
+        chat("Write to a@b.example."), chat_stream("Write to a", "@b.exam", "ple.", " Bye")
+    ) as fake:
+        settings = {
+            "drain_seconds": 1,
+            "upstreams": [upstream("big", fake.url)],
+            "guards": {"secrets": {"output": action}},
+        }
+        with (
+            serving(scripted, tiny_tokenizer, ServeConfig.model_validate(settings)) as server,
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
+        ):
+            whole = client.chat.completions.create(model="big", messages=MESSAGES).choices[0]
+            chunks = client.chat.completions.create(model="big", messages=MESSAGES, stream=True)
+            pieces = [chunk.choices[0] for chunk in chunks if chunk.choices]
+            metrics = httpx.get(f"{server.url}/metrics").text
+    streamed = "".join(piece.delta.content or "" for piece in pieces)
+    if action == "mask":
+        assert (whole.message.content, whole.finish_reason) == ("Write to [EMAIL].", "stop")
+        assert (streamed, pieces[-1].finish_reason) == ("Write to [EMAIL]. Bye", "stop")
+    else:
+        assert (whole.message.content, whole.finish_reason) == ("Write to ", "content_filter")
+        assert (streamed, pieces[-1].finish_reason) == ("Write to ", "content_filter")
+        assert 'finished_reason="content_filter",model="big"} 1.0' in metrics
+    said = [json.loads(record.getMessage()) for record in caplog.records if record.name == "platen.guards"]
+    found = {(line["model"], line["version"], line["direction"], line["rule"]) for line in said}
+    assert found == {("big", "upstream", "output", "email")}
+
+
 def test_a_guard_can_refuse_what_is_to_leave(scripted: ScriptedEngine, tiny_tokenizer: Tokenizer) -> None:
     with fake_upstream() as fake:
         settings = {

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from platen.serve.keys import Limits
+from platen.serve.keys import Limits, Scope
 from platen.serve.keystore import Spent
 from platen.serve.windows import Counts
 from platen.tokens.tokenizer import Tokenizer
@@ -57,10 +57,25 @@ def test_a_key_is_kept_to_its_models_and_limits(tmp_path: Path, tiny_tokenizer: 
     assert len(fake.requests) == 1
 
 
-def test_the_local_fallback_is_charged_for_itself(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+def test_the_local_fallback_is_one_request_and_charged_for_itself(
+    tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
     with fake_upstream(answer(500)) as fake, door(tmp_path, tiny_tokenizer, **config(fake)) as opened:
-        client = opened.client(opened.key())
-        found = client.chat.completions.create(model="big", messages=MESSAGES, max_tokens=3)
+        limits = Limits(requests_per_minute=10, tokens_per_minute=1000)
+        client = opened.client(opened.key(limits=limits, scopes=frozenset(Scope)))
+        ask: Any = {"model": "big", "messages": MESSAGES, "max_tokens": 3}
+        answered = client.chat.completions.with_raw_response.create(**ask)
+        found = answered.parse()
         assert found.model == "tiny"
         assert found.usage is not None
-        opened.settles_at(Spent(2, found.usage.prompt_tokens, 3, 0.0))
+        prompt = found.usage.prompt_tokens
+        assert answered.headers["x-ratelimit-remaining-requests"] == "9"
+        assert answered.headers["x-ratelimit-remaining-tokens"] == str(1000 - prompt - 3)
+        opened.settles_at(Spent(1, prompt, 3, 0.0))
+        metrics = client.with_options(base_url=opened.url).get("/metrics", cast_to=str)
+    counted = [line for line in metrics.splitlines() if line.startswith("platen_requests_total{")]
+    assert [line for line in counted if "chat" in line] == [
+        'platen_requests_total{model="tiny",route="/v1/chat/completions",status="200"} 1.0'
+    ]
+    assert 'platen_request_success_total{finished_reason="length",model="tiny"} 1.0' in metrics
+    assert 'model="big"' not in metrics

@@ -57,6 +57,9 @@ class Ledger:
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.calls.append(("settle", prompt_tokens, completion_tokens))
 
+    def withdraw(self) -> None:
+        self.calls.append(("withdraw",))
+
 
 @dataclass
 class Client:
@@ -223,13 +226,13 @@ def test_a_failure_is_settled_with_nothing() -> None:
         assert caller.calls[1:] == [("settle", 0, 0)]
 
 
-def test_the_local_fallback_is_asked_after_settling() -> None:
+def test_the_local_fallback_is_asked_when_what_was_set_aside_is_given_back() -> None:
     @against(answer(500), max_retries=0, fallbacks=("tiny",))
     async def _(gateway: Gateway, _: FakeUpstream) -> None:
         caller = Ledger()
         status, body = await Client(CHAT, caller).ask(gateway)
         assert (status, json.loads(body)) == (200, CHAT | {"model": "tiny"})
-        assert caller.calls[1:] == [("settle", 0, 0)]
+        assert caller.calls[1:] == [("withdraw",)]
 
 
 def test_who_leaves_in_the_middle_is_charged_for_what_came() -> None:

@@ -221,12 +221,16 @@ def _show(report: Report, page: Path) -> None:
         summary = one.summary
         console.print(
             f"{summary.request_throughput:.4g} requests/s   {summary.output_throughput:.1f} new tokens/s   "
-            f"{summary.total_throughput:.1f} tokens/s in all   at most {summary.peak_in_flight} at once"
+            f"{summary.total_throughput:.1f} tokens/s in all   at most {summary.peak_in_flight} at once",
+            soft_wrap=True,
         )
-        console.print("   ".join(f"{outcome}: {count}" for outcome, count in summary.outcomes.items()))
+        console.print(
+            "   ".join(f"{outcome}: {count}" for outcome, count in summary.outcomes.items()), soft_wrap=True
+        )
         if report.slo and summary.slo_share is not None:
             console.print(
-                f"goodput {summary.goodput:.4g} requests/s: {summary.slo_share:.1%} within {report.slo}"
+                f"goodput {summary.goodput:.4g} requests/s: {summary.slo_share:.1%} within {report.slo}",
+                soft_wrap=True,
             )
     if report.interrupted:
         console.print("[yellow]Stopped early[/]: this is what was measured until then.")

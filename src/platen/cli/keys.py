@@ -125,10 +125,10 @@ def revoke(
 
 
 def _store(project: Path) -> KeyStore:
-    from platen.projectfile import load_project
+    from platen.projectfile import load_service
     from platen.serve.keystore import KeyStore, key_file
 
-    return KeyStore(key_file(load_project(project).directory))
+    return KeyStore(key_file(load_service(project).directory))
 
 
 def _label(text: str, where: str) -> str:

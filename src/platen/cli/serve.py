@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from platen.engines.choose import Choice
     from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
+    from platen.projectfile import LoadedService
     from platen.projectserving import ServeConfig
     from platen.serve.server import Started
 
@@ -56,9 +56,19 @@ def command(
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the server was told by platen traffic before.")
+    ] = False,
+    gateway: Annotated[
+        bool, typer.Option("--gateway", help="Only the project's upstreams, no model in production.")
+    ] = False,
     explain_start: Annotated[bool, typer.Option(help="Show where the time until ready went.")] = False,
 ) -> None:
     """Serve a model with an OpenAI-compatible API and a web page; Ctrl-C ends it.
+
+    The project's `serve` section holds for any model, a folder's too: with upstreams in it the server is a
+    gateway as well. It is nothing else with --gateway, while the project has released no model, and where
+    its file has only `name` and `serve`.
 
     Examples:
 
@@ -73,42 +83,71 @@ def command(
       platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
 
       platen serve s3://models/shakespeare --explain-start
+
+      platen serve -p my-gateway --gateway
     """
     from platen.engines.threads import prepare_process
 
     prepare_process()
     from platen.cli.starting import start_phases
-    from platen.engines.choose import Choice
-    from platen.models.remote import is_url, name_in
-    from platen.projectfile import load_project
     from platen.projectserving import ServeConfig
 
     find = _finder(lambda: open_pipeline(project), engine)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
     changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
+    loaded = _service(project, overrides, needed=model is None or "keys" in changes)
+    config = ServeConfig() if loaded is None else _anchored(loaded.service.serve, loaded.directory)
+    config = _with_engine(config.model_copy(update=changes), engine)
+    directory = None if loaded is None else loaded.directory
+    if gateway and model is not None:
+        raise ConfigError(f"--gateway serves no model of its own, and {model} is one", hint="leave out one")
     if model is not None and (Path(model).is_dir() or "/" in model):
-        config = _with_engine(ServeConfig().model_copy(update=changes), engine)
-        folder = Path(model)
-        called = folder.resolve().name if folder.is_dir() else name_in(model) if is_url(model) else model
-        if folder.is_dir():
-            choice = _chosen([folder], engine, config)
-        elif engine in (Engine.openvino, Engine.llamacpp):
-            raise ConfigError(
-                f"--engine {engine.value} can't be had of {model}: what is fetched is served as it is",
-                hint=f"platen compile {model}, then serve the folder that it makes",
-            )
-        else:
-            choice = Choice(model, "")
-        directory = None if config.keys == "off" else load_project(project).directory
-        serve(choice, name or called, config, directory, phases, find)
-        return
-    with phases("find the model") if phases else nullcontext():
-        pipeline = open_pipeline(project, overrides)
-        config = _with_engine(_anchored(pipeline).model_copy(update=changes), engine)
-        forms, registered = released_forms(pipeline, model)
-        choice = _chosen(forms, engine, config)
-    serve(choice, name or registered, config, pipeline.directory, phases, find)
+        choice, called = _elsewhere(model, engine, config)
+        serve(choice, name or called, config, directory, phases, find, fresh=fresh)
+    elif loaded is not None and (gateway or not loaded.trains):
+        serve(None, name or loaded.service.name, config, directory, phases, find, fresh=fresh)
+    else:
+        with phases("find the model") if phases else nullcontext():
+            pipeline = open_pipeline(project, overrides)
+            if model is None and config.upstreams and not _has_released(pipeline):
+                typer.echo("platen: no model has been released yet: only the upstreams are served", err=True)
+                serve(None, name or pipeline.project.name, config, directory, phases, find, fresh=fresh)
+                return
+            forms, registered = released_forms(pipeline, model)
+            choice = _chosen(forms, engine, config)
+        serve(choice, name or registered, config, directory, phases, find, fresh=fresh)
+
+
+def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> LoadedService | None:
+    """What the project says of serving; None when there is none here and it is not needed."""
+    from platen.projectfile import FILE_NAME, load_service
+
+    if project == HERE and not overrides and not needed and not (HERE / FILE_NAME).exists():
+        return None
+    return load_service(project, overrides or ())
+
+
+def _elsewhere(model: str, engine: Engine, config: ServeConfig) -> tuple[Choice, str]:
+    """A model by its folder, URL or Hub name, and what it is called."""
+    from platen.engines.choose import Choice
+    from platen.models.remote import is_url, name_in
+
+    folder = Path(model)
+    if folder.is_dir():
+        return _chosen([folder], engine, config), folder.resolve().name
+    if engine in (Engine.openvino, Engine.llamacpp):
+        raise ConfigError(
+            f"--engine {engine.value} can't be had of {model}: what is fetched is served as it is",
+            hint=f"platen compile {model}, then serve the folder that it makes",
+        )
+    return Choice(model, ""), name_in(model) if is_url(model) else model
+
+
+def _has_released(pipeline: Pipeline) -> bool:
+    from platen.registry.reading import versions
+
+    return bool(versions(pipeline.directory, pipeline.project.register_as.model or pipeline.project.name))
 
 
 def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
@@ -134,7 +173,7 @@ def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
     forms, name = released_forms(pipeline)
-    config = _anchored(pipeline)
+    config = _anchored(pipeline.project.serve, pipeline.directory)
     find = _finder(lambda: pipeline, Engine.auto)
     serve(_chosen(forms, Engine.auto, config), name, config, pipeline.directory, find=find)
 
@@ -154,10 +193,9 @@ def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str],
     return find
 
 
-def _anchored(pipeline: Pipeline) -> ServeConfig:
-    """The project's settings for serving; files and folders are relative to the project file."""
-    here = pipeline.directory
-    config = pipeline.project.serve.located(here)
+def _anchored(config: ServeConfig, here: Path) -> ServeConfig:
+    """A project's settings for serving; files and folders are relative to the project file."""
+    config = config.located(here)
     models = [
         entry.model_copy(update={"path": str(here / entry.path)}) if (here / entry.path).is_dir() else entry
         for entry in config.models
@@ -166,40 +204,51 @@ def _anchored(pipeline: Pipeline) -> ServeConfig:
 
 
 def serve(
-    choice: Choice,
+    choice: Choice | None,
     name: str,
     config: ServeConfig,
     project_dir: Path | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
+    *,
+    fresh: bool = False,
 ) -> None:
     """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
 
-    The project's folder is where the keys are.
+    Without a choice only what `config` names is served. The project's folder is where the keys are,
+    and what the server was told before, unless it starts `fresh`.
     """
-    from platen.cli.starting import DownloadBar, explain
+    from platen.cli.starting import DownloadBar, announce, announce_gateway, explain
     from platen.models.store import read_ahead
     from platen.phases import no_phase
 
     phase = phases or no_phase
-    if isinstance(choice.path, Path):
+    if choice is not None and isinstance(choice.path, Path):
         read_ahead(choice.path)
     with phase("imports"):
         from platen.serve.access import AccessControl
+        from platen.serve.kept import KeptChanges, changes_file
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:
         if phases is not None:
             explain(phases)
-        chosen = choice.why and started.kind != "embedding"
-        _announce(replace(started, why=choice.why) if chosen else started, name)
+        if started.kind == "gateway":
+            announce_gateway(started, name, config)
+            return
+        chosen = choice is not None and choice.why and started.kind != "embedding"
+        announce(replace(started, why=choice.why) if choice and chosen else started, name)
 
+    changes = None if project_dir is None else changes_file(project_dir, name)
+    if fresh and changes is not None:
+        changes.unlink(missing_ok=True)
+    kept = KeptChanges(changes)
     access = AccessControl(config, project_dir)
-    for warning in access.warnings():
+    for warning in [*access.warnings(), *_missing_fallbacks(config, None if choice is None else name)]:
         typer.echo(f"platen: warning: {warning}", err=True)
     with DownloadBar() as bar:
         serve_bundle(
-            choice.path,
+            None if choice is None else choice.path,
             name=name,
             config=config,
             access=access,
@@ -207,32 +256,17 @@ def serve(
             find=find,
             report=bar.update,
             phase=phase,
+            kept=kept,
         )
 
 
-def _announce(started: Started, name: str) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    url = started.url
-    console.print(f"\n[bold]{name}[/] answers at [bold cyan]{url}[/]\n")
-    # Plain lines, whatever the terminal's width: they are there to be copied.
-    console.print(f"  engine    {started.why}", markup=False)
-    if started.grpc_address is not None:
-        console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
-    if started.kind == "embedding":
-        console.print(f"  API       {url}/v1  (OpenAI: /models, /embeddings)", markup=False)
-        route, body = "embeddings", json.dumps({"model": name, "input": "Once upon a time"})
-    else:
-        console.print(f"  page      {url}", markup=False)
-        console.print(
-            f"  API       {url}/v1  (OpenAI: /models, /completions, /chat/completions)", markup=False
-        )
-        console.print(f"  terminal  platen chat --url {url}", markup=False)
-        route = "completions"
-        body = json.dumps({"model": name, "prompt": "Once upon a time", "max_tokens": 60})
-    console.print(
-        f"  try       curl {url}/v1/{route} -H 'content-type: application/json' -d '{body}'\n",
-        markup=False,
-    )
-    console.print("Ctrl-C ends it.")
+def _missing_fallbacks(config: ServeConfig, model: str | None) -> list[str]:
+    """What to warn of: fallbacks that no upstream and no model of this server answers to."""
+    known = {model} | {one.name for one in config.upstreams} | {entry.name for entry in config.models}
+    return [
+        f"the upstream {upstream.name} falls back to {fallback}, which this server does not have"
+        + ("" if model is None else f" (--name {fallback} would call its model that)")
+        for upstream in config.upstreams
+        for fallback in upstream.fallbacks
+        if fallback not in known
+    ]

@@ -1,12 +1,18 @@
-"""What `platen serve` shows while it starts: how far a download is, and where the time went."""
+"""What `platen serve` shows: how far a download is, where the time to start went, and where it answers."""
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from platen.phases import Phases
 from platen.stages import Task
+
+if TYPE_CHECKING:
+    from platen.projectserving import ServeConfig
+    from platen.serve.server import Started
 
 
 def start_phases() -> Phases:
@@ -63,3 +69,52 @@ class DownloadBar:
     def _close(self) -> None:
         self._shown.close()
         self._task = None
+
+
+def announce_gateway(started: Started, name: str, config: ServeConfig) -> None:
+    """Say what a server without a model of its own answers."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    names = [one.name for one in config.upstreams] + [entry.name for entry in config.models]
+    console.print(f"\n[bold]{name}[/] answers at [bold cyan]{started.url}[/]\n")
+    console.print(f"  models    {', '.join(names)}", markup=False)
+    if started.grpc_address is not None:
+        console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
+    console.print(f"  API       {started.url}/v1  (OpenAI: /models, /chat/completions, …)", markup=False)
+    body = json.dumps({"model": names[0], "messages": [{"role": "user", "content": "Hello"}]})
+    url = f"{started.url}/v1/chat/completions"
+    console.print(f"  try       curl {url} -H 'content-type: application/json' -d '{body}'\n", markup=False)
+    console.print("Ctrl-C ends it.")
+
+
+def announce(started: Started, name: str) -> None:
+    """Say where a model answers and how to ask it."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    url = started.url
+    console.print(f"\n[bold]{name}[/] answers at [bold cyan]{url}[/]\n")
+    # Plain lines, whatever the terminal's width: they are there to be copied.
+    console.print(f"  engine    {started.why}", markup=False)
+    if started.grpc_address is not None:
+        console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
+    if started.restored:
+        names = ", ".join(started.restored)
+        console.print(f"  traffic   as changed before: {names}  (--fresh forgets that)", markup=False)
+    if started.kind == "embedding":
+        console.print(f"  API       {url}/v1  (OpenAI: /models, /embeddings)", markup=False)
+        route, body = "embeddings", json.dumps({"model": name, "input": "Once upon a time"})
+    else:
+        console.print(f"  page      {url}", markup=False)
+        console.print(
+            f"  API       {url}/v1  (OpenAI: /models, /completions, /chat/completions)", markup=False
+        )
+        console.print(f"  terminal  platen chat --url {url}", markup=False)
+        route = "completions"
+        body = json.dumps({"model": name, "prompt": "Once upon a time", "max_tokens": 60})
+    console.print(
+        f"  try       curl {url}/v1/{route} -H 'content-type: application/json' -d '{body}'\n",
+        markup=False,
+    )
+    console.print("Ctrl-C ends it.")

@@ -274,10 +274,9 @@ class BatchingEngine:
         at, last = 0, []
         ready: list[Sequence] = []
         for part in parts:
-            wanted = {"none": 0, "last": 1, "all": part.stop - part.start}[part.logits]
             if part.logits == "all":
-                self._score(part, logits[at : at + wanted])
-            at += wanted
+                self._score(part, logits[at : at + part.rows])
+            at += part.rows
             self._scheduler.computed(part)
             if part.logits != "none" and part.stop == len(part.sequence.tokens):
                 if part.sequence.max_new_tokens == 0:

@@ -2,8 +2,9 @@
 
 Bookkeeping only, no tensors. A full block is known by the hash of its tokens and of all blocks before it, so
 two requests that begin alike share blocks (as in vLLM: Kwon et al., "Efficient Memory Management for Large
-Language Model Serving with PagedAttention", 2023). Blocks nobody holds keep their content until room is
-needed; the one unused for longest goes first.
+Language Model Serving with PagedAttention", 2023). A block with a prompt's end, which rarely fills it, is
+known by all the prompt: it can be copied where that prompt comes again. Blocks nobody holds keep their
+content until room is needed; the one unused for longest goes first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ def chain_key(parent: Key, tokens: Sequence[int]) -> Key:
     A cryptographic hash, because prompts come from strangers: a collision would show one's text to another.
     """
     return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
+
+
+def text_key(tokens: Sequence[int], block_tokens: int, root: Key = ROOT) -> Key:
+    """The name of the block that `tokens` end in, filled or not."""
+    key = root
+    for start in range(0, len(tokens), block_tokens):
+        key = chain_key(key, tokens[start : start + block_tokens])
+    return key
 
 
 class BlockPool:
@@ -59,6 +68,10 @@ class BlockPool:
                 break
             found.append(block)
         return found
+
+    def named(self, key: Key) -> int | None:
+        """The block of this name, if there still is one."""
+        return self._by_name.get(key)
 
     def hold(self, blocks: Sequence[int]) -> None:
         """Keep blocks that `match` found from being given away."""
@@ -98,6 +111,11 @@ class BlockPool:
             if key not in self._by_name and block not in self._names:
                 self._by_name[key] = block
                 self._names[block] = key
+
+    def name_end(self, block: int, key: Key) -> None:
+        """Say that `block` holds the end of the text of this name, and that nothing will be added to it."""
+        if key not in self._by_name and block not in self._names:
+            self._by_name[key], self._names[block] = block, key
 
     def _forget_oldest(self) -> int:
         block, _ = self._idle.popitem(last=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,45 @@ _WORTH_REUSING = 16
 """Tokens in common below which starting from nothing is as fast."""
 
 
+class _Batch:
+    """llama.cpp's batch over arrays of our own, so that it is filled a part at a time."""
+
+    def __init__(self, size: int) -> None:
+        import llama_cpp
+
+        self._tokens, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self._places, self._counts = np.zeros(size, np.int32), np.ones(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        first = self._places.ctypes.data  # each token's list of places has one entry
+        self._lists = first + np.arange(size, dtype=np.uintp) * self._places.itemsize
+        fields: dict[str, np.ndarray[Any, Any]] = {
+            "token": self._tokens,
+            "pos": self._positions,
+            "n_seq_id": self._counts,
+            "seq_id": self._lists,
+            "logits": self._wanted,
+        }
+        types: dict[str, Any] = {name: kind for name, kind, *_ in llama_cpp.llama_batch._fields_}
+        self.struct = llama_cpp.llama_batch(
+            **{name: array.ctypes.data_as(types[name]) for name, array in fields.items()}
+        )
+
+    def fill(self, parts: Sequence[Part], place: Mapping[Request, int]) -> int:
+        """Make it these parts; returns of how many tokens the logits are wanted."""
+        at = rows = 0
+        for part in parts:
+            end = at + part.stop - part.start
+            self._tokens[at:end] = part.sequence.tokens[part.start : part.stop]
+            self._positions[at:end] = range(part.start, part.stop)
+            self._places[at:end] = place[part.sequence]
+            self._wanted[at:end] = part.logits == "all"
+            self._wanted[end - 1] = part.logits != "none"
+            rows += part.rows
+            at = end
+        self.struct.n_tokens = at
+        return rows
+
+
 class LlamaCppRunner:
     """One GGUF file on the CPU, with `places` for sequences; a step computes `step_tokens` at most."""
 
@@ -98,7 +137,7 @@ class LlamaCppRunner:
                 f"{file}: no memory for a cache of {self._places} windows", hint="Serve fewer at once."
             )
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = llama_cpp.llama_batch_init(step_tokens, 0, 1)
+        self._batch = _Batch(step_tokens)
         self.reset()
 
     def _attention(self, rows: int) -> int:
@@ -154,26 +193,15 @@ class LlamaCppRunner:
         return best if best[0] is not None else (None, 0)
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
-        batch, count, rows = self._batch, 0, 0
-        for part in parts:
-            place = self._place[part.sequence]
-            for position in range(part.start, part.stop):
-                batch.token[count] = part.sequence.tokens[position]
-                batch.pos[count] = position
-                batch.n_seq_id[count] = 1
-                batch.seq_id[count][0] = place
-                wanted = part.logits == "all" or (part.logits == "last" and position == part.stop - 1)
-                batch.logits[count] = wanted
-                rows += wanted
-                count += 1
-        batch.n_tokens = count
-        if (code := self._lib.llama_decode(self._context, batch)) != 0:
+        rows = self._batch.fill(parts, self._place)
+        if (code := self._lib.llama_decode(self._context, self._batch.struct)) != 0:
             raise RuntimeError(f"llama_decode answered {code}")
         if rows == 0:
             return torch.empty(0, self.vocab_size)
         # llama.cpp's own buffer, in the batch's order; it holds until the next step.
-        pointer = self._lib.llama_get_logits(self._context)
-        return torch.from_numpy(np.ctypeslib.as_array(pointer, shape=(rows, self.vocab_size)))
+        address = ctypes.addressof(self._lib.llama_get_logits(self._context).contents)
+        buffer = (ctypes.c_float * (rows * self.vocab_size)).from_address(address)
+        return torch.frombuffer(buffer, dtype=torch.float32).view(rows, self.vocab_size)
 
     def release(self, sequence: Request) -> None:
         place = self._place.pop(sequence, None)
@@ -188,6 +216,5 @@ class LlamaCppRunner:
         }
 
     def close(self) -> None:
-        self._lib.llama_batch_free(self._batch)
         self._lib.llama_free(self._context)
         self._lib.llama_model_free(self._model)

@@ -1,6 +1,7 @@
 """Runs a compiled bundle with OpenVINO for a batching engine: paged attention, all sequences in one call.
 
 OpenVINO's own pass puts paged attention into the graph; the blocks it reads and writes are handed out here.
+A prompt that was read before is not read again at all: its blocks and the logits after it are kept.
 (OpenVINO GenAI's pipeline around the same operation keeps its sampler inside, which has no grammars of our
 kind, no biases, and seeds that depend on the batch.)
 """
@@ -8,6 +9,7 @@ kind, no biases, and seeds that depend on the batch.)
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from openvino import opset15 as op
 from openvino._offline_transformations import paged_attention_transformation
 from torch import Tensor
 
-from platen.engines.blocks import BlockPool
+from platen.engines.blocks import BlockPool, Key, text_key
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.errors import BundleError
@@ -28,6 +30,8 @@ from platen.models.compiled import OPENVINO_FILE, read_compiled
 from platen.models.config import LlamaConfig
 
 _ROWS = "logits_rows"
+_MOST_KEPT = 64
+"""Prompts after which the logits are kept, a few hundred kilobytes each."""
 
 
 class OpenVinoRunner:
@@ -56,28 +60,90 @@ class OpenVinoRunner:
     def reset(self) -> None:
         self._pool = BlockPool(self._blocks, self.BLOCK_TOKENS)
         self._tables: dict[Request, list[int]] = {}
+        self._last_logits: OrderedDict[Key, Tensor] = OrderedDict()  # of whole prompts, the latest last
+        self._read_before: dict[Request, Tensor] = {}  # those admitted whole: what follows their prompts
         self._reused = 0
+        self._stores: list[ov.Tensor] = []
         for port in self._caches:
             shape = [self._blocks, *(size.get_length() for size in list(port.partial_shape)[1:])]
-            self._request.set_tensor(port, ov.Tensor(port.element_type, ov.Shape(shape)))
+            self._stores.append(ov.Tensor(port.element_type, ov.Shape(shape)))
+            self._request.set_tensor(port, self._stores[-1])
 
     def fits(self, tokens: int) -> bool:
         return -(-tokens // self.BLOCK_TOKENS) <= self._blocks
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
-        known = self._pool.match(sequence.tokens[:-1]) if reuse else []
+        prompt = sequence.tokens
+        key = text_key(prompt, self.BLOCK_TOKENS)
+        logits = self._last_logits.get(key) if reuse else None
+        known = self._pool.match(prompt[:-1] if logits is None else prompt) if reuse else []
         self._pool.hold(known)
         total = sequence.prompt_length + sequence.max_new_tokens
-        rest = self._pool.take(-(-total // self.BLOCK_TOKENS) - len(known))
-        if rest is None:
+        fresh = self._pool.take(-(-total // self.BLOCK_TOKENS) - len(known))
+        if fresh is None:
             self._pool.release(known)
             return None
-        self._tables[sequence] = [*known, *rest]
+        self._tables[sequence] = [*known, *fresh]
         reused = len(known) * self.BLOCK_TOKENS
+        if logits is not None and self._has_end(prompt, key, known, fresh):
+            self._last_logits.move_to_end(key)
+            self._read_before[sequence] = logits
+            reused = len(prompt)
         self._reused += reused
         return reused
 
+    def _has_end(self, prompt: list[int], key: Key, known: list[int], fresh: list[int]) -> bool:
+        """Whether the prompt's end is there after the blocks `known`; if it was kept it is copied now."""
+        rest = len(prompt) - len(known) * self.BLOCK_TOKENS
+        end = self._pool.named(key)
+        if rest and rest < self.BLOCK_TOKENS and end is not None:
+            self._copy(end, fresh[0])
+            self._pool.hold([end])  # used just now: last to go
+            self._pool.release([end])
+            return True
+        return rest == 0
+
+    def _keep(self, sequence: Request, logits: Tensor) -> None:
+        """Keep what follows a prompt (V,), and the block with its end as it is before the answer.
+
+        A block's numbers are rounded together. So only a prompt that is the same to its end can go on from a
+        copy and be answered exactly as it was at first.
+        """
+        prompt, table = sequence.tokens[: sequence.prompt_length], self._tables[sequence]
+        self._pool.name(table, prompt)
+        key = text_key(prompt, self.BLOCK_TOKENS)
+        if self._pool.named(key) is None:
+            copy = self._pool.take(1)
+            if copy is None:
+                return
+            self._copy(table[len(prompt) // self.BLOCK_TOKENS], copy[0])
+            self._pool.name_end(copy[0], key)
+            self._pool.release(copy)
+        self._last_logits[key] = logits.clone()
+        if len(self._last_logits) > _MOST_KEPT:
+            self._last_logits.popitem(last=False)
+
+    def _copy(self, source: int, target: int) -> None:
+        for store in self._stores:
+            store.data[target] = store.data[source]
+
     def forward(self, parts: Sequence[Part]) -> Tensor:
+        computed = [part for part in parts if part.start < part.stop]
+        logits = self._compute(computed) if computed else torch.empty(0, self.vocab_size)
+        found, at = [], 0
+        for part in parts:
+            if part.start == part.stop:
+                found.append(self._read_before.pop(part.sequence)[None])
+                continue
+            rows = logits[at : at + part.rows]
+            found.append(rows)
+            at += part.rows
+            if part.stop == part.sequence.prompt_length:
+                self._keep(part.sequence, rows[-1])
+        return found[0] if len(found) == 1 else logits if len(computed) == len(parts) else torch.cat(found)
+
+    def _compute(self, parts: Sequence[Part]) -> Tensor:
+        """Logits (N, V) of the wanted tokens; they hold until the next step."""
         ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
@@ -108,14 +174,11 @@ class OpenVinoRunner:
                 _ROWS: np.array(rows, dtype=np.int64),
             }
         )
-        for part in parts:
-            if part.stop == part.sequence.prompt_length:
-                self._pool.name(self._tables[part.sequence], part.sequence.tokens[: part.stop])
         logits = torch.from_numpy(self._request.get_output_tensor(0).data).view(-1, self.vocab_size)
-        wanted = sum({"none": 0, "last": 1, "all": part.stop - part.start}[part.logits] for part in parts)
-        return logits[:wanted]
+        return logits[: sum(part.rows for part in parts)]
 
     def release(self, sequence: Request) -> None:
+        self._read_before.pop(sequence, None)
         table = self._tables.pop(sequence, None)
         if table is not None:
             self._pool.name(table, sequence.tokens[: sequence.computed])

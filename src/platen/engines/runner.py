@@ -18,7 +18,10 @@ from platen.engines.sequence import Sequence
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens [start, stop) of a sequence to compute in this step, and whose logits are wanted."""
+    """Tokens [start, stop) of a sequence to compute in this step, and whose logits are wanted.
+
+    Of a prompt that the runner knows whole there are none to compute; the logits of its last are wanted.
+    """
 
     sequence: Sequence
     start: int
@@ -26,9 +29,14 @@ class Part:
     logits: Literal["none", "last", "all"]
 
     @property
+    def rows(self) -> int:
+        """Of how many of its tokens the logits are wanted."""
+        return {"none": 0, "last": 1, "all": self.stop - self.start}[self.logits]
+
+    @property
     def writes(self) -> bool:
         """It is the one newest token of a sequence that is writing."""
-        return self.start >= self.sequence.prompt_length
+        return self.stop > self.sequence.prompt_length
 
 
 class Runner(Protocol):
@@ -46,8 +54,8 @@ class Runner(Protocol):
     def admit(self, sequence: Sequence, *, reuse: bool) -> int | None:
         """Make room for the whole of a sequence, its prompt and all that it may write.
 
-        Returns how many tokens of the prompt are there already (never all; 0 unless `reuse`), or None when
-        there is no room until another is released.
+        Returns how many tokens of the prompt are there already (0 unless `reuse`; all only if the logits of
+        the last are known too), or None when there is no room until another is released.
         """
         ...
 

@@ -74,7 +74,7 @@ class Sequence:
         penalised = params.repetition_penalty != 1
         return Row(
             params,
-            self.random.uniform(),
+            self.random.uniform() if params.temperature > 0 else 0.0,
             written=self.written,
             prompt=self.request.prompt_ids if penalised else (),
             banned=tuple(self.end_ids) if held_back else (),

@@ -24,6 +24,11 @@ from platen.models.llama import KVCache, Llama
 REUSE_BYTES = 256 * 2**20
 """Memory for past prompts' keys and values, unless told otherwise."""
 
+READ_STEP = 16
+"""Prompts are read in multiples of so many tokens. For each number of rows that it meets oneDNN makes kernels
+of its own, half a megabyte and half a millisecond for every shape of weights. Prompts of ever new lengths
+would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces."""
+
 
 class BlockStore:
     """Keys and values of past prompts in blocks of 16 tokens, at most `max_bytes` of them."""
@@ -87,7 +92,8 @@ class TorchRunner:
         return tokens <= self.context_window
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
-        cache = KVCache(self._model.config, 1, sequence.prompt_length, dtype=self._dtype, device=self._device)
+        room = min(_rounded(sequence.prompt_length + READ_STEP - 1), self.context_window)
+        cache = KVCache(self._model.config, 1, room, dtype=self._dtype, device=self._device)
         self._prompts[sequence] = cache
         if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1], _root(sequence))):
             self._store.read(blocks, cache)
@@ -118,10 +124,17 @@ class TorchRunner:
     def _read(self, part: Part) -> Tensor:
         """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
         sequence, cache = part.sequence, self._prompts[part.sequence]
-        ids = torch.tensor([sequence.tokens[part.start : part.stop]], device=self._device)
-        keep = 0 if part.logits == "all" else 1
+        tokens = sequence.tokens[part.start : part.stop]
+        # Filled up behind its end, where nothing that counts looks; the next piece writes over that.
+        filled = min(_rounded(len(tokens)), cache.capacity - part.start)
+        ids = torch.tensor([tokens + [0] * (filled - len(tokens))], device=self._device)
         with self.adapters.reading(sequence.adapter):
-            logits: Tensor = self._model(ids, kv_cache=cache, logits_to_keep=keep)[0]
+            hidden = self._model.hidden_states(ids, kv_cache=cache)
+        cache.length = part.stop
+        if part.logits == "all":
+            logits = self._model.logits(hidden)[0, : len(tokens)]
+        else:
+            logits = self._model.logits(hidden[:, len(tokens) - 1 : len(tokens)])[0]
         if part.stop == sequence.prompt_length:
             del self._prompts[sequence]
             self._batch.add(cache)
@@ -156,6 +169,11 @@ class TorchRunner:
             "reused_tokens": float(self._reused),
             "adapter_bytes": float(self.adapters.size_bytes),
         }
+
+
+def _rounded(tokens: int) -> int:
+    """Up to a multiple of READ_STEP; what is as short as a batch of rows that write is left."""
+    return tokens if tokens <= READ_STEP else -(-tokens // READ_STEP) * READ_STEP
 
 
 def _root(sequence: Request) -> Key:

@@ -129,7 +129,14 @@ def _page(report: Report, plots: Sequence[tuple[str, Path]]) -> str:
     )
     images = [(title, base64.b64encode(file.read_bytes()).decode()) for title, file in plots]
     return environment.get_template("report.html.j2").render(
-        report=report, images=images, times=TIMES, ms=milliseconds, share=SHARE
+        report=report,
+        runs=sorted(report.measured, key=_traffic),
+        knee=_at_the_knee(report),
+        late=max((one.summary.late_p99 for one in report.measured), default=0.0),
+        images=images,
+        times=TIMES,
+        ms=milliseconds,
+        share=SHARE,
     )
 
 
@@ -151,12 +158,15 @@ def _plots(report: Report, folder: Path) -> list[tuple[str, str]]:
     return [plot for plot in drawn if plot is not None]
 
 
+def _at_the_knee(report: Report) -> Measured | None:
+    return next((one for one in report.measured if _traffic(one) == report.knee), None)
+
+
 def _distribution(report: Report, folder: Path) -> tuple[str, str] | None:
     """The share of requests answered within a time, of the last run or at the knee."""
     from platen.evaluate.plots import curves
 
-    shown = next((one for one in report.measured if _traffic(one) == report.knee), None)
-    shown = shown or (report.measured[-1] if report.measured else None)
+    shown = _at_the_knee(report) or (report.measured[-1] if report.measured else None)
     done = [record for record in shown.run.records if record.ok] if shown else []
     if shown is None or not done:
         return None
@@ -178,15 +188,17 @@ def _timeline(measured: Measured, folder: Path) -> tuple[str, str]:
     from platen.evaluate.plots import curves
 
     records = [record for record in measured.run.records if record.ended]
-    seconds = np.arange(0, max(2.0, measured.run.elapsed + 1))
-    under_way = [(float(t), float(sum(r.sent <= t < r.ended for r in records))) for t in seconds]
-    ended = np.histogram([r.ended for r in records if r.ok], bins=[*seconds, seconds[-1] + 1])[0]
+    last = max((r.ended for r in records), default=1.0)
+    moments = np.linspace(0, last, 400)
+    under_way = [(float(t), float(sum(r.sent <= t < r.ended for r in records))) for t in moments]
+    seconds = np.arange(max(2, np.ceil(last) + 1))
+    ended = np.histogram([r.ended for r in records if r.ok], bins=seconds)[0]
     title = "Over the run"
     series = [
         ("requests under way", under_way),
         (
             "answers completed in this second",
-            [(float(t), float(n)) for t, n in zip(seconds, ended, strict=True)],
+            [(float(t) + 0.5, float(n)) for t, n in zip(seconds[:-1], ended, strict=True)],
         ),
     ]
     curves(folder / "timeline.png", title, "seconds", "requests", series)

@@ -321,8 +321,13 @@ class Llama(nn.Module):
         x = self.hidden_states(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, kv_cache=kv_cache
         )
-        x = x[:, -logits_to_keep:]
-        return F.linear(x, self.output_weight) if self.packed_output is None else self.packed_output(x)
+        return self.logits(x[:, -logits_to_keep:])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer: logits (B, T, V) of hidden states (B, T, C)."""
+        if self.packed_output is None:
+            return F.linear(hidden, self.output_weight)
+        return self.packed_output(hidden)  # type: ignore[no-any-return]
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

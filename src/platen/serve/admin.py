@@ -7,14 +7,14 @@ and tried first, and only then do requests go to it. So a change fails before it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel
 
 from platen.engines.adapted import AdaptedEngine
 from platen.engines.batching import BatchingEngine
@@ -23,75 +23,15 @@ from platen.models.remote import is_url, shown
 from platen.serve.context import ServeContext
 from platen.serve.errors import ApiError
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
+from platen.serve.route_spec import RouteSpec
 from platen.serve.served import AnyModel, ServedModel, writer
-from platen.serve.traffic import CANARY, SHADOW, STABLE, CanaryLimits, CanaryWatch, Route, Variant
+from platen.serve.traffic import SHADOW, CanaryWatch, Route, Variant
+
+log = logging.getLogger(__name__)
 
 Loader = Callable[[str, str], AnyModel]
 """Loads what a reference (a folder, a Hub name, MODEL@VERSION) leads to, to answer to a name; blocks."""
-
-Reference = Annotated[str, Field(min_length=1, max_length=4096)]
-"""What a loader takes; or NAME+FOLDER, a LoRA adapter over the model that answers to NAME."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class VariantSpec(_Strict):
-    """One part of a split."""
-
-    label: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")]
-    model: Reference
-    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-
-
-class CanarySpec(_Strict):
-    """A new model that gets a small share until it has shown itself, and is taken back when it fails."""
-
-    model: Reference
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    min_requests: Annotated[int, Field(ge=1, le=10_000)] = CanaryLimits.min_requests
-    window: Annotated[int, Field(ge=1, le=100_000)] = CanaryLimits.window
-    max_error_rate: Annotated[float, Field(ge=0, le=1)] = CanaryLimits.max_error_rate
-    max_slowdown: Annotated[float, Field(ge=1)] = CanaryLimits.max_slowdown
-
-    @property
-    def limits(self) -> CanaryLimits:
-        window = max(self.window, self.min_requests)
-        return CanaryLimits(self.min_requests, window, self.max_error_rate, self.max_slowdown)
-
-
-class RouteSpec(_Strict):
-    """All that is to answer to a name: a model; or parts of a split; and a canary or a shadow beside it.
-
-    With `reload` a model is loaded again though its reference has not changed.
-    """
-
-    model: Reference | None = None
-    variants: Annotated[list[VariantSpec], Field(max_length=16)] = []
-    canary: CanarySpec | None = None
-    shadow: Reference | None = None
-    reload: bool = False
-
-    @model_validator(mode="after")
-    def _one_way(self) -> RouteSpec:
-        if (self.model is None) == (not self.variants):
-            raise ValueError("give model, or variants, not both")
-        if self.variants and self.canary:
-            raise ValueError("a canary goes beside a single model, not beside variants")
-        labels = [variant.label for variant in self.variants]
-        if len(set(labels)) < len(labels) or {CANARY, SHADOW} & set(labels):
-            raise ValueError("each variant needs a label of its own, other than canary and shadow")
-        return self
-
-    def parts(self) -> list[tuple[str, str, float]]:
-        """Label, reference and weight of each variant, the stable one first."""
-        if self.model is None:
-            return [(variant.label, variant.model, variant.weight) for variant in self.variants]
-        if self.canary is None:
-            return [(STABLE, self.model, 1.0)]
-        share = self.canary.share
-        return [(STABLE, self.model, 1 - share), (CANARY, self.canary.model, share)]
 
 
 class VariantStatus(BaseModel):
@@ -139,35 +79,68 @@ def _told(model: AnyModel) -> str:
 
 def admin_router(context: ServeContext, load: Loader) -> APIRouter:
     router = APIRouter(prefix="/admin/models", tags=["admin"])
+    hub, kept = context.hub, context.kept
     one_at_a_time = asyncio.Lock()
+    hub.on_roll_back = lambda route: kept.without_canary(route.name)
 
     @router.get("")
     async def list_routes() -> list[RouteStatus]:
         """What answers to each name, and how it is doing."""
-        return [RouteStatus.of(route) for route in context.hub.routes()]
+        return [RouteStatus.of(route) for route in hub.routes()]
 
     @router.put("/{name:path}")
     async def set_route(name: str, body: RouteSpec) -> RouteStatus:
         """Load what is new and let it answer to `name`; running answers end on what they began with."""
         async with one_at_a_time:
-            route = await _loaded(context, name, body, load)
-            context.hub.set_route(route)
+            route = await _loaded(hub, name, body, load)
+            hub.set_route(route)
+            kept.set(name, body)
         return RouteStatus.of(route)
 
     @router.delete("/{name:path}")
     async def remove_route(name: str) -> RouteStatus:
         """Let nothing answer to `name` any more; running answers end as they would have."""
         async with one_at_a_time:
-            route = context.hub.route(name)
-            context.hub.remove(name)
+            route = hub.route(name)
+            hub.remove(name)
+            kept.set(name, None)
         return RouteStatus.of(route)
 
     return router
 
 
-async def _loaded(context: ServeContext, name: str, spec: RouteSpec, load: Loader) -> Route:
+async def restore(
+    hub: ModelHub, kept: KeptChanges, load: Loader, *, not_ours: Collection[str] = ()
+) -> list[str]:
+    """Let the names answer as they were told to before the last stop; which did.
+
+    What can't be had any more is logged and left as it is without, and so are names that are `not_ours`.
+    """
+    restored = []
+    for name, spec in kept.changes.items():
+        if spec is None:
+            if any(route.name == name for route in hub.routes()):
+                hub.remove(name)
+                restored.append(name)
+            continue
+        try:
+            if name in not_ours:
+                raise ApiError(400, f"'{name}' is the name of an upstream now.")
+            hub.set_route(await _loaded(hub, name, spec, load))
+            restored.append(name)
+        except ApiError as error:
+            log.error(
+                "'%s' is not as it was changed before the last stop; the server goes on without: %s",
+                name,
+                error.message,
+            )
+    await hub.closed_unused()
+    return restored
+
+
+async def _loaded(hub: ModelHub, name: str, spec: RouteSpec, load: Loader) -> Route:
     """The route that `spec` asks for. What was loaded for it is closed again when one of its models fails."""
-    before = {route.name: route for route in context.hub.routes()}.get(name)
+    before = {route.name: route for route in hub.routes()}.get(name)
     known: dict[str, AnyModel] = {}
     if before is not None and not spec.reload:
         models = [variant.model for variant in before.everything()]
@@ -177,13 +150,11 @@ async def _loaded(context: ServeContext, name: str, spec: RouteSpec, load: Loade
     async def model(reference: str) -> AnyModel:
         if reference not in known:
             base, plus, folder = reference.partition("+")
-            over = (
-                {route.name: route.stable.model for route in context.hub.routes()}.get(base) if plus else None
-            )
+            over = {route.name: route.stable.model for route in hub.routes()}.get(base) if plus else None
             if over is None:
                 known[reference] = await asyncio.to_thread(load, reference, name)
             else:
-                known[reference] = await adapted(context.hub, writer(over), Path(folder), name)
+                known[reference] = await adapted(hub, writer(over), Path(folder), name)
             fresh.append(known[reference])
         return known[reference]
 

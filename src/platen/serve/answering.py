@@ -22,7 +22,6 @@ from platen.serve.errors import ApiError
 from platen.serve.generation import Generation, unless_disconnected
 from platen.serve.guards import Origin
 from platen.serve.hub import Lease
-from platen.serve.oversight import Oversight
 from platen.serve.served import ServedModel, writer
 from platen.serve.sse import EventStreamResponse, model_response
 from platen.serve.traffic import Outcome
@@ -111,13 +110,10 @@ class _Attempt:
 
     async def begin(self, start: Start) -> Work:
         """Start the work with the guards before and behind it."""
-        model, guards = writer(self.lease.model), self.context.guards
+        model = writer(self.lease.model)
         origin = Origin.of(self.request.scope, model.info.name, model.info.version)
-        self.work = work = await start(model.guarded(guards.incoming(origin)), self.caller)
-        screen = (lambda: guards.outgoing(origin)) if guards.screens_output else None
-        work.generation.oversee(
-            Oversight(None if self.caller is _NOBODY else self.context.metrics, model.info.name, screen)
-        )
+        self.work = work = await start(model.guarded(self.context.guards.incoming(origin)), self.caller)
+        work.generation.oversee(self.context.oversight(origin, counted=self.caller is not _NOBODY))
         return work
 
     async def respond(self, start: Start, *, stream: bool) -> Response:

@@ -5,32 +5,35 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from platen import __version__
+from platen.engines.upstream import Upstream
 from platen.projectserving import ServeConfig
-from platen.serve.access import LOOPBACK, Access, AccessControl, caller_of
+from platen.serve.about import about_router
+from platen.serve.access import LOOPBACK, Access, AccessControl
 from platen.serve.admin import Loader, admin_router
 from platen.serve.chat import chat_router
 from platen.serve.completions import completions_router
-from platen.serve.context import ServeContext, ServerState
+from platen.serve.context import ServeContext
 from platen.serve.embeddings import embeddings_router
-from platen.serve.errors import install_handlers
-from platen.serve.gateway import Gateway, open_upstreams
+from platen.serve.errors import install_handlers, unexpected
+from platen.serve.gateway import Gateway, NewScreens, open_upstreams
 from platen.serve.guard import Guard
 from platen.serve.guards import Guards, Origin
-from platen.serve.hub import ModelHub
-from platen.serve.metrics import MeteredRequests, Metrics, metrics_router
+from platen.serve.metrics import MeteredRequests, metrics_router
 from platen.serve.oip.inference import OpenInference
 from platen.serve.oip.rest import open_inference_router
-from platen.serve.openai_types import Health, ModelCard, ModelList, UpstreamCard
 from platen.serve.openapi import describe
 from platen.serve.outgoing import NewGuard, OutgoingGuard
 from platen.serve.patience import Patience
@@ -41,95 +44,86 @@ STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20
 
 
+class Application:
+    """The routes, behind the layers that every request passes.
+
+    The layers stand before FastAPI's application, not within it: what the gateway answers never comes there,
+    which would cost it some 40 µs of processor time.
+    """
+
+    def __init__(self, routes: FastAPI, layers: ASGIApp) -> None:
+        self._routes, self._layers = routes, layers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._layers(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The server's description of itself."""
+        return self._routes.openapi()
+
+
 def create_app(
-    hub: ModelHub,
+    context: ServeContext,
     config: ServeConfig,
     *,
-    state: ServerState | None = None,
     access: AccessControl | None = None,
     load: Loader | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
-) -> FastAPI:
-    """The application for the hub's models and the upstreams.
+) -> Application:
+    """The application for the context's models and the upstreams.
 
-    `state` lets whoever runs it start the draining. `access` knows the keys; without it they must be off.
-    With `load` the models can be changed while it runs, where keys are or only this machine can ask. Raises
-    ConfigError when an upstream lacks its key or has the name of a model here.
+    `access` knows the keys; without it they must be off. With `load` the models can be changed while it runs,
+    where keys are or only this machine can ask. Raises ConfigError when an upstream lacks its key or has the
+    name of a model here.
     """
-    metrics = Metrics()
-    metrics.watch(hub.stats)
-    context = ServeContext(hub, state or ServerState(), metrics, Guards(config.guards, metrics))
-    local = [model.info.name for model in hub.models()]
+    local = [model.info.name for model in context.hub.models()]
     upstreams = open_upstreams(config.upstreams, local)
     context.state.closers += [upstream.close for upstream in upstreams]
-    app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
-    install_handlers(app)
-    describe(app)
+    routes = _routes(context, upstreams)
+    if load is not None and (config.keys != "off" or config.host in LOOPBACK):
+        routes.include_router(admin_router(context, load))
+    paths = [route.path for route in iter_route_contexts(routes.routes)]
     # The innermost first.
+    layers: ASGIApp = routes
     if upstreams:
-        app.add_middleware(
-            Gateway, upstreams=upstreams, guard=_vendor_guard(context.guards), observer=metrics
+        layers = Gateway(
+            layers,
+            upstreams=upstreams,
+            guard=_vendor_guard(context.guards),
+            observer=context.metrics,
+            screens=_vendor_screens(context.guards),
         )
-    app.add_middleware(Access, control=access or AccessControl(config))
-    app.add_middleware(Patience, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
-    app.add_middleware(
-        Guard,
+    layers = Access(layers, control=access or AccessControl(config))
+    layers = Patience(layers, request_seconds=config.request_seconds, idle_seconds=config.idle_seconds)
+    layers = Guard(
+        layers,
         state=context.state,
         allow_any_host=config.host not in LOOPBACK,
         max_body_bytes=max_body_bytes,
     )
+    layers = MeteredRequests(layers, metrics=context.metrics, paths=filter(None, paths))
+    return Application(routes, ServerErrorMiddleware(layers, handler=unexpected))
+
+
+def _routes(context: ServeContext, upstreams: Sequence[Upstream]) -> FastAPI:
+    """All that this server answers by itself."""
+    app = FastAPI(title="Platen", version=__version__, docs_url=None, redoc_url=None)
+    install_handlers(app)
+    describe(app)
     app.include_router(completions_router(context))
     app.include_router(chat_router(context))
-    app.include_router(metrics_router(metrics))
+    app.include_router(metrics_router(context.metrics))
     app.include_router(responses_router(context))
     app.include_router(tokens_router(context))
     app.include_router(embeddings_router(context))
-    app.include_router(open_inference_router(OpenInference(hub, context.state)))
-    if load is not None and (config.keys != "off" or config.host in LOOPBACK):
-        app.include_router(admin_router(context, load))
-
-    now = int(time.time())
-    remote = {upstream.name: UpstreamCard(id=upstream.name, created=now) for upstream in upstreams}
-
-    @app.get("/v1/models")
-    async def list_models(request: Request) -> ModelList:
-        """The models that the caller may use, those served here first; the page talks to the first."""
-        caller = caller_of(request)
-        cards: list[ModelCard | UpstreamCard] = [
-            *(model.info.card() for model in hub.models()),
-            *remote.values(),
-        ]
-        return ModelList(data=[card for card in cards if caller.may_use(card.id)])
-
-    @app.get("/v1/models/{model:path}")
-    async def retrieve_model(model: str, request: Request) -> ModelCard | UpstreamCard:
-        """The model of this name."""
-        caller_of(request).check_model(model)
-        return remote[model] if model in remote else hub.info(model).card()
-
-    @app.get("/health")
-    async def health(response: Response) -> Health:
-        """Whether the server takes work (200) or is shutting down or broken (503), and how much it has."""
-        stats = [model.engine.stats() for model in hub.models()]
-        failed = any(one.failed for one in stats)
-        draining = context.state.draining
-        response.status_code = 503 if draining or failed else 200
-        return Health(
-            status="draining" if draining else "failed" if failed else "ok",
-            models=[model.info.name for model in hub.models()],
-            running=sum(one.running for one in stats),
-            waiting=sum(one.waiting for one in stats),
-            tokens_generated=sum(one.tokens_generated for one in stats),
-        )
+    app.include_router(open_inference_router(OpenInference(context)))
+    app.include_router(about_router(context, upstreams))
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    # Last, so that it stands before everything else and counts what any layer refuses.
-    paths = [route.path for route in iter_route_contexts(app.routes)]
-    app.add_middleware(MeteredRequests, metrics=metrics, paths=filter(None, paths))
     return app
 
 
@@ -141,3 +135,10 @@ def _vendor_guard(guards: Guards) -> NewGuard:
         return lambda text: guards.redact(text, origin)
 
     return guard_for
+
+
+def _vendor_screens(guards: Guards) -> NewScreens | None:
+    """What looks over the answers of upstreams; None where no guard does."""
+    if not guards.screens_output:
+        return None
+    return lambda scope, model: partial(guards.outgoing, Origin.of(scope, model, "upstream"))

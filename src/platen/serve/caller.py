@@ -21,6 +21,10 @@ from platen.serve.windows import Counts, Window
 
 ANONYMOUS = "anonymous"
 Header = tuple[bytes, bytes]
+_HEADERS = {
+    what: [f"x-ratelimit-{name}-{what}".encode() for name in ("limit", "remaining", "reset")]
+    for what in ("requests", "tokens")
+}
 
 
 class Caller:
@@ -53,6 +57,9 @@ class Caller:
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Count what the request has used in place of what was set aside. Only the first time counts."""
+
+    def withdraw(self) -> None:
+        """Give back what was set aside, and count nothing: someone else does the work, and admits it anew."""
 
     def headers(self) -> list[Header]:
         """OpenAI's `x-ratelimit-*`: where the caller's limits stand."""
@@ -122,18 +129,26 @@ class KeyHolder(Caller):
         self._admission = admission
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
-        if self._admission is None:
-            return
+        done = self._release(prompt_tokens + completion_tokens)
+        if done is not None:
+            money = _cost(done.price, prompt_tokens, completion_tokens)
+            self._books.ledger.add(self._key, Spent(1, prompt_tokens, completion_tokens, money))
+
+    def withdraw(self) -> None:
+        self._release(0)
+
+    def _release(self, used_tokens: int) -> _Admission | None:
+        """Give back what was set aside, less the tokens used; None when nothing was."""
         done, self._admission = self._admission, None
+        if done is None:
+            return None
         self._books.ledger.release(self._key, done.reserved)
-        money = _cost(done.price, prompt_tokens, completion_tokens)
-        self._books.ledger.add(self._key, Spent(1, prompt_tokens, completion_tokens, money))
-        if self._key.grant.limits.tokens_per_minute is None:
-            return
-        difference = prompt_tokens + completion_tokens - done.taken
-        # What was taken in a minute that is over fades by itself; given back now, it would count twice.
-        if difference > 0 or (difference < 0 and time.monotonic() < done.minute_ends):
-            self._books.counts.correct(f"{self._key.id}/tokens", difference)
+        if self._key.grant.limits.tokens_per_minute is not None:
+            difference = used_tokens - done.taken
+            # What was taken in a minute that is over fades by itself; given back now, it would count twice.
+            if difference > 0 or (difference < 0 and time.monotonic() < done.minute_ends):
+                self._books.counts.correct(f"{self._key.id}/tokens", difference)
+        return done
 
     async def _take(self, what: str, limit: int, amount: int) -> Window:
         taken, window = await self._books.counts.take(f"{self._key.id}/{what}", limit, amount)
@@ -152,12 +167,12 @@ class KeyHolder(Caller):
     def headers(self) -> list[Header]:
         found: list[Header] = []
         for what, window in self._windows.items():
-            for name, value in (
-                ("limit", str(window.limit)),
-                ("remaining", str(window.remaining)),
-                ("reset", _duration(window.reset_seconds)),
-            ):
-                found.append((f"x-ratelimit-{name}-{what}".encode(), value.encode()))
+            limit, remaining, reset = _HEADERS[what]
+            found += [
+                (limit, b"%d" % window.limit),
+                (remaining, b"%d" % window.remaining),
+                (reset, _duration(window.reset_seconds).encode()),
+            ]
         return found
 
 

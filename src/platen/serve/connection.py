@@ -1,4 +1,7 @@
-"""uvicorn's connection, less its patience: a request's head must come in time, and a layer can cut it off."""
+"""uvicorn's connection, less its patience: a request's head must come in time, and a layer can cut it off.
+
+What it writes goes out together, as far as it is written together.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from platen.serve.gathering import Gathering
 
 CUT_OFF = "cut_off"
 """Where a request's state has the function that closes its connection at once, whatever is unsent."""
@@ -20,7 +25,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport, self.loop))  # type: ignore[arg-type]
         self._await_head()
 
     def on_message_begin(self) -> None:

@@ -6,9 +6,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from platen.serve.guards import Guards
+from platen.projectserving import ServeConfig
+from platen.serve.guards import Guards, Origin
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
 from platen.serve.metrics import Metrics
+from platen.serve.oversight import Oversight
 
 
 @dataclass
@@ -34,7 +37,30 @@ class ServerState:
 
 @dataclass(frozen=True)
 class ServeContext:
+    """`state` lets whoever runs the server start the draining; `kept` has what it was told over /admin."""
+
     hub: ModelHub
     state: ServerState
     metrics: Metrics
     guards: Guards
+    kept: KeptChanges
+
+    @classmethod
+    def of(
+        cls,
+        hub: ModelHub,
+        config: ServeConfig,
+        state: ServerState | None = None,
+        kept: KeptChanges | None = None,
+    ) -> ServeContext:
+        """For the hub's models. Raises ConfigError when a guard's list can't be read."""
+        metrics = Metrics()
+        metrics.watch(hub.stats)
+        return cls(
+            hub, state or ServerState(), metrics, Guards(config.guards, metrics), kept or KeptChanges()
+        )
+
+    def oversight(self, origin: Origin, *, counted: bool = True) -> Oversight:
+        """What looks over one answer: the guards and, if it is `counted`, the metrics."""
+        screen = (lambda: self.guards.outgoing(origin)) if self.guards.screens_output else None
+        return Oversight(self.metrics if counted else None, origin.model, screen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.embedding import Vectors
@@ -9,7 +11,9 @@ from platen.serve.access import caller_of
 from platen.serve.context import ServeContext
 from platen.serve.embedding_model import embedding_of
 from platen.serve.embedding_types import EmbeddingList, EmbeddingRequest, encode_answer
+from platen.serve.errors import ApiError
 from platen.serve.generation import unless_disconnected
+from platen.serve.guards import Origin
 from platen.serve.predicting import predict
 from platen.serve.served import AnyModel
 
@@ -23,7 +27,11 @@ def embeddings_router(context: ServeContext) -> APIRouter:
 
         async def embed(model: AnyModel) -> tuple[Vectors, int]:
             embedder = embedding_of(model)
-            batch = await embedder.engine.token_ids(body.inputs, body.truncate_prompt_tokens)
+            inputs = body.inputs
+            origin = Origin.of(request.scope, model.info.name, model.info.version)
+            if (incoming := context.guards.incoming(origin)) is not None:
+                inputs = await incoming.inputs(_texts(inputs))
+            batch = await embedder.engine.token_ids(inputs, body.truncate_prompt_tokens)
             return await embedder.embed(batch, body.dimensions, caller), sum(map(len, batch))
 
         caller = caller_of(request)
@@ -37,3 +45,16 @@ def embeddings_router(context: ServeContext) -> APIRouter:
         return Response(answer, media_type="application/json", headers=made.headers)
 
     return router
+
+
+def _texts(inputs: Sequence[str] | Sequence[list[int]]) -> list[str]:
+    """The inputs as texts that guards can look over. Raises ApiError for token ids."""
+    texts = [given for given in inputs if isinstance(given, str)]
+    if len(texts) < len(inputs):
+        raise ApiError(
+            400,
+            "Token ids can't be looked over by this server's guards; send text.",
+            param="input",
+            code="token_ids_not_allowed",
+        )
+    return texts

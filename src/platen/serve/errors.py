@@ -97,6 +97,11 @@ def failed() -> ApiError:
     return ApiError(500, "The server failed while it worked on this request.", code="internal_error")
 
 
+async def unexpected(_: Request, error: Exception) -> Response:
+    """The answer where nothing else has caught an error."""
+    return failed().response()
+
+
 def install_handlers(app: FastAPI) -> None:
     """Make `app` answer every error, its own and the framework's, with the error object."""
 
@@ -114,9 +119,6 @@ def install_handlers(app: FastAPI) -> None:
             error.status_code, _http_message(request, error), code=_CODES.get(error.status_code)
         )
         return json_response(answer.status, answer.body(), dict(error.headers or {}))
-
-    async def unexpected(_: Request, error: Exception) -> Response:
-        return failed().response()
 
     async def client_gone(_: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -24,10 +25,15 @@ from platen.projectserving import UpstreamConfig
 from platen.serve.asgi import Hangup, failing, replayed, whole_body
 from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
+from platen.serve.guards import Outgoing, RelayedScreen
 from platen.serve.outgoing import BYTES_PER_TOKEN, NewGuard, OutgoingGuard, OutgoingRequest
 from platen.serve.relay import EventRelay, relay_whole
+from platen.serve.served import LONG_TEXT
 
 log = logging.getLogger(__name__)
+
+NewScreens = Callable[[Scope, str], Callable[[], Outgoing]]
+"""Makes the guards' screens for what this upstream answers a request."""
 
 RELAYED = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"}
 _STREAM_HEADERS = [
@@ -63,7 +69,8 @@ def open_upstreams(configs: Sequence[UpstreamConfig], local_models: Sequence[str
 class Gateway:
     """Relays to `upstreams`, falling back as their configuration says.
 
-    `guard` sees what is sent to those that have `redact: true`; `observer` is told of each answer.
+    `guard` sees what is sent to those that have `redact: true`; `screens`, if there are any, see what all of
+    them answer; `observer` is told of each answer.
     """
 
     def __init__(
@@ -73,8 +80,9 @@ class Gateway:
         upstreams: Sequence[Upstream],
         guard: NewGuard,
         observer: Observer | None = None,
+        screens: NewScreens | None = None,
     ) -> None:
-        self._app, self._guard, self._observer = app, guard, observer
+        self._app, self._guard, self._observer, self._screens = app, guard, observer, screens
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,12 +111,17 @@ class Gateway:
         caller: Caller = state.get("caller") or Caller()
         caller.check_model(request.model)
         await caller.admit(request.model, request.prompt_tokens, request.most_completion_tokens)
-        exchange = _Exchange(request, receive, send)
+        screens = None if self._screens is None else partial(self._screens, scope)
+        exchange = _Exchange(request, receive, send, screens)
+        local: str | None = None
         try:
             guard = self._guard(scope, request.model)
             local = await exchange.run(self._candidates(request.model), guard)
         finally:
-            caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+            if local is None:
+                caller.settle(exchange.usage.prompt_tokens, exchange.usage.completion_tokens)
+            else:
+                caller.withdraw()  # the local model's route counts this request
             if self._observer is not None:
                 exchange.tell(self._observer)
         if local is not None:
@@ -123,8 +136,14 @@ class Gateway:
 class _Exchange:
     """One request relayed. `usage` is what it has cost so far, estimated where nobody tells."""
 
-    def __init__(self, request: OutgoingRequest, receive: Receive, send: Send) -> None:
-        self._request, self._receive, self._send = request, receive, send
+    def __init__(
+        self,
+        request: OutgoingRequest,
+        receive: Receive,
+        send: Send,
+        screens: Callable[[str], Callable[[], Outgoing]] | None = None,
+    ) -> None:
+        self._request, self._receive, self._send, self._screens = request, receive, send, screens
         self._began = perf_counter()
         self._model: str | None = None
         self._reason: str | None = None
@@ -182,8 +201,12 @@ class _Exchange:
         if answer.streams:
             await self._stream(answer, upstream)
             return
+        screen = self._screen(upstream)
         try:
-            body, usage = relay_whole(answer.body, upstream.name)
+            if screen is None or len(answer.body) < LONG_TEXT:
+                body, usage = relay_whole(answer.body, upstream.name, screen)
+            else:
+                body, usage = await asyncio.to_thread(relay_whole, answer.body, upstream.name, screen)
         except ValueError:
             raise upstream.broke(upstream.garbled()) from None
         self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
@@ -197,6 +220,7 @@ class _Exchange:
         relay = EventRelay(
             upstream.name,
             hide_usage=self._request.adds_usage(upstream.config) and not self._request.asks_for_usage,
+            screen=self._screen(upstream),
         )
         await self._send({"type": "http.response.start", "status": answer.status, "headers": _STREAM_HEADERS})
         first, last = perf_counter(), b""
@@ -205,11 +229,11 @@ class _Exchange:
             while piece:
                 if whole := relay.push(piece):
                     await self._send({"type": "http.response.body", "body": whole, "more_body": True})
-                piece = await answer.more()
+                piece = b"" if relay.withheld else await answer.more()
             last = relay.finish()
             if not relay.complete:
                 raise upstream.broke(upstream.cut_off())
-            self._reason = "stop"
+            self._reason = "content_filter" if relay.withheld else "stop"
             self._timings = Timings(0.0, first - self._began, perf_counter() - first)
         except ValueError:
             last = _event(upstream.broke(upstream.garbled()))
@@ -219,6 +243,14 @@ class _Exchange:
         finally:
             self.usage = relay.usage or self._estimate(relay.events)
         await self._send({"type": "http.response.body", "body": last})
+
+    def _screen(self, upstream: Upstream) -> RelayedScreen | None:
+        """What looks over the upstream's answer; None when nothing does."""
+        return (
+            None
+            if self._screens is None
+            else RelayedScreen(self._screens(upstream.name), self._request.choices)
+        )
 
     def _estimate(self, completion_tokens: int) -> Usage:
         return Usage(self._request.prompt_tokens, completion_tokens)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -171,16 +171,14 @@ class Generation:
 
     async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices as they come. Raises ApiError when the engine fails or stops."""
-        queue: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue()
-        readers = [
-            asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(self._streams)
-        ]
+        source = _merged(self._streams)
         try:
             while self._open:
-                item = await queue.get()
-                if isinstance(item, Exception):
+                try:
+                    item = await anext(source)
+                except Exception as error:
                     self._failed = True
-                    raise _failure(item) from item
+                    raise _failure(error) from error
                 if item.index in self._over:
                     continue  # a guard has ended it
                 written = self._written.get(item.index, 0)
@@ -194,8 +192,7 @@ class Generation:
                 yield item
         finally:
             self.cancel()
-            for reader in readers:
-                reader.cancel()
+            await source.aclose()
 
     def _overseen(self, item: ChoiceEvent) -> ChoiceEvent:
         prompt = self._prompts[item.index // self._n]
@@ -277,6 +274,25 @@ def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
 
 async def _withheld(prompt: RefusedPrompt) -> AsyncIterator[TokenEvent]:
     yield TokenEvent(finish_reason="content_filter", usage=EngineUsage(len(prompt), 0))
+
+
+async def _merged(streams: Sequence[AsyncIterator[TokenEvent]]) -> AsyncGenerator[ChoiceEvent, None]:
+    """The events of all streams as they come; raises what one of them does. Of one it needs no tasks."""
+    if len(streams) == 1:
+        async for event in streams[0]:
+            yield ChoiceEvent(0, event)
+        return
+    queue: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue()
+    readers = [asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(streams)]
+    try:
+        while True:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        for reader in readers:
+            reader.cancel()
 
 
 async def _read(

@@ -102,9 +102,10 @@ def _plain(scope: Scope) -> Scope:
     """HEAD as GET: the HTTP layer leaves the body out. And every file whole: a range may be ignored, and a
     malformed one would be refused in a text that is no error object.
     """
-    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    if scope["method"] not in ("GET", "HEAD"):
+        return scope
     headers = [header for header in scope["headers"] if header[0] != b"range"]
-    return {**scope, "method": method, "headers": headers}
+    return {**scope, "method": "GET", "headers": headers}
 
 
 @lru_cache(64)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from platen.engines.protocol import EngineStats
+from platen.engines.threads import give_back_memory
 from platen.serve.errors import ApiError
 from platen.serve.served import AnyModel, ModelInfo, Worker
 from platen.serve.traffic import Outcome, Route, Variant
@@ -64,6 +65,8 @@ class ModelHub:
         self._routes: dict[str, Route] = {}
         self._leases: dict[Worker, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self.on_roll_back: Callable[[Route], None] = lambda route: None
+        """Told of each route whose canary was taken back."""
         for model in models:
             self.set_route(Route.to(model))
 
@@ -84,6 +87,7 @@ class ModelHub:
         log.warning("the canary of '%s' is rolled back: %s", route.name, reason)
         before = Route(route.name, route.variants, route.shadow)
         route.roll_back(reason)
+        self.on_roll_back(route)
         self._close_unused(before)
 
     def acquire(self, name: str, *, user: str | None = None) -> Lease:
@@ -133,6 +137,10 @@ class ModelHub:
         """Close all engines; what still runs ends with an error."""
         for engine in self.engines():
             await engine.close()
+        await self.closed_unused()
+
+    async def closed_unused(self) -> None:
+        """Wait until the engines are closed that nothing leads to any more."""
         here = asyncio.get_running_loop()
         await asyncio.gather(*(task for task in self._closing if task.get_loop() is here))
 
@@ -153,7 +161,7 @@ class ModelHub:
     def _close_if_unused(self, engine: Worker) -> None:
         if engine in self.engines():
             return
-        task = asyncio.get_running_loop().create_task(engine.close())
+        task = asyncio.get_running_loop().create_task(_close(engine))
         self._closing.add(task)
         task.add_done_callback(self._closed)
 
@@ -161,3 +169,8 @@ class ModelHub:
         self._closing.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("closing an engine failed", exc_info=task.exception())
+
+
+async def _close(engine: Worker) -> None:
+    await engine.close()
+    await asyncio.to_thread(give_back_memory)

@@ -76,7 +76,8 @@ def key_file(project_dir: Path) -> Path:
 
 def month_of(moment: datetime) -> str:
     """The month that a budget is for, as 2026-11."""
-    return moment.astimezone(UTC).strftime("%Y-%m")
+    here = moment.astimezone(UTC)
+    return f"{here.year}-{here.month:02}"
 
 
 class KeyStore:

@@ -80,7 +80,8 @@ class Ledger:
     def add(self, key: ApiKey, spent: Spent) -> None:
         """Count what a request has used."""
         here = (key.id, month_of(datetime.now(UTC)))
-        self._new[here] = self._new.get(here, Spent()) + spent
+        before = self._new.get(here)
+        self._new[here] = spent if before is None else before + spent
 
     async def sync(self) -> None:
         """Write what is new and learn what others have written. Never raises: the next time may do better."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
+from typing import Generic, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -21,6 +22,8 @@ from platen.engines.protocol import EngineStats, Timings, Usage
 
 StatsOfModels = Callable[[], Mapping[tuple[str, str], EngineStats]]
 """The present state of each model's engine, by the model's name and version."""
+
+M = TypeVar("M", Counter, Histogram)
 
 OTHER = "other"
 MOST_VALUES = 200
@@ -46,11 +49,11 @@ class Metrics:
         self._engines: StatsOfModels = dict
         self.registry.register(_Gauges(self))
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"platen_{name}", text, labels, registry=self.registry)
+        def counter(name: str, text: str, *labels: str) -> _Family[Counter]:
+            return _Family(Counter(f"platen_{name}", text, labels, registry=self.registry))
 
-        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"platen_{name}", text, labels, registry=self.registry, buckets=buckets)
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> _Family[Histogram]:
+            return _Family(Histogram(f"platen_{name}", text, labels, registry=self.registry, buckets=buckets))
 
         self._requests = counter("requests", "HTTP requests answered.", "route", "model", "status")
         self._request_seconds = histogram(
@@ -132,6 +135,20 @@ class Metrics:
         self._written.labels(model).inc(usage.completion_tokens)
         self._prompt_sizes.labels(model).observe(usage.prompt_tokens)
         self._written_sizes.labels(model).observe(usage.completion_tokens)
+
+
+class _Family(Generic[M]):
+    """A metric's children by the values of their labels: looking one up there costs ten times as much."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def labels(self, *values: str) -> M:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
 
 
 class _Bounded:

@@ -62,17 +62,17 @@ def open_any(
 
 def further_models(
     config: ServeConfig,
-    first: str,
+    first: str | None,
     find: Callable[[str], Path | str],
     *,
     report: Report = no_report,
     phase: Phase = no_phase,
 ) -> list[AnyModel]:
-    """The models that `serve.models` adds to the one named `first`; `find` tells where each lies.
+    """The models that `serve.models` adds to the one named `first`, if any; `find` tells where each is.
 
     Raises ConfigError when two have one name, and what `open_any` does.
     """
-    names = [first, *(entry.name for entry in config.models)]
+    names = [entry.name for entry in config.models] + ([] if first is None else [first])
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(

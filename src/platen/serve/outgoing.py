@@ -80,8 +80,13 @@ class OutgoingRequest:
         if self.path == "/v1/embeddings":
             return 0
         limits = [limit for key in _LIMITS if isinstance(limit := self.document.get(key), int) and limit > 0]
+        return min(limits, default=USUAL_TOKENS) * self.choices
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
         n = self.document.get("n")
-        return min(limits, default=USUAL_TOKENS) * (n if isinstance(n, int) and n > 0 else 1)
+        return n if isinstance(n, int) and n > 0 else 1
 
     def local(self, model: str) -> bytes:
         """The body for a model of this server."""

@@ -5,13 +5,13 @@ One plain ASGI layer. What runs out of time is cancelled, and with it its work i
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platen.serve.connection import CUT_OFF
+from platen.serve.deadlines import Bound, Deadlines
 from platen.serve.errors import ApiError
 
 
@@ -30,18 +30,21 @@ class Patience:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, self._idle_seconds)
+        deadlines = Deadlines()
+        exchange = _Exchange(receive, send, deadlines, self._idle_seconds)
         try:
-            await self._in_time(scope, exchange)
+            await self._in_time(scope, exchange, deadlines.within(self._request_seconds))
         except _Stalled:
             await _cut_off(scope, receive)
+        finally:
+            deadlines.close()
 
-    async def _in_time(self, scope: Scope, exchange: _Exchange) -> None:
+    async def _in_time(self, scope: Scope, exchange: _Exchange, limit: Bound) -> None:
         try:
-            async with asyncio.timeout(self._request_seconds) as limit:
+            with limit:
                 await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
-            if not limit.expired():
+            if not limit.reached:
                 raise
             await exchange.end(scope, _out_of_time(self._request_seconds))
 
@@ -53,15 +56,16 @@ class _Stalled(Exception):
 class _Exchange:
     """A request and its answer, watched on their way."""
 
-    def __init__(self, receive: Receive, send: Send, idle_seconds: float) -> None:
-        self._receive, self._send, self._idle_seconds = receive, send, idle_seconds
+    def __init__(self, receive: Receive, send: Send, deadlines: Deadlines, idle_seconds: float) -> None:
+        self._receive, self._send = receive, send
+        self._deadlines, self._idle_seconds = deadlines, idle_seconds
         self._received = self._started = self._streams_events = False
 
     async def receive(self) -> Message:
         if self._received:  # what follows is that the client hangs up, whenever it likes
             return await self._receive()
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            with self._deadlines.within(self._idle_seconds):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(
@@ -78,7 +82,7 @@ class _Exchange:
             kind = next((value for name, value in message["headers"] if name == b"content-type"), b"")
             self._streams_events = kind.startswith(b"text/event-stream")
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            with self._deadlines.within(self._idle_seconds):
                 await self._send(message)
         except TimeoutError:
             raise _Stalled from None

@@ -4,35 +4,41 @@ else as it came. Whole answers and server-sent events of OpenAI's APIs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from platen.engines.openai_events import Lines, choices_of, event_of, is_done, usage_of
 from platen.engines.protocol import Usage
+from platen.serve.guards import RelayedScreen
 
 _ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 
 
-def relay_whole(body: bytes, model: str) -> tuple[bytes, Usage | None]:
+def relay_whole(body: bytes, model: str, screen: RelayedScreen | None = None) -> tuple[bytes, Usage | None]:
     """A whole answer as the client gets it, and the tokens it took. Raises ValueError when it is none."""
     document = orjson.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
-    renamed = _rename(document, model)
-    return orjson.dumps(document) if renamed else body, usage_of(document)
+    changed = _rename(document, model)
+    if screen is not None:
+        screen.whole(document)
+        changed = True
+    return orjson.dumps(document) if changed else body, usage_of(document)
 
 
 class EventRelay:
     """Takes a stream piece by piece and gives what may be passed on: always whole lines.
 
     With `hide_usage` the event that only carries token counts, which the client did not ask for, is left out.
+    With `screen` texts are passed on as that lets them.
     """
 
-    def __init__(self, model: str, *, hide_usage: bool) -> None:
-        self._model, self._hide_usage = model, hide_usage
+    def __init__(self, model: str, *, hide_usage: bool, screen: RelayedScreen | None = None) -> None:
+        self._model, self._hide_usage, self._screen = model, hide_usage, screen
         self._lines = Lines()
-        self._hidden = False
+        self._hidden = self._typed = False
         self.usage: Usage | None = None
         self.events = 0
         """Events so far; about as many tokens."""
@@ -44,7 +50,10 @@ class EventRelay:
         return b"".join(map(self._relayed, self._lines.push(piece)))
 
     def finish(self) -> bytes:
-        """What is left when the upstream has ended its stream."""
+        """What is left when the upstream has ended its stream, or a guard has."""
+        if self.withheld:
+            self.complete = True
+            return b"\n" if self._typed else b"\ndata: [DONE]\n\n"
         return b"".join(map(self._relayed, self._lines.finish()))
 
     def _relayed(self, line: bytes) -> bytes:
@@ -54,13 +63,42 @@ class EventRelay:
         event = event_of(line)
         if event is None:
             self.complete = self.complete or is_done(line)
-            return line
+            return line if self._screen is None else self._screened_line(line, self._screen)
         self.events += 1
         self._note(event)
         if self._hide_usage and event.get("choices") == [] and event.get("usage"):
             self._hidden = True
             return b""
-        return b"data: " + orjson.dumps(event) + b"\n" if _rename(event, self._model) else line
+        renamed = _rename(event, self._model)
+        if self._screen is not None:
+            self._typed = "choices" not in event
+            return self._screened(self._screen.events(event))
+        return b"data: " + orjson.dumps(event) + b"\n" if renamed else line
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a guard has ended the answer, so that nothing more of it is to be passed on."""
+        return self._screen is not None and self._screen.over
+
+    def _screened_line(self, line: bytes, screen: RelayedScreen) -> bytes:
+        """A line that is no event. An event's name is written with its data; unreadable data is no answer."""
+        if self.withheld:
+            return b""
+        if is_done(line):
+            rest = self._screened(screen.rest())
+            return rest + (b"\n" if rest else b"") + line
+        if line.startswith(b"data:"):
+            raise ValueError("an event that is not JSON")
+        return b"" if line.startswith(b"event:") else line
+
+    def _screened(self, events: Sequence[dict[str, Any]]) -> bytes:
+        """Events as lines, all but the blank one after the last, which is on its way."""
+        self._hidden = not events
+        named = (b"event: %b\n" % str(event["type"]).encode() if "type" in event else b"" for event in events)
+        data = (b"data: " + orjson.dumps(event) for event in events)
+        return b"\n\n".join(name + one for name, one in zip(named, data, strict=True)) + (
+            b"\n" if events else b""
+        )
 
     def _note(self, event: dict[str, Any]) -> None:
         self.usage = usage_of(event) or self.usage

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,12 @@ from platen.download import Report, no_report
 from platen.phases import Phase, no_phase
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
+from platen.serve.admin import restore
 from platen.serve.app import create_app
 from platen.serve.connection import Connection
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext, ServerState
 from platen.serve.hub import ModelHub
+from platen.serve.kept import KeptChanges
 from platen.serve.oip.inference import OpenInference
 from platen.serve.opening import ServeError, further_models, open_any
 from platen.serve.served import AnyModel
@@ -35,16 +38,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """What is told once a server answers: where, what the model is and why this engine runs it."""
+    """What is told once a server answers: where, what the model is and why this engine runs it.
+
+    `kind` is gateway when there is none.
+    """
 
     url: str
     kind: str
     why: str
     grpc_address: str | None = None
+    restored: Sequence[str] = ()
+    """Names that answer as they were told to before the last stop."""
 
 
 def serve_bundle(
-    bundle_path: Path | str,
+    bundle_path: Path | str | None,
     *,
     name: str,
     config: ServeConfig,
@@ -53,17 +61,23 @@ def serve_bundle(
     find: Callable[[str], Path | str] = str,
     report: Report = no_report,
     phase: Phase = no_phase,
+    kept: KeptChanges | None = None,
 ) -> None:
     """Serve a bundle, a compiled folder or an embedding model under `name` until SIGTERM or SIGINT.
 
+    Without one, only the upstreams and further models of the configuration are served.
+
     `access` knows the keys, if there are any. `find` tells where a model lies that the server is asked to
     load later on or beside the first one, by a reference such as MODEL@VERSION. `report` is told how far a
-    download is, and `phase` times what starting is made of.
+    download is, and `phase` times what starting is made of. What is `kept` of earlier changes is made again.
 
     On the first signal the server takes no more work and finishes what it has, for at most
-    `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had,
-    BundleError when the bundle can't be opened.
+    `drain_seconds`; a second SIGINT ends it at once. Raises ServeError when the address can't be had or there
+    is nothing to serve, BundleError when the bundle can't be opened.
     """
+    # What imports have left is there for good: over 200,000 objects that the garbage collector would
+    # look through every few seconds, for a tenth of a second. Models come later, as they can go again.
+    gc.freeze()
     listener = listen(config.host, config.port)
     with listener:
         access = access or AccessControl(config)
@@ -71,16 +85,28 @@ def serve_bundle(
         def load(reference: str, name: str) -> AnyModel:
             return open_any(find(reference), name, config, source=reference)[0]
 
-        model, why = open_any(bundle_path, name, config, source=str(bundle_path), report=report, phase=phase)
-        hub = ModelHub([model, *further_models(config, name, find, report=report, phase=phase)])
-        state = ServerState()
-        app = create_app(hub, config, state=state, access=access, load=load)
-        rpc = _rpc_server(hub, state, access, config)
+        models: list[AnyModel] = []
+        kind, why = "gateway", ""
+        if bundle_path is not None:
+            first, why = open_any(
+                bundle_path, name, config, source=str(bundle_path), report=report, phase=phase
+            )
+            models, kind = [first], first.info.kind
+        elif not config.upstreams and not config.models:
+            raise ServeError("there is nothing to serve", hint="Name a model, or give serve.upstreams.")
+        taken = name if models else None
+        hub = ModelHub([*models, *further_models(config, taken, find, report=report, phase=phase)])
+        context = ServeContext.of(hub, config, state := ServerState(), kept)
+        with phase("restore changes"):
+            remote = [upstream.name for upstream in config.upstreams]
+            restored = asyncio.run(restore(hub, context.kept, load, not_ours=remote))
+        app = create_app(context, config, access=access, load=load)
+        rpc = _rpc_server(context, access, config)
         starting = contextlib.ExitStack()
 
         def ready(url: str) -> None:
             starting.close()
-            on_ready(Started(url, model.info.kind, why, rpc.address if rpc else None))
+            on_ready(Started(url, kind, why, rpc.address if rpc else None, restored))
 
         server = Server(app, hub, state, config, ready, rpc)
         try:
@@ -91,14 +117,12 @@ def serve_bundle(
             access.close()
 
 
-def _rpc_server(
-    hub: ModelHub, state: ServerState, access: AccessControl, config: ServeConfig
-) -> RpcServer | None:
+def _rpc_server(context: ServeContext, access: AccessControl, config: ServeConfig) -> RpcServer | None:
     if config.grpc_port is None:
         return None
     from platen.serve.oip.rpc import RpcServer
 
-    return RpcServer(OpenInference(hub, state), state, access, config.host, config.grpc_port)
+    return RpcServer(OpenInference(context), context.state, access, config.host, config.grpc_port)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -153,6 +177,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 log_level="warning",
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=5,
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from platen.serve.access import caller_of
 from platen.serve.chat import turns_of
 from platen.serve.chat_types import MAX_MESSAGES, MAX_TOOLS, ChatMessage, ChatTool
 from platen.serve.context import ServeContext
@@ -70,9 +71,9 @@ def tokens_router(context: ServeContext) -> APIRouter:
     router = APIRouter()
 
     @router.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> Tokens:
+    async def tokenize(body: TokenizeRequest, request: Request) -> Tokens:
         """The tokens of a text or a conversation."""
-        model = _model(context, body.model)
+        model = _model(context, request, body.model)
         if body.messages is not None:
             tools = tuple(tool.function.to_tool() for tool in body.tools or ())
             conversation = Conversation(turns_of(body.messages), ToolUse(tools))
@@ -84,16 +85,15 @@ def tokens_router(context: ServeContext) -> APIRouter:
         return Tokens(count=len(ids), max_model_len=window, tokens=ids, token_strs=names)
 
     @router.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> Detokenized:
+    async def detokenize(body: DetokenizeRequest, request: Request) -> Detokenized:
         """The text of tokens, special ones included. An id that no token has adds nothing."""
-        return Detokenized(
-            prompt=_model(context, body.model).tokenizer.decode(body.tokens, skip_special=False)
-        )
+        model = _model(context, request, body.model)
+        return Detokenized(prompt=model.tokenizer.decode(body.tokens, skip_special=False))
 
     @router.get("/tokenizer_info")
-    async def tokenizer_info() -> TokenizerInfo:
+    async def tokenizer_info(request: Request) -> TokenizerInfo:
         """The special tokens and the chat template."""
-        model = _model(context, None)
+        model = _model(context, request, None)
         tokenizer = model.tokenizer
 
         def named(token_id: int | None) -> str | None:
@@ -111,9 +111,17 @@ def tokens_router(context: ServeContext) -> APIRouter:
     return router
 
 
-def _model(context: ServeContext, name: str | None) -> ServedModel:
-    """The model of this name; the first one when none is named. Raises ApiError when there is none."""
-    writers = [model for model in context.hub.models() if isinstance(model, ServedModel)]
-    if name is None and writers:
-        return writers[0]
-    return writer(context.hub.route(name or "").stable.model)
+def _model(context: ServeContext, request: Request, name: str | None) -> ServedModel:
+    """The model of this name; when none is named, the first one that the caller may use.
+
+    Raises ApiError when there is none, or the caller may not use it.
+    """
+    caller = caller_of(request)
+    if name is None:
+        writers = [model for model in context.hub.models() if isinstance(model, ServedModel)]
+        found = next((model for model in writers if caller.may_use(model.info.name)), None)
+        if found is not None:
+            return found
+        name = writers[0].info.name if writers else ""
+    caller.check_model(name)
+    return writer(context.hub.route(name).stable.model)

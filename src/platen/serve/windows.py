@@ -12,8 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from platen.errors import MissingExtraError, PlatenError
@@ -35,8 +34,7 @@ class LimitsStoreError(PlatenError):
     exit_code = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """Where a limit of `limit` a minute stands.
 
     `previous` was used in the minute before this one, and `left / 60` of it still counts; `current` was used

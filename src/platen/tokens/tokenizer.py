@@ -58,7 +58,10 @@ class Tokenizer:
         self.pad_id = self._special("pad_token")
         self._templates: dict[str, Any] = {}
         self._added = frozenset(self._backend.get_added_tokens_decoder())
-        self._byte_level = "ByteLevel" in _decoder_types(self._backend)
+        decoders = _decoder_types(self._backend)
+        self._byte_level = "ByteLevel" in decoders
+        self.context_free = decoders <= {"ByteLevel", ""}
+        """What a token reads as does not depend on those before it, if they are whole characters."""
 
     @classmethod
     def from_dir(cls, path: str | Path) -> Tokenizer:
@@ -287,9 +290,9 @@ class TextStream:
         new = text[self._out : sure]
         self._out = max(self._out, sure)
         if new and not broken:
-            self._ids = self._ids[self._known :]
+            self._ids = [] if self._tokenizer.context_free else self._ids[self._known :]
             self._known = len(self._ids)
-            self._out = len(self._text())
+            self._out = len(self._text()) if self._ids else 0
         return new
 
     def finish(self) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext
 from platen.serve.hub import ModelHub
 from platen.serve.keys import Grant, Limits
 from platen.serve.keystore import KeyStore, key_file
@@ -101,9 +101,9 @@ def test_a_port_that_is_taken_is_one_clear_error() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        state = ServerState()
+        context = ServeContext.of(ModelHub(), ServeConfig())
         server = RpcServer(
-            OpenInference(ModelHub(), state), state, AccessControl(ServeConfig()), "127.0.0.1", port
+            OpenInference(context), context.state, AccessControl(ServeConfig()), "127.0.0.1", port
         )
         with pytest.raises(RpcError, match=f"can't listen on 127.0.0.1:{port} for gRPC"):
             asyncio.run(server.start())

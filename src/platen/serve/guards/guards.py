@@ -138,11 +138,11 @@ class Incoming:
 
     async def prompts(self, texts: Sequence[str]) -> tuple[list[str], str | None]:
         """Texts to continue."""
-        return await self._checked(
-            list(texts),
-            sum(map(len, texts)),
-            lambda: [self._guards.prompt(text, self._origin) for text in texts],
-        )
+        return await self._checked(list(texts), sum(map(len, texts)), lambda: self._prompts(texts))
+
+    async def inputs(self, texts: Sequence[str]) -> list[str]:
+        """Texts that are not continued, such as those to embed. Raises GuardRefusal for any refusal."""
+        return await self._done(sum(map(len, texts)), lambda: self._prompts(texts))
 
     async def chat(self, messages: list[Message]) -> tuple[list[Message], str | None]:
         """A conversation."""
@@ -156,11 +156,17 @@ class Incoming:
         self, given: list[T], size: int, work: Callable[[], list[T]]
     ) -> tuple[list[T], str | None]:
         try:
-            return (work() if size < LONG_TEXT else await asyncio.to_thread(work)), None
+            return await self._done(size, work), None
         except GuardRefusal as refusal:
             if not self._guards.answers_refusals:
                 raise
             return given, refusal.message
+
+    async def _done(self, size: int, work: Callable[[], list[T]]) -> list[T]:
+        return work() if size < LONG_TEXT else await asyncio.to_thread(work)
+
+    def _prompts(self, texts: Sequence[str]) -> list[str]:
+        return [self._guards.prompt(text, self._origin) for text in texts]
 
 
 class Outgoing:

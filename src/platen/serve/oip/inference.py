@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from platen import __version__
 from platen.serve.caller import Caller
 from platen.serve.completion_types import CompletionRequest
-from platen.serve.context import ServerState
+from platen.serve.context import ServeContext
 from platen.serve.embedding_model import EmbeddingModel
 from platen.serve.embedding_types import EmbeddingRequest
 from platen.serve.errors import ApiError, from_validation
 from platen.serve.generation import Generation, check_count, sampling_of
-from platen.serve.hub import Lease, ModelHub
+from platen.serve.guards import Origin
+from platen.serve.hub import Lease
 from platen.serve.oip.tensors import BYTES, Tensor, texts_tensor
+from platen.serve.oversight import Oversight
 from platen.serve.predicting import predict
 from platen.serve.served import AnyModel, ModelInfo, ServedModel, writer
 from platen.serve.traffic import Variant
@@ -75,10 +77,10 @@ class InferResponse:
 
 
 class OpenInference:
-    """The protocol over a hub's models. Raises ApiError everywhere."""
+    """The protocol over a server's models. Raises ApiError everywhere."""
 
-    def __init__(self, hub: ModelHub, state: ServerState) -> None:
-        self._hub, self._state = hub, state
+    def __init__(self, context: ServeContext) -> None:
+        self._context, self._hub, self._state = context, context.hub, context.state
 
     def ready(self) -> bool:
         """Whether every model takes work."""
@@ -101,8 +103,29 @@ class OpenInference:
             lease = Lease(self._hub, route, self._variant(request.model, request.version))
         else:
             lease = self._hub.acquire(request.model)
-        made = await predict(lease, lambda model: _infer(model, request, caller))
+        made = await predict(lease, lambda model: self._run(model, request, caller))
         return made.value
+
+    async def _run(self, model: AnyModel, request: InferRequest, caller: Caller) -> InferResponse:
+        """Let this model answer, with the guards before and behind it."""
+        inputs, made = _tensors(model.info)
+        known = [tensor.name for tensor in made]
+        unknown = next((name for name in request.outputs if name not in known), None)
+        if unknown is not None:
+            raise _refused("outputs", f"The model has no output '{unknown}'; it has {', '.join(known)}.")
+        text, parameters = _read_inputs(inputs[0].name, request)
+        origin = Origin(caller.name, model.info.name, model.info.version)
+        incoming = self._context.guards.incoming(origin)
+        if isinstance(model, EmbeddingModel):
+            texts = text.texts() if incoming is None else await incoming.inputs(text.texts())
+            outputs, told = await _embed(model, text.name, texts, parameters, caller)
+        else:
+            oversight = self._context.oversight(origin)
+            outputs, told = await _generate(
+                writer(model).guarded(incoming), text, parameters, caller, oversight
+            )
+        wanted = [tensor for tensor in outputs if not request.outputs or tensor.name in request.outputs]
+        return InferResponse(model.info.name, model.info.version, request.id, told, wanted)
 
     def _variant(self, name: str, version: str) -> Variant:
         """What has this version among all that answers to the name; the stable one when it is empty."""
@@ -131,21 +154,6 @@ def _tensors(info: ModelInfo) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo,
     return (TensorInfo("text_input", BYTES, (-1,)),), outputs
 
 
-async def _infer(model: AnyModel, request: InferRequest, caller: Caller) -> InferResponse:
-    inputs, made = _tensors(model.info)
-    known = [tensor.name for tensor in made]
-    unknown = next((name for name in request.outputs if name not in known), None)
-    if unknown is not None:
-        raise _refused("outputs", f"The model has no output '{unknown}'; it has {', '.join(known)}.")
-    text, parameters = _read_inputs(inputs[0].name, request)
-    if isinstance(model, EmbeddingModel):
-        outputs, told = await _embed(model, text, parameters, caller)
-    else:
-        outputs, told = await _generate(writer(model), text, parameters, caller)
-    wanted = [tensor for tensor in outputs if not request.outputs or tensor.name in request.outputs]
-    return InferResponse(model.info.name, model.info.version, request.id, told, wanted)
-
-
 def _read_inputs(text_name: str, request: InferRequest) -> tuple[Tensor, dict[str, Scalar]]:
     """The texts, and the parameters: those of the request and the tensors that are none but values."""
     text: Tensor | None = None
@@ -163,7 +171,11 @@ def _read_inputs(text_name: str, request: InferRequest) -> tuple[Tensor, dict[st
 
 
 async def _generate(
-    model: ServedModel, text: Tensor, parameters: Mapping[str, Scalar], caller: Caller
+    model: ServedModel,
+    text: Tensor,
+    parameters: Mapping[str, Scalar],
+    caller: Caller,
+    oversight: Oversight,
 ) -> tuple[list[Tensor], dict[str, int]]:
     texts = text.texts()
     body = _completion_request(model.info.name, texts, parameters)
@@ -173,6 +185,7 @@ async def _generate(
     generation = await Generation.start(
         model.engine, prompts, sampling, caller=caller, model=model.info.name, prompt_param=text.name
     )
+    generation.oversee(oversight)
     written, reasons = [""] * len(texts), [""] * len(texts)
     async for item in generation.events():
         written[item.index] += item.event.text
@@ -202,15 +215,17 @@ def _completion_request(
 
 
 async def _embed(
-    model: EmbeddingModel, text: Tensor, parameters: Mapping[str, Scalar], caller: Caller
+    model: EmbeddingModel,
+    name: str,
+    texts: Sequence[str],
+    parameters: Mapping[str, Scalar],
+    caller: Caller,
 ) -> tuple[list[Tensor], dict[str, int]]:
     try:
-        wanted = EmbeddingRequest.model_validate(
-            {**parameters, "model": model.info.name, "input": text.texts()}
-        )
+        wanted = EmbeddingRequest.model_validate({**parameters, "model": model.info.name, "input": texts})
     except ValidationError as error:
         raise from_validation(error.errors()) from None
-    batch = await model.engine.token_ids(text.texts(), wanted.truncate_prompt_tokens, param=text.name)
+    batch = await model.engine.token_ids(texts, wanted.truncate_prompt_tokens, param=name)
     vectors = await model.embed(batch, wanted.dimensions, caller)
     outputs = [Tensor("embedding", "FP32", vectors.shape, vectors.reshape(-1))]
     return outputs, {"prompt_tokens": sum(map(len, batch))}

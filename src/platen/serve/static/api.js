@@ -26,8 +26,8 @@ async function request(path, options = {}) {
 export async function served() {
   const response = await request("/v1/models");
   if (!response.ok) throw await problemOf(response);
-  const writer = (await response.json()).data.find((model) => model.kind !== "embedding");
-  if (!writer) throw new Problem("refused", "This server makes embeddings; it has no model to talk to.");
+  const writer = (await response.json()).data.find((model) => model.kind && model.kind !== "embedding");
+  if (!writer) throw new Problem("refused", "This server has no model of its own to talk to.");
   return writer;
 }
 
