@@ -18,7 +18,12 @@ from platen.errors import DataError
 
 # The first of each are the classic examples of the act.
 SAID: dict[Act, list[str]] = {
-    "expressive": ["You're the best!", "Hello everyone", "I'm so sorry about that.", "Thanks a lot!"],
+    "expressive": [
+        "You're the best!",
+        "Hello everyone",
+        "I'm so sorry about that.",
+        "Thanks a lot! It works.",
+    ],
     "commissive": [
         "I swear by the realm, the princess will come to no harm.",
         "I'll fix it tomorrow.",
@@ -54,6 +59,7 @@ SAID: dict[Act, list[str]] = {
         "The printer is on the third floor.",
         "Settings has a page for passwords.",
         "It failed with error 42.",
+        "Hello, my printer prints only blank pages. I changed the cartridge. Thanks!",
     ],
 }
 

@@ -100,6 +100,9 @@ _RULES: tuple[tuple[Act, tuple[str, ...]], ...] = (
 )
 _COMPILED = tuple((act, re.compile("|".join(patterns), re.IGNORECASE)) for act, patterns in _RULES)
 _ORDER_ITSELF = re.compile(r"\bi(?:'ll| will) (?:order|have|take)\b", re.IGNORECASE)
+_GREETING = re.compile(
+    r"^(?:hello|hi|hey|good (?:morning|afternoon|evening))\b[^,.!?\n]{0,20}[,.!\n]\s*(?=\w)", re.I
+)
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*|[.!?]+")
 
 
@@ -111,8 +114,14 @@ class RuleActs:
 
 
 def _act_of(text: str) -> Act:
-    """The strongest act among a text's sentences, in the order of the rules."""
-    found = {_act_of_sentence(match.group().strip()) for match in _SENTENCE.finditer(text.replace("’", "'"))}
+    """The strongest act among a text's sentences, in the order of the rules.
+
+    A greeting or thanks beside more that is said is politeness: expressive is what is so by half at least.
+    """
+    plain = _GREETING.sub("", text.replace("’", "'").strip())
+    found = [_act_of_sentence(match.group().strip()) for match in _SENTENCE.finditer(plain)]
+    if 2 * found.count("expressive") < len(found):
+        found = [act for act in found if act != "expressive"]
     return next((act for act, _ in _COMPILED if act in found), "representative")
 
 

@@ -55,12 +55,13 @@ class InstructReport:
 
 
 def write_report(folder: Path, report: InstructReport, examples: Sequence[Example]) -> None:
-    """Write all three; some examples are shown."""
+    """Write all three; some examples from all over the set are shown."""
+    samples = examples[:: max(1, len(examples) // _SAMPLES)][:_SAMPLES]
     (folder / "report.json").write_text(
         json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8"
     )
-    (folder / "README.md").write_text(_card(report, examples[:_SAMPLES]), "utf-8")
-    (folder / "report.html").write_text(_page(report, examples[:_SAMPLES]), "utf-8")
+    (folder / "README.md").write_text(_card(report, samples), "utf-8")
+    (folder / "report.html").write_text(_page(report, samples), "utf-8")
 
 
 def _card(report: InstructReport, samples: Sequence[Example]) -> str:
