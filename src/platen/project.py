@@ -9,8 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from platen.checks import check_cron, check_encoding, check_split
+from platen.checks import check_cron, check_split
 from platen.overlay import overlaid
+from platen.projectdata import OnError as OnError
+from platen.projectdata import ReadLimits as ReadLimits
+from platen.projectdata import Source as Source
 from platen.projectinstruct import InstructConfig
 from platen.projectparts import Fraction, PositiveInt, Section, Text
 from platen.projectserving import ServeConfig
@@ -18,15 +21,6 @@ from platen.projectserving import ServeConfig
 StageName = Literal[
     "data", "instruct", "tokenizer", "tokens", "train", "evaluate", "register", "compile", "compare"
 ]
-
-
-class Source(Section):
-    """Where text comes from."""
-
-    path: Text
-    """A file, a folder or a glob, relative to the project file, or an fsspec URL."""
-    encoding: Annotated[str, AfterValidator(check_encoding)] = "utf-8"
-    """Text encoding of the files; bytes that do not decode are an error, never guessed."""
 
 
 class CleanConfig(Section):
@@ -85,6 +79,10 @@ class DataConfig(Section):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     """Read in this order."""
+    on_error: OnError = "stop"
+    """A record or file that can't be read: `stop` there, or put it aside in quarantine.jsonl and go on."""
+    limits: ReadLimits = ReadLimits()
+    """What is too much for one record."""
     clean: CleanConfig = CleanConfig()
     """Cleaning."""
     split: SplitConfig = SplitConfig()

@@ -24,6 +24,7 @@ COMMANDS = [
     "generate",
     "models",
     "keys",
+    "data",
     "bench",
     "traffic",
     "plan",

@@ -179,10 +179,7 @@ def test_the_plays_are_whole() -> None:
 
 
 def test_metadata_stays_and_groups_are_not_divided(run_prepare: Prepare, tmp_path: Path) -> None:
-    lines = [
-        json.dumps({"text": f"Message {n}.", "metadata": {"channel": f"c{n % 20}", "n": n}})
-        for n in range(200)
-    ]
+    lines = [json.dumps({"text": f"Message {n}.", "channel": f"c{n % 20}", "n": n}) for n in range(200)]
     (tmp_path / "chat.jsonl").write_text("\n".join(lines))
     done = run_prepare("chat.jsonl", split=SplitConfig(by="group", key="channel", validation=0.3, test=0.2))
     channels = [{int(text[8:-1]) % 20 for text in split.values()} for split in done.splits.values()]

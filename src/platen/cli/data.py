@@ -1,19 +1,152 @@
-"""`platen data`: commands around a project's data."""
+"""`platen data`: read any source to JSON lines, pull a Slack workspace, and what other modules add."""
 
 from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from platen.cli import data_diff, data_label
+from platen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from platen.data.intake import Intake
+    from platen.project import DataConfig
 
 app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def data() -> None:
-    """Work on a project's data: label it, compare versions."""
+    """Look at what a source gives, label texts, compare versions of an instruction set.
+
+    Examples:
+
+      platen data read examples/shakespeare/corpus --limit 2
+    """
 
 
 app.command()(data_label.label)
 app.command()(data_label.labels)
 app.command()(data_diff.diff)
+
+
+@app.command()
+def read(
+    source: Annotated[str, typer.Argument(help="A file, folder, glob or URL, as `path` in data.sources.")],
+    format: Annotated[str | None, typer.Option(help="How to read it; default: by the name's suffix.")] = None,
+    text: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    encoding: Annotated[str, typer.Option(help="Encoding of text files.")] = "utf-8",
+    query: Annotated[str | None, typer.Option(help="sql: the SELECT to read.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="slack: keep only theirs; repeatable.")] = None,
+    channel: Annotated[list[str] | None, typer.Option(help="slack: only these; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents at most.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write documents here; default: standard output.")] = None,
+    quarantine: Annotated[
+        Path, typer.Option(help="Where what can't be read is put; made only if needed.")
+    ] = Path("quarantine.jsonl"),
+) -> None:
+    """Print a source's documents as JSON lines, then on standard error what could not be read.
+
+    Examples:
+
+      platen data read examples/shakespeare/corpus --limit 2
+
+      platen data read export.zip --format slack --user anna --out anna.jsonl
+
+      platen data read sqlite:///desk.db --format sql --query 'SELECT body FROM ticket' --text body
+    """
+    from platen.data.intake import Intake
+
+    config = _config(
+        path=source,
+        format="sql" if query and format is None else format,
+        text=text,
+        encoding=encoding,
+        query=query,
+        users=tuple(user or ()),
+        channels=tuple(channel or ()),
+    )
+    with ExitStack() as things:
+        intake = things.enter_context(Intake(config.on_error, quarantine))
+        stream = things.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
+        count = _print_documents(config, intake, limit, stream)
+        if limit is None or count < limit:
+            intake.check()
+    print(_summary(count, intake, quarantine), file=sys.stderr)
+
+
+@app.command()
+def slack(
+    out: Annotated[Path, typer.Option("--out", help="Folder that gets the shape of a Slack export.")],
+    channel: Annotated[list[str] | None, typer.Option(help="Name or id; repeatable. Default: all.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="public, private, dm or group-dm; repeatable. Default: all.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only messages from this day (UTC) on.")
+    ] = None,
+) -> None:
+    """Pull a Slack workspace through its API, with the token in the variable SLACK_TOKEN.
+
+    Broken off, the same command goes on where it stopped. Read the folder with `format: slack`.
+
+    Examples:
+
+      platen data slack --out slack
+
+      platen data slack --out slack --kind public --channel help-desk --since 2026-01-01
+    """
+    from platen.cli.console import ConsoleObserver
+    from platen.data.slack.client import SlackClient
+    from platen.data.slack.pull import Wanted, pull
+
+    names = tuple(name.removeprefix("#") for name in channel or ())
+    config = _config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
+    begin = since.replace(tzinfo=UTC).timestamp() if since else 0.0
+    with SlackClient.from_environment() as client:
+        pulled = pull(client, out, Wanted(config.sources[0].kinds, names, begin), ConsoleObserver())
+    for problem in pulled.problems:
+        print(f"{problem.detail}\n  → {problem.hint}", file=sys.stderr)
+    print(f"{pulled.messages} messages of {pulled.users} people in {pulled.channels} channels: {out}")
+
+
+def _config(**source: Any) -> DataConfig:
+    from pydantic import ValidationError
+
+    from platen.project import DataConfig
+
+    try:
+        return DataConfig.model_validate({"sources": (source,), "on_error": "quarantine"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][2:3])
+        raise ConfigError(f"--{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stream: Any) -> int:
+    from platen.data.sources import find_files
+
+    count = 0
+    for file in find_files(Path.cwd(), config):
+        for document in intake.documents(file):
+            stream.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
+            count += 1
+            if count == limit:
+                return count
+    return count
+
+
+def _summary(count: int, intake: Intake, quarantine: Path) -> str:
+    parts = [f"{count} documents"]
+    broken = ", ".join(f"{number} {reason}" for reason, number in intake.quarantined.most_common())
+    left_out = ", ".join(f"{number} {reason}" for reason, number in intake.left_out.most_common())
+    parts += [f"in {quarantine}: {broken}"] if broken else []
+    parts += [f"left out: {left_out}"] if left_out else []
+    return "; ".join(parts)

@@ -43,8 +43,8 @@ app = typer.Typer(
 )
 for module in (new, run, status, show, compile, serve, chat, generate, plan, doctor, ui, gc, schema):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
-app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(traffic.app, name="traffic")

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from platen.data.clean import CleaningCounts, clean_text
-from platen.data.sources import Document, SourceFile, find_files, read_documents
+from platen.data.intake import QUARANTINE, Intake
+from platen.data.sources import Document, SourceFile, find_files
 from platen.data.split import Item, assign, item_of
 from platen.errors import DataError
 from platen.project import CleanConfig, DataConfig, SplitConfig
@@ -55,12 +56,17 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """`report.json`: what was read, changed, dropped and kept."""
+    """`report.json`: what was read, changed, dropped and kept.
+
+    `quarantined` counts what could not be read, `left_out` what a reader passes over on purpose, by reason.
+    """
 
     files: int = 0
     documents_read: int = 0
     characters_read: int = 0
     cleaning: CleaningCounts = field(default_factory=CleaningCounts)
+    quarantined: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, Dropped] = field(
         default_factory=lambda: {"too_short": Dropped(), "duplicate": Dropped()}
     )
@@ -70,12 +76,18 @@ class Report:
 def prepare(ctx: StageContext) -> StageResult:
     """Write `train.jsonl`, `validation.jsonl`, `test.jsonl` and `report.json`.
 
-    Raises DataError for sources that can't be read as text and for a corpus that can't be split.
+    What can't be read is a DataError, or with `on_error: quarantine` a line in `quarantine.jsonl`. Raises
+    DataError too for a source of which nothing can be read and for a corpus that can't be split.
     """
     config: DataConfig = ctx.config
     report = Report()
     spool = ctx.out / "documents.tmp"
-    items = _read(ctx, find_files(ctx.project_dir, config), config.clean, config.split, report, spool)
+    with Intake(config.on_error, ctx.out / QUARANTINE) as intake:
+        items = _read(
+            ctx, find_files(ctx.project_dir, config), config.clean, config.split, report, spool, intake
+        )
+        intake.check()
+    report.quarantined, report.left_out = dict(intake.quarantined), dict(intake.left_out)
     if not items:
         raise DataError(
             f"the corpus is empty: of {report.documents_read} documents none is left after cleaning",
@@ -88,6 +100,10 @@ def prepare(ctx: StageContext) -> StageResult:
     )
     metrics = {f"{name}_documents": float(split.documents) for name, split in report.splits.items()}
     metrics |= {f"{name}_characters": float(split.characters) for name, split in report.splits.items()}
+    if report.quarantined:
+        metrics["quarantined"] = float(sum(report.quarantined.values()))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in intake.quarantined.most_common())
+        ctx.progress.say(f"Could not read, see {QUARANTINE}: {reasons}.")
     for reason, dropped in report.dropped.items():
         metrics[f"dropped_{reason}"] = float(dropped.documents)
         if dropped.documents:
@@ -102,6 +118,7 @@ def _read(
     split: SplitConfig,
     report: Report,
     spool: Path,
+    intake: Intake,
 ) -> list[Item]:
     """Read and clean every document into the spool file; return those kept, in its order."""
     items: list[Item] = []
@@ -114,7 +131,7 @@ def _read(
     ):
         for file in files:
             report.files += 1
-            for document in read_documents(file):
+            for document in intake.documents(file):
                 report.documents_read += 1
                 report.characters_read += len(document.text)
                 text = clean_text(document.text, config, report.cleaning)
