@@ -216,7 +216,8 @@ def _check(items: Sequence[Item], result: dict[str, SplitName], wanted: Sequence
         if split not in result.values():
             raise DataError(
                 f"the {split} split has no document: {len(items)} in the corpus, and documents are never cut",
-                hint="Give more documents (cut a long file at its natural boundaries), or set data.split.",
+                hint="Give more documents (cut a long file at its natural boundaries), or set data.split. By "
+                "hash or group the shares of few are rough: raise them.",
             )
     place: dict[str, Item] = {}
     for item in items:
