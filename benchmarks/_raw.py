@@ -1,10 +1,13 @@
-"""The peers of the serving benchmark, each called in this process as its own users call it."""
+"""Engines called without a server: the peers of the serving benchmark as their users call them, and ours."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import multiprocessing
 import os
 import time
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -46,40 +49,75 @@ class GenAi:
         return first, time.perf_counter() - began
 
 
-class RawLlamaCpp:
-    """llama.cpp through llama-cpp-python's own class: one sequence, the main thread of a process of its own.
+Clock = list[float]
+"""When each token came."""
 
-    Beside OpenVINO or PyTorch in one process its OpenMP finds the cores overbooked and stops to spin, and its
-    matrix tiles are put away by oneDNN.
+
+class Alone:
+    """One stream of an engine in a process of its own.
+
+    Beside OpenVINO or PyTorch in one process llama.cpp's OpenMP finds the cores overbooked and stops to spin,
+    and its matrix tiles are put away by oneDNN.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, serve: Callable[[Connection, Path], None], path: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(theirs, str(file)), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, path), daemon=True)
         self._process.start()
 
     def run(self, prompt: list[int], load: Load) -> tuple[float, float]:
         """Prompt tokens a second up to the first token, then tokens a second."""
         self._pipe.send((prompt, load.new_tokens))
-        speeds: tuple[float, float] = self._pipe.recv()
-        return speeds
+        times: Clock = self._pipe.recv()
+        return len(prompt) / (times[1] - times[0]), (load.new_tokens - 1) / (times[-1] - times[1])
 
 
-def _answer(pipe: Connection, file: str) -> None:
+def raw_llama_cpp(pipe: Connection, folder: Path) -> None:
+    """llama.cpp through llama-cpp-python's own class."""
     import llama_cpp
 
     threads = os.cpu_count()
-    llama = llama_cpp.Llama(file, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
-    while True:
-        prompt, new_tokens = pipe.recv()
+    llama = llama_cpp.Llama(
+        str(folder / "model.gguf"), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+    for prompt, new_tokens in _asked(pipe):
         llama.reset()
-        began, times = time.perf_counter(), []
+        times = [time.perf_counter()]
         for _ in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
             times.append(time.perf_counter())
-            if len(times) == new_tokens:
+            if len(times) > new_tokens:
                 break
-        pipe.send((len(prompt) / (times[0] - began), (new_tokens - 1) / (times[-1] - times[0])))
+        pipe.send(times)
+
+
+def our_engine(pipe: Connection, folder: Path) -> None:
+    """Ours, as the server opens it: one request through its protocol."""
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
+    asyncio.run(_our_engine(pipe, folder))
+
+
+async def _our_engine(pipe: Connection, folder: Path) -> None:
+    from platen.engines.local import open_model
+    from platen.engines.protocol import GenerationRequest, SamplingParams
+
+    engine = open_model(folder).engine
+    for prompt, new_tokens in _asked(pipe):
+        params = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True)
+        times = [time.perf_counter()]
+        async for _ in engine.submit(GenerationRequest("bench", prompt, params)):
+            times.append(time.perf_counter())
+        pipe.send(times)
+    await engine.close()
+
+
+def _asked(pipe: Connection) -> Iterator[tuple[list[int], int]]:
+    """Prompts and numbers of tokens, until the other side is gone."""
+    with contextlib.suppress(EOFError):
+        while True:
+            yield pipe.recv()
 
 
 class Transformers:

@@ -7,9 +7,11 @@ vocabulary 49,152); prompts of 250 random tokens, 64 new ones, temperature 0, no
                in process, and with transformers' generate in batches of 8, float32 and bfloat16
   torch        8 requests at once, our PyTorch engine with generate in one batch of 8, both float32
   llamacpp     8 requests at once over HTTP (GGUF, q8_0) with llama_cpp.server
-  decode       one stream over HTTP with the fastest of llama.cpp and OpenVINO GenAI called raw
-  prefill      one prompt over HTTP, likewise
-  prefix       time to the first token of a prompt seen before and of a new one, per engine
+  decode       one stream through our engine with the fastest of llama.cpp and OpenVINO GenAI called raw
+  prefill      one prompt, likewise
+  decode_http, prefill_http  the same of ours over HTTP
+  prefix       time to the first token after a beginning of 250 tokens seen before and after a new one, per
+               engine: _same is the very same prompt again, the other has 8 new tokens after the beginning
 
 Speeds of one stream are set beside what the machine's memory and arithmetic would allow. What is not
 installed (openvino-genai, llama-cpp-python with its [server]) is left out.
@@ -30,7 +32,7 @@ from pathlib import Path
 import torch
 from _harness import Result, interleaved, options, report
 from _limits import Limits, measure_limits
-from _raw import GenAi, RawLlamaCpp, Transformers
+from _raw import Alone, GenAi, Transformers, our_engine, raw_llama_cpp
 from _served import FULL, SMALL, make_bundle
 from _servers import (
     PROMPT_TOKENS,
@@ -167,12 +169,13 @@ def llama_cpp_engine(bench: Bench) -> list[Result]:
 
 
 def one_stream(bench: Bench) -> list[Result]:
-    """Reading and writing one text: each of our engines over HTTP, and the raw ones."""
+    """Reading and writing one text: each of our engines called in process and over HTTP, and the raw ones."""
     runs: dict[str, Callable[[], tuple[float, float]]] = {}
     for engine in ("openvino", "llamacpp", "torch"):
         if engine != "llamacpp" or importlib.util.find_spec("llama_cpp"):
             bench.url(engine)
-            runs[f"ours {engine}"] = partial(_streamed, bench, engine)
+            runs[f"ours {engine}"] = partial(_alone, bench, Alone(our_engine, bench.form(engine)))
+            runs[f"http {engine}"] = partial(_streamed, bench, engine)
     if importlib.util.find_spec("openvino_genai"):
         genai = GenAi(bench.form("openvino"))
 
@@ -182,35 +185,39 @@ def one_stream(bench: Bench) -> list[Result]:
 
         runs["raw openvino"] = run_genai
     if "ours llamacpp" in runs:
-        llama = RawLlamaCpp(bench.form("llamacpp") / "model.gguf")
-        runs["raw llamacpp"] = lambda: llama.run(bench.prompts(1)[0], bench.load)
+        runs["raw llamacpp"] = partial(_alone, bench, Alone(raw_llama_cpp, bench.form("llamacpp")))
     seen = interleaved(runs, 2 * bench.load.rounds + 1)
-    return [_fastest(bench, what, number, seen) for number, what in enumerate(("prefill", "decode"))]
+    return [
+        _fastest(bench, what, who, number, seen)
+        for number, what in enumerate(("prefill", "decode"))
+        for who in ("ours", "http")
+    ]
+
+
+def _alone(bench: Bench, engine: Alone) -> tuple[float, float]:
+    return engine.run(bench.prompts(1)[0], bench.load)
 
 
 def _streamed(bench: Bench, engine: str) -> tuple[float, float]:
     return http_stream(bench.url(engine), bench.prompts(1)[0], bench.load)
 
 
-def _fastest(bench: Bench, what: str, number: int, seen: dict[str, list[tuple[float, float]]]) -> Result:
+def _fastest(
+    bench: Bench, what: str, who: str, number: int, seen: dict[str, list[tuple[float, float]]]
+) -> Result:
     """Our fastest engine beside the fastest raw one, and how near each of ours is to the machine's limits."""
     speeds = {name: statistics.median(pair[number] for pair in pairs) for name, pairs in seen.items()}
-    ours = max((name for name in speeds if name.startswith("ours")), key=speeds.__getitem__)
+    ours = max((name for name in speeds if name.startswith(who)), key=speeds.__getitem__)
     peer = max((name for name in speeds if name.startswith("raw")), key=speeds.__getitem__, default=ours)
+    ratio = statistics.median(a[number] / b[number] for a, b in zip(seen[ours], seen[peer], strict=True))
     near = {
         name: bench.of_limits(speed, name.split()[1], reading=what == "prefill")
         for name, speed in speeds.items()
+        if who == "ours"
     }
     details: dict[str, object] = {"speeds": speeds, "limits": near}
-    return Result(
-        what,
-        speeds[ours],
-        speeds[peer],
-        speeds[ours] / speeds[peer],
-        "tokens/s",
-        f"{peer}, ours: {ours}",
-        details,
-    )
+    name = what if who == "ours" else f"{what}_{who}"
+    return Result(name, speeds[ours], speeds[peer], ratio, "tokens/s", f"{peer}, ours: {ours}", details)
 
 
 def prefix(bench: Bench) -> list[Result]:
@@ -218,13 +225,16 @@ def prefix(bench: Bench) -> list[Result]:
     for engine in ("torch", "openvino", "llamacpp"):
         if engine == "llamacpp" and not importlib.util.find_spec("llama_cpp"):
             continue
-        url, cold, warm = bench.url(engine), [], []
+        url, seen = bench.url(engine), {"cold": [], "same": [], "prefix": []}
         for _ in range(2 * bench.load.rounds + 1):
-            prompt = bench.prompts(1)[0]
-            cold.append(PROMPT_TOKENS / http_stream(url, prompt, bench.load)[0])
-            warm.append(PROMPT_TOKENS / http_stream(url, prompt, bench.load)[0])
-        ours, peer = statistics.median(warm), statistics.median(cold)
-        results.append(Result(f"prefix_{engine}", ours, peer, peer / ours, "s to the first token", "cold"))
+            beginning, (end, other) = bench.prompts(1)[0], (prompt[:8] for prompt in bench.prompts(2))
+            asked = {"cold": beginning + end, "same": beginning + end, "prefix": beginning + other}
+            for kind, prompt in asked.items():
+                seen[kind].append(len(prompt) / http_stream(url, prompt, bench.load)[0])
+        cold = statistics.median(seen["cold"])
+        for name, kind in ((f"prefix_{engine}", "prefix"), (f"prefix_{engine}_same", "same")):
+            ours = statistics.median(seen[kind])
+            results.append(Result(name, ours, cold, cold / ours, "s to the first token", "cold"))
     return results
 
 
