@@ -20,6 +20,7 @@ from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.models.config import LlamaConfig
 from platen.models.llama import KVCache, Llama
+from platen.models.packed import HalfLinear
 
 REUSE_BYTES = 256 * 2**20
 """Memory for past prompts' keys and values, unless told otherwise."""
@@ -27,7 +28,8 @@ REUSE_BYTES = 256 * 2**20
 READ_STEP = 16
 """Prompts are read in multiples of so many tokens. For each number of rows that it meets oneDNN makes kernels
 of its own, half a megabyte and half a millisecond for every shape of weights. Prompts of ever new lengths
-would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces."""
+would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces. Layers
+in 16 bits are not oneDNN's."""
 
 
 class BlockStore:
@@ -77,6 +79,7 @@ class TorchRunner:
         self.context_window = model.config.max_position_embeddings
         self.vocab_size = model.config.vocab_size
         self.adapters = AdapterSet(self._model)
+        self._rounds = not any(isinstance(module, HalfLinear) for module in model.modules())
         self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
         self.reset()
 
@@ -126,21 +129,19 @@ class TorchRunner:
         sequence, cache = part.sequence, self._prompts[part.sequence]
         tokens = sequence.tokens[part.start : part.stop]
         # Filled up behind its end, where nothing that counts looks; the next piece writes over that.
-        filled = min(_rounded(len(tokens)), cache.capacity - part.start)
+        filled = min(_rounded(len(tokens)), cache.capacity - part.start) if self._rounds else len(tokens)
         ids = torch.tensor([tokens + [0] * (filled - len(tokens))], device=self._device)
         with self.adapters.reading(sequence.adapter):
             hidden = self._model.hidden_states(ids, kv_cache=cache)
         cache.length = part.stop
-        if part.logits == "all":
-            logits = self._model.logits(hidden)[0, : len(tokens)]
-        else:
-            logits = self._model.logits(hidden[:, len(tokens) - 1 : len(tokens)])[0]
+        wanted = {"all": slice(len(tokens)), "last": slice(len(tokens) - 1, len(tokens)), "none": slice(0)}
+        logits: Tensor = self._model.logits(hidden[:, wanted[part.logits]])[0]
         if part.stop == sequence.prompt_length:
             del self._prompts[sequence]
             self._batch.add(cache)
             self._rows.append(sequence)
             self._store.write(sequence.tokens, cache.data[:, :, 0], _root(sequence))
-        return logits[:0] if part.logits == "none" else logits
+        return logits
 
     def release(self, sequence: Request) -> None:
         self._prompts.pop(sequence, None)
