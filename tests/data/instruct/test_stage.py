@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,24 +36,22 @@ DOCUMENTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+def manifest_of(name: str) -> Manifest:
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    return Manifest(
+        name=name, kind=name, fingerprint="0" * 16, code_version=1, config={}, created_at=made, duration_s=0
+    )
+
+
 def make(folder: Path, config: InstructConfig, name: str = "out") -> tuple[Path, StageResult]:
     """Run the stage on the documents above and the files of `folder`."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
     for split, records in DOCUMENTS.items():
         (data / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    manifest = Manifest(
-        name="data",
-        kind="data",
-        fingerprint="0" * 16,
-        code_version=1,
-        config={},
-        created_at=datetime.now(UTC),
-        duration_s=0,
-    )
     out = folder / name
     out.mkdir()
-    inputs = {"data": Artifact(data, manifest)}
+    inputs = {"data": Artifact(data, manifest_of("data"))}
     return out, make_instructions(StageContext("instruct", "0" * 16, config, inputs, out, folder, seed=1))
 
 
@@ -212,3 +211,28 @@ def test_a_run_makes_the_set_from_the_projects_documents(tmp_path: Path) -> None
     (manifest,) = [one for one in pipeline.store.manifests() if one.name == "instruct"]
     assert manifest.kind == "instructions"
     assert manifest.metrics["train_examples"] >= 5
+
+
+def test_the_help_desks_export_becomes_an_instruction_set(tmp_path: Path) -> None:
+    """The example's own stages, one after the other, without the orchestrator: over 2,000 messages."""
+    example = Path(__file__).parents[3] / "examples" / "helpdesk"
+    project = Path(shutil.copytree(example, tmp_path / "helpdesk", ignore=shutil.ignore_patterns(".platen")))
+    pipeline = Pipeline(load_project(project))
+    inputs: dict[str, Artifact] = {}
+    for planned in pipeline.plan(("instruct",)):
+        out = tmp_path / planned.stage.name
+        out.mkdir()
+        stage = planned.stage
+        stage.run(StageContext(stage.name, planned.fingerprint, stage.config, inputs, out, project, seed=1))
+        inputs[stage.name] = Artifact(out, manifest_of(stage.name))
+    data, made = inputs["data"].path, inputs["instruct"].path
+    read = [json.loads(line) for name in ("train", "validation") for line in (data / f"{name}.jsonl").open()]
+    assert sum(len(one["metadata"]["conversation"]) for one in read) >= 2000
+    places = {one["source"]: split for split in ("train", "validation") for one in examples(made, split)}
+    for split in ("train", "validation"):
+        documents = {json.loads(line)["id"] for line in (data / f"{split}.jsonl").open()}
+        assert {source for source, place in places.items() if place == split} <= documents
+    report = json.loads((made / "report.json").read_text())
+    assert sum(report["splits"].values()) + sum(report["left_out"].values()) == len(read)
+    assert report["balance"]["user"]["question"] > 0
+    assert (made / "report.html").is_file()
