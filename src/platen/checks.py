@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 _CRON_FIELDS = (
@@ -42,6 +43,29 @@ def check_encoding(name: str) -> str:
     except (LookupError, ValueError):
         raise ValueError("Python knows no text encoding of this name; try utf-8 or latin-1") from None
     return name
+
+
+def check_split(by: str, key: str | None, validation_from: str | None, test_from: str | None) -> None:
+    """Whether a split has what its rule needs and nothing that another rule would. Raises ValueError."""
+    if (key is not None) != (by in ("group", "time")):
+        raise ValueError(f"splitting by {by} " + ("needs a key" if key is None else "has no key"))
+    if by != "time":
+        if validation_from is not None or test_from is not None:
+            raise ValueError("validation_from and test_from are for splitting by time")
+        return
+    if validation_from is None:
+        raise ValueError("splitting by time needs validation_from")
+    begin = _moment(validation_from)
+    if test_from is not None and _moment(test_from) <= begin:
+        raise ValueError("test_from must be later than validation_from")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no ISO date or time; one looks like 2026-03-01") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def check_base_url(url: str) -> str:

@@ -9,16 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from platen.checks import check_cron
+from platen.checks import check_cron, check_split
 from platen.overlay import overlaid
 from platen.projectdata import OnError as OnError
 from platen.projectdata import ReadLimits as ReadLimits
 from platen.projectdata import Source as Source
 from platen.projectfilters import FiltersConfig
+from platen.projectinstruct import InstructConfig
 from platen.projectparts import Fraction, PositiveInt, Section, Text
 from platen.projectserving import ServeConfig
 
-StageName = Literal["data", "tokenizer", "tokens", "train", "evaluate", "register", "compile", "compare"]
+StageName = Literal[
+    "data", "instruct", "tokenizer", "tokens", "train", "evaluate", "register", "compile", "compare"
+]
 
 
 class CleanConfig(Section):
@@ -35,6 +38,14 @@ class CleanConfig(Section):
 class SplitConfig(Section):
     """Documents are assigned whole, so no text is in two splits."""
 
+    by: Literal["document", "hash", "group", "time"] = "document"
+    """`document`: exact shares; `hash`, `group`: adding data moves no document or group; `time`: by dates."""
+    key: Text | None = None
+    """Metadata key with the group or time, or `source` for a document's file. Only by group or time."""
+    validation_from: Text | None = None
+    """An ISO date or time from which documents are for validation. Only by time, which takes no shares."""
+    test_from: Text | None = None
+    """Later than `validation_from`; from then on they are for the test."""
     validation: Fraction | tuple[str, ...] = 0.1
     """A fraction of the characters (documents chosen by hash), or the names of documents."""
     test: Fraction | tuple[str, ...] = 0.0
@@ -42,6 +53,9 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _leaves_training_text(self) -> SplitConfig:
+        check_split(self.by, self.key, self.validation_from, self.test_from)
+        if self.by != "document" and (isinstance(self.validation, tuple) or isinstance(self.test, tuple)):
+            raise ValueError("documents can be listed only when splitting by document")
         if not self.validation:
             raise ValueError("validation is empty; training needs it to choose its best checkpoint")
         if isinstance(self.validation, float) and isinstance(self.test, float):
@@ -54,6 +68,11 @@ class SplitConfig(Section):
             if both:
                 raise ValueError(f"test and validation share documents ({both}); one split each")
         return self
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is to be a test split."""
+        return self.test_from is not None if self.by == "time" else bool(self.test)
 
 
 class DataConfig(Section):
@@ -83,7 +102,7 @@ class TokenizerConfig(Section):
     min_frequency: PositiveInt = 2
     """A pair seen fewer times is never merged (`bpe`, `wordpiece`)."""
     chat_template: Text | None = None
-    """A Jinja chat template file, relative to the project file; a plain one when absent."""
+    """`plain`, `instruct`, or a Jinja file relative to the project file; `plain` when absent."""
     fill_in_the_middle: bool = False
     """Also have the special tokens that mark the parts of a text with a gap."""
     special_tokens: tuple[Text, ...] = ()
@@ -371,6 +390,8 @@ class Project(Section):
     """When given, a released model is compiled, and the compiled form is what is served."""
     serve: ServeConfig = ServeConfig()
     """Serving it."""
+    instruct: InstructConfig | None = None
+    """When given, an instruction set is made from the text and from finished pairs."""
     retries: dict[StageName, RetryConfig] = Field(default_factory=dict)
     """Stage name → how often a failure is tried again."""
     schedule: Annotated[str, AfterValidator(check_cron)] | None = None
@@ -386,7 +407,7 @@ class Project(Section):
                 f"model.architecture {self.model.architecture} can't be released, only llama can; "
                 "put others under variants"
             )
-        if self.evaluate.split == "test" and not self.data.split.test:
+        if self.evaluate.split == "test" and not self.data.split.has_test:
             raise ValueError("evaluate.split is test, but data.split.test leaves that split empty")
         return self
 

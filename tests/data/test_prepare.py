@@ -176,3 +176,13 @@ def test_the_plays_are_whole() -> None:
     assert len("".join(texts)) == 1_115_394
     assert texts[1].startswith("GLOUCESTER:\nNow is the winter of our discontent\n")
     assert texts[3].rstrip().endswith("Than this of Juliet and her Romeo.")
+
+
+def test_metadata_stays_and_groups_are_not_divided(run_prepare: Prepare, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"Message {n}.", "channel": f"c{n % 20}", "n": n}) for n in range(200)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines))
+    done = run_prepare("chat.jsonl", split=SplitConfig(by="group", key="channel", validation=0.3, test=0.2))
+    channels = [{int(text[8:-1]) % 20 for text in split.values()} for split in done.splits.values()]
+    assert sum(map(len, channels)) == 20
+    first = json.loads((tmp_path / "out" / "train.jsonl").read_text().splitlines()[0])
+    assert first["metadata"].keys() == {"channel", "n"}

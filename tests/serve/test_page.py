@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import io
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from platen.projectserving import ServeConfig
 from platen.serve.keys import Grant
 from platen.serve.keystore import KeyStore, key_file
 from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
+from tests.browser import chromium
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 from tests.serve.test_process import process
 
 expect.set_options(timeout=15_000)
 
-ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium with a fresh profile. Closed with this module: it holds the thread's event loop."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.fail("Chromium is missing; `make setup` installs it", pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Tab:

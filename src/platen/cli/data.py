@@ -1,4 +1,4 @@
-"""`platen data`: read any source to JSON lines, and pull a Slack workspace."""
+"""`platen data`: read any source to JSON lines, pull a Slack workspace, and what other modules add."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from platen.cli import data_diff, data_label
 from platen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def data() -> None:
-    """Look at what a source gives before it goes into a project.
+    """Look at what a source gives, label texts, compare versions of an instruction set.
 
     Examples:
 
       platen data read examples/shakespeare/corpus --limit 2
     """
+
+
+app.command()(data_label.label)
+app.command()(data_label.labels)
+app.command()(data_diff.diff)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any
 from platen.data.clean import CleaningCounts, clean_text
 from platen.data.intake import QUARANTINE, Intake
 from platen.data.sources import Document, SourceFile, find_files
-from platen.data.split import Item, SplitName, assign
+from platen.data.split import Item, SplitName, assign, item_of
 from platen.errors import DataError, MissingExtraError
 from platen.project import CleanConfig, DataConfig
 from platen.stages import StageContext, StageResult
@@ -94,7 +94,7 @@ def prepare(ctx: StageContext) -> StageResult:
             except ImportError:
                 raise MissingExtraError("data", "data.filters") from None
             documents = filtered(ctx, config.filters, documents, report.dropped, report.filters)
-        items = _keep(documents, config.clean, report, spool)
+        items = _keep(documents, config, report, spool)
         intake.check()
     report.quarantined, report.left_out = dict(intake.quarantined), dict(intake.left_out)
     if not items:
@@ -142,19 +142,27 @@ def _read(
             task.update(done, note=f"{kept} documents")
 
 
-def _keep(documents: Iterable[Document], config: CleanConfig, report: Report, spool: Path) -> list[Item]:
+def _keep(documents: Iterable[Document], config: DataConfig, report: Report, spool: Path) -> list[Item]:
     """Write the documents into the spool file, each text once; return those kept, in its order."""
     items: list[Item] = []
     first_with: dict[str, str] = {}
     with spool.open("w", encoding="utf-8") as out:
         for document in documents:
             digest = hashlib.sha256(document.text.encode()).hexdigest()
-            if config.deduplicate and digest in first_with:
+            if config.clean.deduplicate and digest in first_with:
                 name = f"{document.id} = {first_with[digest]}"
                 report.dropped["duplicate"].add(name, len(document.text))
                 continue
             first_with[digest] = document.id
-            items.append(Item(document.id, len(document.text), digest))
+            item = item_of(
+                document.id,
+                len(document.text),
+                digest,
+                source=document.source,
+                metadata=document.metadata,
+                config=config.split,
+            )
+            items.append(item)
             out.write(_line(document))
     return items
 

@@ -47,6 +47,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
             config=project.data,
             sources=(*source_files(directory, project.data), *filter_files(project.data.filters, directory)),
         ),
+        *_instructions(project, directory),
         Stage(
             name="tokenizer",
             kind="tokenizer",
@@ -70,6 +71,24 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
     for name in project.variants:
         stages += _training(project.variant(name), f"@{name}")
     return (*stages, _comparison(project))
+
+
+def _instructions(project: Project, directory: Path) -> tuple[Stage, ...]:
+    if project.instruct is None:
+        return ()
+    from platen.data.instruct.sources import pair_files
+
+    return (
+        Stage(
+            name="instruct",
+            kind="instructions",
+            version=1,
+            run=_function("platen.data.instruct.stage:make_instructions"),
+            config=project.instruct,
+            inputs={"data": "data"},
+            sources=tuple(pair_files(directory, project.instruct)),
+        ),
+    )
 
 
 def _template_file(project: Project, directory: Path) -> tuple[Path, ...]:

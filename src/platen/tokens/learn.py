@@ -15,6 +15,7 @@ from typing import Any
 
 from platen.errors import ConfigError, DataError, MissingExtraError
 from platen.project import TokenizerConfig
+from platen.tokens.chat_templates import CHAT_TEMPLATES
 from platen.tokens.ranks import LLAMA3_PATTERN
 from platen.tokens.specials import BOS, EOS, FILL_IN_THE_MIDDLE, PAD, UNK, markers_of
 from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, Tokenizer
@@ -163,6 +164,8 @@ def _check_room(config: TokenizerConfig, specials: Sequence[str]) -> None:
 def _chat_template(config: TokenizerConfig, project_dir: Path) -> str:
     if config.chat_template is None:
         return PLAIN_CHAT_TEMPLATE
+    if config.chat_template in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[config.chat_template]
     file = project_dir / config.chat_template
     try:
         return file.read_text("utf-8")

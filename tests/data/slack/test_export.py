@@ -83,9 +83,9 @@ def test_conversations(export: Path) -> None:
     thread = documents[0]
     assert thread.id == f"export.zip:general/{T}.000000"
     assert thread.metadata["started"] == "2026-01-01T00:00:00+00:00"
-    assert thread.metadata["messages"][1] == {
+    assert thread.metadata["conversation"][1] == {
         "user": "U2",
-        "name": "Ben Cole",
+        "speaker": "Ben Cole",
         "ts": f"{T + 60}.000000",
         "text": "I & Anna, see this (https://x.org/a)",
     }

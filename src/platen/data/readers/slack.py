@@ -74,7 +74,9 @@ class _Reading:
         channel = conversation.channel
         yield Document(
             id=f"{place}/{kept[0].ts}",
-            text="\n\n".join(each["text"] if alone else f"{each['name']}: {each['text']}" for each in said),
+            text="\n\n".join(
+                each["text"] if alone else f"{each['speaker']}: {each['text']}" for each in said
+            ),
             source=self._file.name,
             metadata={
                 "channel": channel.name,
@@ -82,14 +84,14 @@ class _Reading:
                 "kind": channel.kind,
                 "threaded": conversation.threaded,
                 "started": datetime.fromtimestamp(float(kept[0].ts), UTC).isoformat(),
-                "messages": said,
+                "conversation": said,
             },
         )
 
     def _said(self, message: Message) -> dict[str, str]:
         name = self._user_names.get(message.user) or message.name or message.user
         text = plain_text(message.text, self._user_names, self._channel_names)
-        return {"user": message.user, "name": name, "ts": message.ts, "text": text}
+        return {"user": message.user, "speaker": name, "ts": message.ts, "text": text}
 
 
 def chosen_users(users: dict[str, User], chosen: tuple[str, ...]) -> frozenset[str] | None:
