@@ -28,8 +28,10 @@ REUSE_BYTES = 256 * 2**20
 READ_STEP = 16
 """Prompts are read in multiples of so many tokens. For each number of rows that it meets oneDNN makes kernels
 of its own, half a megabyte and half a millisecond for every shape of weights. Prompts of ever new lengths
-would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces. Layers
-in 16 bits are not oneDNN's."""
+would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces."""
+
+SHORT = 64
+"""Tokens up to which layers in 16 bits, which are not oneDNN's, are given no more than they are asked for."""
 
 
 class BlockStore:
@@ -79,7 +81,8 @@ class TorchRunner:
         self.context_window = model.config.max_position_embeddings
         self.vocab_size = model.config.vocab_size
         self.adapters = AdapterSet(self._model)
-        self._rounds = not any(isinstance(module, HalfLinear) for module in model.modules())
+        half = any(isinstance(module, HalfLinear) for module in model.modules())
+        self._short = SHORT if half else READ_STEP
         self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
         self.reset()
 
@@ -129,7 +132,8 @@ class TorchRunner:
         sequence, cache = part.sequence, self._prompts[part.sequence]
         tokens = sequence.tokens[part.start : part.stop]
         # Filled up behind its end, where nothing that counts looks; the next piece writes over that.
-        filled = min(_rounded(len(tokens)), cache.capacity - part.start) if self._rounds else len(tokens)
+        filled = len(tokens) if len(tokens) <= self._short else _rounded(len(tokens))
+        filled = min(filled, cache.capacity - part.start)
         ids = torch.tensor([tokens + [0] * (filled - len(tokens))], device=self._device)
         with self.adapters.reading(sequence.adapter):
             hidden = self._model.hidden_states(ids, kv_cache=cache)
@@ -173,8 +177,8 @@ class TorchRunner:
 
 
 def _rounded(tokens: int) -> int:
-    """Up to a multiple of READ_STEP; what is as short as a batch of rows that write is left."""
-    return tokens if tokens <= READ_STEP else -(-tokens // READ_STEP) * READ_STEP
+    """Up to a multiple of READ_STEP."""
+    return -(-tokens // READ_STEP) * READ_STEP
 
 
 def _root(sequence: Request) -> Key:
