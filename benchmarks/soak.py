@@ -58,6 +58,7 @@ def serve(folder: str, bundle: str, pipe: Connection) -> None:
 
     Tells its addresses, then answers what comes through the pipe with the engine's figures.
     """
+    prepare_process()
     from platen.engines.local import open_model
     from platen.projectserving import ServeConfig
     from platen.serve.access import AccessControl

@@ -172,6 +172,9 @@ def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
 
 def serve_project(pipeline: Pipeline) -> None:
     """Serve what a project has in production."""
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
     forms, name = released_forms(pipeline)
     config = _anchored(pipeline.project.serve, pipeline.directory)
     find = _finder(lambda: pipeline, Engine.auto)

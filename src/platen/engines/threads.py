@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -27,20 +25,21 @@ def prepare_process() -> None:
     - oneDNN keeps 256 of the kernels that it makes for each number of tokens it meets, not 1,024: prompts of
       ever new lengths would otherwise fill hundreds of megabytes with them.
 
-    And have glibc's malloc keep two heaps. It makes more for threads that come and go, as those of models that
-    are loaded and unloaded do, and what is left in each would add a tenth to a busy server's memory.
+    And have glibc's malloc keep two heaps. It makes more for threads that come and go, as those of models
+    that are loaded and unloaded do, and what is left in each would add a tenth to a busy server's memory.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_ARENA_MAX, 2)
+    limit = getattr(ctypes.CDLL(None), "mallopt", None)
+    if limit is not None:
+        limit(_M_ARENA_MAX, 2)
 
 
 def give_back_memory() -> None:
     """Let the system have the memory of what was freed; for a moment after something large.
 
-    glibc keeps it in the arena of each thread that ever allocated, for ever where anything small lies behind
-    it: models that come and go would each leave a few dozen megabytes. Other C libraries have no such call.
+    glibc keeps it, for ever where anything small lies behind it: models that come and go would each leave a
+    few dozen megabytes. Other C libraries have no such call.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
