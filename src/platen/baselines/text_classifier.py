@@ -36,7 +36,7 @@ _PAD = 0
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """`hidden` units a layer; `max_words` of a text are read; `seconds` bound the training."""
+    """`hidden` units a layer; `max_words` of a text are read; `steps` and `seconds` bound the training."""
 
     kind: ClassifierKind = "lstm"
     size: int = 64
@@ -51,6 +51,7 @@ class ClassifierOptions:
     batch: int = 32
     learning_rate: float = 3e-3
     held_out: float = 0.1
+    steps: int = 1_000_000
     seconds: float = 3600.0
     seed: int = 0
 
@@ -168,7 +169,7 @@ def train_classifier(
     network = _network(len(vocabulary), len(names), options)
     best, kept, since = float("inf"), network.state_dict(), 0
     optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
-    deadline = time.monotonic() + options.seconds
+    deadline, step = time.monotonic() + options.seconds, 0
     with (progress or SilentProgress()).task(options.kind, total=options.epochs, unit="epochs") as task:
         for epoch in range(options.epochs):
             network.train()
@@ -176,7 +177,8 @@ def train_classifier(
                 optimizer.zero_grad()
                 examples.loss(network, part).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                if time.monotonic() > deadline:
+                step += 1
+                if step >= options.steps or time.monotonic() > deadline:
                     break
             network.eval()
             with torch.inference_mode():
@@ -185,7 +187,7 @@ def train_classifier(
             since = 0 if loss < best else since + 1
             if loss < best:
                 best, kept = loss, {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            if since > options.patience or time.monotonic() > deadline:
+            if since > options.patience or step >= options.steps or time.monotonic() > deadline:
                 break
     network.load_state_dict(kept)
     return TextClassifier(names, vocabulary, network.eval(), options)

@@ -110,7 +110,8 @@ def _show(comparison: Comparison, console: Console) -> None:
         for heading in ("accuracy", "passages/s"):
             table.add_column(heading, justify="right")
         for guess in comparison.classifiers:
-            table.add_row(guess.name, f"{guess.accuracy:.1%}", human_count(guess.passages_per_second))
+            name = guess.name + (" (time was up)" if guess.cut else "")
+            table.add_row(name, f"{guess.accuracy:.1%}", human_count(guess.passages_per_second))
         console.print(table)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from platen.cli import data_diff, data_label
-from platen.errors import ConfigError
+from platen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from platen.data.intake import Intake
@@ -49,8 +49,8 @@ def read(
     limit: Annotated[int | None, typer.Option(min=1, help="Documents at most.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write documents here; default: standard output.")] = None,
     quarantine: Annotated[
-        Path, typer.Option(help="Where what can't be read is put; made only if needed.")
-    ] = Path("quarantine.jsonl"),
+        Path | None, typer.Option(help="Put aside here what can't be read; a new file, made only if needed.")
+    ] = None,
 ) -> None:
     """Print a source's documents as JSON lines, then on standard error what could not be read.
 
@@ -64,6 +64,8 @@ def read(
     """
     from platen.data.intake import Intake
 
+    if quarantine is not None and quarantine.exists():
+        raise DataError(f"{quarantine} exists already", hint="Give --quarantine another name.")
     config = _config(
         path=source,
         format="sql" if query and format is None else format,
@@ -143,10 +145,12 @@ def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stre
     return count
 
 
-def _summary(count: int, intake: Intake, quarantine: Path) -> str:
+def _summary(count: int, intake: Intake, quarantine: Path | None) -> str:
     parts = [f"{count} documents"]
     broken = ", ".join(f"{number} {reason}" for reason, number in intake.quarantined.most_common())
     left_out = ", ".join(f"{number} {reason}" for reason, number in intake.left_out.most_common())
-    parts += [f"in {quarantine}: {broken}"] if broken else []
+    if broken:
+        where = "can't be read (--quarantine FILE says which)" if quarantine is None else f"in {quarantine}"
+        parts.append(f"{where}: {broken}")
     parts += [f"left out: {left_out}"] if left_out else []
     return "; ".join(parts)

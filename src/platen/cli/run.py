@@ -51,8 +51,10 @@ def command(
     elif report.made:
         if pipeline.project.variants:
             typer.echo(f"Next:  platen show compare -p {project}")
-        else:
+        elif "evaluate" in (*report.made, *report.fresh):
             typer.echo(f"Next:  platen serve -p {project}   ·   platen show evaluate -p {project}")
+        else:
+            typer.echo(f"Next:  platen show {report.made[-1]} -p {project}")
 
 
 def _make(pipeline: Pipeline, targets: tuple[str, ...], wait: float) -> RunReport:

@@ -240,7 +240,7 @@ def serve(
             announce_gateway(started, name, config)
             return
         chosen = choice is not None and choice.why and started.kind != "embedding"
-        announce(replace(started, why=choice.why) if choice and chosen else started, name)
+        announce(replace(started, why=choice.why) if choice and chosen else started, name, config)
 
     changes = None if project_dir is None else changes_file(project_dir, name)
     if fresh and changes is not None:

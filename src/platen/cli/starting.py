@@ -84,11 +84,16 @@ def announce_gateway(started: Started, name: str, config: ServeConfig) -> None:
     console.print(f"  API       {started.url}/v1  (OpenAI: /models, /chat/completions, …)", markup=False)
     body = json.dumps({"model": names[0], "messages": [{"role": "user", "content": "Hello"}]})
     url = f"{started.url}/v1/chat/completions"
-    console.print(f"  try       curl {url} -H 'content-type: application/json' -d '{body}'\n", markup=False)
+    console.print(f"  try       {_curl(url, body, config)}\n", markup=False)
     console.print("Ctrl-C ends it.")
 
 
-def announce(started: Started, name: str) -> None:
+def _curl(url: str, body: str, config: ServeConfig) -> str:
+    key = " -H 'authorization: Bearer YOUR_KEY'" if config.keys == "required" else ""
+    return f"curl {url} -H 'content-type: application/json'{key} -d '{body}'"
+
+
+def announce(started: Started, name: str, config: ServeConfig) -> None:
     """Say where a model answers and how to ask it."""
     from rich.console import Console
 
@@ -113,8 +118,5 @@ def announce(started: Started, name: str) -> None:
         console.print(f"  terminal  platen chat --url {url}", markup=False)
         route = "completions"
         body = json.dumps({"model": name, "prompt": "Once upon a time", "max_tokens": 60})
-    console.print(
-        f"  try       curl {url}/v1/{route} -H 'content-type: application/json' -d '{body}'\n",
-        markup=False,
-    )
+    console.print(f"  try       {_curl(f'{url}/v1/{route}', body, config)}\n", markup=False)
     console.print("Ctrl-C ends it.")

@@ -27,10 +27,13 @@ class _Tally:
 
 @dataclass
 class Intake:
-    """One reading of a corpus. `quarantined` and `left_out` count by reason; the file is made when needed."""
+    """One reading of a corpus. `quarantined` and `left_out` count by reason.
+
+    The file `quarantine` is made when needed; without one what can't be read is only counted.
+    """
 
     on_error: OnError
-    quarantine: Path
+    quarantine: Path | None
     quarantined: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     _tallies: dict[Source, _Tally] = field(default_factory=dict)
@@ -72,6 +75,8 @@ class Intake:
 
     def _put_aside(self, broken: Broken) -> None:
         self.quarantined[broken.reason] += 1
+        if self.quarantine is None:
+            return
         if self._out is None:
             self._out = self.quarantine.open("w", encoding="utf-8")
         entry = {"place": broken.place, "reason": broken.reason, "detail": broken.detail}

@@ -73,7 +73,7 @@ def _markdown(comparison: Comparison) -> str:
             "| --- | ---: | ---: | ---: |",
         ]
         lines += [
-            f"| {row.name} | {row.accuracy:.1%} | {row.train_seconds:.2f} | {row.passages_per_second:,.0f} |"
+            f"| {row.name}{' (time was up)' if row.cut else ''} | {row.accuracy:.1%} | {row.train_seconds:.2f} | {row.passages_per_second:,.0f} |"
             for row in comparison.classifiers
         ]
     return "\n".join(lines) + "\n"

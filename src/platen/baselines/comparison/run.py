@@ -50,12 +50,15 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ClassifierRow:
-    """One classifier: its `accuracy` on held-out passages, `train_seconds`, passages/s when it answers."""
+    """One classifier: its `accuracy` on held-out passages, `train_seconds`, passages/s when it answers.
+
+    `cut` says that time ended the training."""
 
     name: str
     accuracy: float
     train_seconds: float
     passages_per_second: float
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,13 @@ def _classifiers(pieces: Passages, options: NetworkOptions, progress: Progress) 
 
     def trained(kind: Literal["mlp", "rnn", "lstm"]) -> TextClassifier:
         chosen = ClassifierOptions(
-            kind=kind, layers=1, epochs=5, max_words=100, seconds=options.seconds, seed=options.seed
+            kind=kind,
+            layers=1,
+            epochs=5,
+            max_words=100,
+            steps=options.steps,
+            seconds=options.seconds,
+            seed=options.seed,
         )
         return train_classifier(texts, labels, chosen, progress)
 
@@ -197,6 +206,9 @@ def _classifiers(pieces: Passages, options: NetworkOptions, progress: Progress) 
         ready = time.perf_counter()
         right = [one == other for one, other in zip(model.predict(asked), answers, strict=True)]
         done = time.perf_counter()
-        rows.append(ClassifierRow(name, float(np.mean(right)), ready - started, len(asked) / (done - ready)))
+        cut = isinstance(model, TextClassifier) and ready - started >= options.seconds
+        rows.append(
+            ClassifierRow(name, float(np.mean(right)), ready - started, len(asked) / (done - ready), cut)
+        )
         progress.say(f"{name}: {rows[-1].accuracy:.1%} of passages put to their file")
     return rows
