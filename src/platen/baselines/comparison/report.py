@@ -72,8 +72,10 @@ def _markdown(comparison: Comparison) -> str:
             "| classifier | accuracy | training s | passages/s |",
             "| --- | ---: | ---: | ---: |",
         ]
-        lines += [
-            f"| {row.name}{' (time was up)' if row.cut else ''} | {row.accuracy:.1%} | {row.train_seconds:.2f} | {row.passages_per_second:,.0f} |"
-            for row in comparison.classifiers
-        ]
+        for guess in comparison.classifiers:
+            name = guess.name + (" (time was up)" if guess.cut else "")
+            lines.append(
+                f"| {name} | {guess.accuracy:.1%} | {guess.train_seconds:.2f} "
+                f"| {guess.passages_per_second:,.0f} |"
+            )
     return "\n".join(lines) + "\n"
