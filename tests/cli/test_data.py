@@ -78,3 +78,16 @@ def test_the_difference_of_two_sets(tmp_path: Path) -> None:
     assert json.loads(run("diff", *folders, "--json"))["changed"][0]["after"] == "Red."
     with pytest.raises(DataError, match="is no instruction set"):
         run("diff", str(tmp_path), folders[0])
+
+
+def test_reading_leaves_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mixed.jsonl").write_text('{"text": "Good."}\n{broken\n')
+    mine = tmp_path / "quarantine.jsonl"
+    mine.write_text("precious")
+    assert '"Good."' in run("read", "mixed.jsonl")
+    with pytest.raises(DataError, match="exists already"):
+        run("read", "mixed.jsonl", "--quarantine", "quarantine.jsonl")
+    assert mine.read_text() == "precious"
+    run("read", "mixed.jsonl", "--quarantine", "new.jsonl")
+    assert json.loads((tmp_path / "new.jsonl").read_text())["reason"] == "not-json"
