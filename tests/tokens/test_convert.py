@@ -9,7 +9,6 @@ import pytest
 import sentencepiece
 import tiktoken
 import tiktoken.load
-from llama_cpp import Llama
 
 from platen.errors import BundleError
 from platen.tokens.convert import Form, convert, open_tokenizer, require_same
@@ -98,10 +97,11 @@ def test_a_sentencepiece_model_that_changes_texts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece_bpe"])
 def test_llama_cpp_encodes_alike(kind: str, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")  # the extra edge, built from source
     ours = learned(kind)
     file = tmp_path / "vocabulary.gguf"
     convert(ours, file, Form.gguf)
-    theirs = Llama(str(file), vocab_only=True, verbose=False)
+    theirs = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
     for text in (*TEXTS, FOREIGN, " don't  12 "):
         found = theirs.tokenize(text.encode(), add_bos=False, special=False)
         assert found == ours.encode(text, special=False), text
