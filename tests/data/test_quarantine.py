@@ -135,5 +135,5 @@ def test_platen_data_read(tmp_path: Path, corpus: Path) -> None:
     assert done.returncode == 0, done.stderr
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert [document["id"] for document in documents] == [f"corpus/play-{n}.txt" for n in range(10)]
-    assert done.stderr.strip() == "10 documents; in quarantine.jsonl: 1 binary"
+    assert done.stderr.strip() == "10 documents; can't be read (--quarantine FILE says which): 1 binary"
     assert json.loads((tmp_path / "quarantine.jsonl").read_text())["place"] == "corpus/bad.txt"
