@@ -130,10 +130,10 @@ def test_two_of_each_kind_of_malformed_file() -> None:
 
 def test_platen_data_read(tmp_path: Path, corpus: Path) -> None:
     (corpus / "bad.txt").write_bytes(b"\0")
-    command = [sys.executable, "-m", "platen", "data", "read", "corpus"]
+    command = [sys.executable, "-m", "platen", "data", "read", "corpus", "--quarantine", "aside.jsonl"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert [document["id"] for document in documents] == [f"corpus/play-{n}.txt" for n in range(10)]
-    assert done.stderr.strip() == "10 documents; can't be read (--quarantine FILE says which): 1 binary"
-    assert json.loads((tmp_path / "quarantine.jsonl").read_text())["place"] == "corpus/bad.txt"
+    assert done.stderr.strip() == "10 documents; in aside.jsonl: 1 binary"
+    assert json.loads((tmp_path / "aside.jsonl").read_text())["place"] == "corpus/bad.txt"

@@ -174,5 +174,5 @@ def _gguf() -> Any:
     try:
         import gguf
     except ImportError:
-        raise MissingExtraError("edge", "a GGUF file") from None
+        raise MissingExtraError("data", "a GGUF file") from None
     return gguf
