@@ -93,6 +93,8 @@ async def test_ctrl_c_writes_the_report_of_what_was_measured(tmp_path: Path) -> 
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A shell has what it starts in the background ignore the signal.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         await asyncio.wait_for(second.wait(), 60)
         process.send_signal(signal.SIGINT)
