@@ -96,7 +96,7 @@ class BatchingEngine:
         self._outbox: list[Delivery] = []
         self._prompt_scores: dict[Sequence, list[LogprobRow]] = {}
         self._tokens_generated = 0
-        self._flushed = 0.0
+        self._flushed, self._first_token = 0.0, False
         self._steps = 0
         self._seconds_per_request = 1.0
         self._thread = threading.Thread(target=self._run, name=f"platen-{runner.name}-engine", daemon=True)
@@ -262,7 +262,8 @@ class BatchingEngine:
             except Exception as error:
                 log.exception("the engine failed in a step; its requests are lost")
                 self._fail_all(error)
-            if time.monotonic() - self._flushed >= _GATHER_SECONDS or self._scheduler.idle:
+            waited = time.monotonic() - self._flushed >= _GATHER_SECONDS
+            if waited or self._first_token or self._scheduler.idle:
                 self._flush()
 
     def _wanted_adapters(self) -> set[Adapter]:
@@ -328,6 +329,7 @@ class BatchingEngine:
     ) -> None:
         """Add a token to its sequence; tell the reader; end the sequence if this was its last."""
         sequence.add(token_id)
+        self._first_token |= sequence.generated == 1
         self._tokens_generated += 1
         logprobs = () if scored is None else (scored,)
         if token_id in sequence.end_ids:
@@ -396,7 +398,7 @@ class BatchingEngine:
         self._prompt_scores.clear()
 
     def _flush(self) -> None:
-        self._flushed = time.monotonic()
+        self._flushed, self._first_token = time.monotonic(), False
         items, self._outbox = self._outbox, []
         deliver(items)
 
