@@ -132,6 +132,18 @@ class Block(PipelineStep):  # type: ignore[misc]
             yield document
 
 
+class Rules(Block):
+    """A block that keeps a document as it is or drops it: `reason` is all that one adds."""
+
+    def apply(self, document: Document) -> str | Removed:
+        reason = self.reason(document.text)
+        return Removed(reason) if reason else document.text
+
+    @abstractmethod
+    def reason(self, text: str) -> str | None:
+        """Why a text is dropped, if it is."""
+
+
 def _around_change(before: str, after: str) -> tuple[str, str]:
     """Both texts near the first place where they differ."""
     differ = (place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)

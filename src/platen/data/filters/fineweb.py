@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from datatrove.data import Document
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-from platen.data.filters.block import Block, Removed
+from platen.data.filters.block import Rules
 from platen.data.filters.gopher import repeated
 from platen.projectfilters import FineWebBlock
 
 _PUNCTUATION = frozenset(TERMINAL_PUNCTUATION)
 
 
-class FineWeb(Block):
+class FineWeb(Rules):
     """Lists, menus and texts that say the same lines again."""
 
     def __init__(self, config: FineWebBlock) -> None:
         super().__init__(config.block)
         self._config = config
 
-    def apply(self, document: Document) -> str | Removed:
-        reason = self._reason(document.text)
-        return Removed(reason) if reason else document.text
-
-    def _reason(self, text: str) -> str | None:
+    def reason(self, text: str) -> str | None:
         config = self._config
         lines = [line for line in text.split("\n") if line.strip()]
         if not lines:

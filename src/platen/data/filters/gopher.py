@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from datatrove.data import Document
 
-from platen.data.filters.block import Block, Removed
+from platen.data.filters.block import Rules
 from platen.data.filters.shingles import Hashes, ngrams
 from platen.projectfilters import GopherQualityBlock, GopherRepetitionBlock
 
@@ -22,7 +21,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 _MORE_THAN_MARKS = re.compile(r"\w")
 
 
-class GopherQuality(Block):
+class GopherQuality(Rules):
     """Length, word length, symbols, bullets, ellipses, letters, stop words."""
 
     def __init__(self, config: GopherQualityBlock) -> None:
@@ -30,11 +29,7 @@ class GopherQuality(Block):
         self._config = config
         self._stop_words = frozenset(config.stop_words)
 
-    def apply(self, document: Document) -> str | Removed:
-        reason = self._reason(document.text)
-        return Removed(reason) if reason else document.text
-
-    def _reason(self, text: str) -> str | None:
+    def reason(self, text: str) -> str | None:
         config, words = self._config, text.split()
         spoken = [len(word) for word in words if _MORE_THAN_MARKS.search(word)]
         if len(spoken) < config.min_words:
@@ -60,18 +55,14 @@ class GopherQuality(Block):
         return None
 
 
-class GopherRepetition(Block):
+class GopherRepetition(Rules):
     """Lines, paragraphs and n-grams that are said again."""
 
     def __init__(self, config: GopherRepetitionBlock) -> None:
         super().__init__(config.block)
         self._config = config
 
-    def apply(self, document: Document) -> str | Removed:
-        reason = self._reason(document.text)
-        return Removed(reason) if reason else document.text
-
-    def _reason(self, text: str) -> str | None:
+    def reason(self, text: str) -> str | None:
         config = self._config
         if not text:
             return "empty"
