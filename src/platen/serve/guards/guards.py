@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from platen.errors import ConfigError
 from platen.projectserving import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
+from platen.scan.lists import read_lines, read_words
 from platen.scan.screen import Blocked, Scanner, Screen
 from platen.scan.secrets import Secrets
-from platen.scan.words import LONGEST_ENTRY, Words
+from platen.scan.words import Words
 from platen.serve.guards.actions import Direction, GuardRefusal, Origin, Report, acting
 from platen.serve.guards.canary import Canary
 from platen.serve.guards.injection import suspicion
@@ -219,23 +219,7 @@ def _listed(config: BlocklistGuard) -> list[Scanner]:
         return []
     scanners: list[Scanner] = []
     if config.words is not None:
-        words = _lines(Path(config.words))
-        if too_long := [word for word in words if len(word) > LONGEST_ENTRY // 2]:
-            raise ConfigError(
-                f"{config.words}: '{too_long[0][:40]}…' is longer than {LONGEST_ENTRY // 2} characters"
-            )
-        scanners.append(Words(words))
+        scanners.append(Words(read_words(Path(config.words), "block list")))
     if config.patterns is not None:
-        scanners.append(Patterns(_lines(Path(config.patterns))))
+        scanners.append(Patterns(read_lines(Path(config.patterns), "block list")))
     return scanners
-
-
-def _lines(path: Path) -> list[str]:
-    """A file's lines, less empty ones and those that begin with `#`."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the block list {path} can't be read: {error}", hint="Name it relative to platen.yaml."
-        ) from None
-    return [line for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,30 @@
+"""Files that list words or patterns, one a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platen.errors import ConfigError
+from platen.scan.words import LONGEST_ENTRY
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """A file's lines, less empty ones and those that begin with `#`.
+
+    Raises ConfigError, which calls the file `what`, when it can't be read.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the {what} {path} can't be read: {error}", hint="Name it relative to platen.yaml."
+        ) from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_words(path: Path, what: str) -> list[str]:
+    """The same for words. Raises ConfigError also for one that is too long to be found."""
+    words = read_lines(path, what)
+    if too_long := [word for word in words if len(word) > LONGEST_ENTRY // 2]:
+        raise ConfigError(f"{path}: '{too_long[0][:40]}…' is longer than {LONGEST_ENTRY // 2} characters")
+    return words
