@@ -73,3 +73,8 @@ class RegistryError(PlatenError):
     """The registry refused: unknown version, live version, promotion without a passed gate."""
 
     exit_code = 8
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says in one line, or its type when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from platen.errors import BundleError
+from platen.errors import BundleError, first_line
 from platen.models.config import LlamaConfig, llama_config
 from platen.models.llama import Attention, RMSNorm, RotaryTables, SwiGLU
 from platen.project import ModelConfig
@@ -151,7 +151,7 @@ def open(path: Path) -> Baseline:
             tensors["head.weight"] = tensors["embed_tokens.weight"]
         model.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise BundleError(
             f"{path} holds no ladder model that can be opened: {reason}", hint="train it again"
         ) from error

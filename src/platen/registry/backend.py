@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platen.errors import MissingExtraError, RegistryError
+from platen.errors import MissingExtraError, RegistryError, first_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -83,7 +83,7 @@ def writing(project_dir: Path, doing: str) -> Iterator[MlflowClient]:
             _create(project_dir)
             yield MlflowClient(uri, uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise RegistryError(
             f"{doing}: {database(project_dir)}: {reason}",
             hint=f"keep a copy of the file, then: mlflow db upgrade {uri}"

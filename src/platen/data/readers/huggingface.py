@@ -10,6 +10,7 @@ from platen.data.document import Broken, Record
 from platen.data.readers.needs import needs
 from platen.data.readers.records import document_of
 from platen.data.sourcefile import SourceFile
+from platen.errors import first_line
 
 
 def read(file: SourceFile) -> Iterator[Record]:
@@ -19,7 +20,7 @@ def read(file: SourceFile) -> Iterator[Record]:
         for number, row in enumerate(_rows(file), start=1):
             yield document_of(row, file, f"{file.name}:{number}", f"{file.name}, row {number}")
     except Exception as error:  # the library, its readers and its network each have their own
-        said = (str(error) or type(error).__name__).splitlines()[0]
+        said = first_line(error)
         yield Broken(
             f"{file.name}, row {number + 1}",
             "unreadable",

@@ -8,6 +8,7 @@ from platen.data.document import Broken, Record
 from platen.data.readers.needs import needs
 from platen.data.readers.records import document_of
 from platen.data.sourcefile import SourceFile
+from platen.errors import first_line
 
 _BATCH = 256
 
@@ -30,13 +31,9 @@ def read(file: SourceFile) -> Iterator[Record]:
             yield Broken(
                 place,
                 "malformed",
-                f"{place}: {_first_line(error)}; the file is not read from there on",
+                f"{place}: {first_line(error)}; the file is not read from there on",
                 "Write the file again; it may be cut short.",
             )
             return
     if number == 0:
         yield file.empty()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ from platen.data.readers.decoding import decode
 from platen.data.readers.needs import needs
 from platen.data.readers.parsed import read_page
 from platen.data.sourcefile import SourceFile
+from platen.errors import first_line
 
 _HTML = ("text/html", "application/xhtml+xml")
 
@@ -29,7 +30,7 @@ def read(file: SourceFile) -> Iterator[Record]:
                 yield from found
         except Exception as error:  # warcio lets zlib's, its own and ValueError through
             place = f"{file.name}, record {max(number, 1)}"
-            said = (str(error) or type(error).__name__).strip().splitlines()[0]
+            said = first_line(error)
             yield Broken(
                 place,
                 "malformed",

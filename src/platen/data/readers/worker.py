@@ -14,6 +14,7 @@ from importlib import import_module
 
 from platen.data.readers.parser import Parsed, Problem
 from platen.data.sourcefile import TooMuch
+from platen.errors import first_line
 from platen.projectdata import ReadLimits
 
 
@@ -45,7 +46,7 @@ def parse(kind: str, raw: bytes, limits: ReadLimits) -> Parsed:
     except TooMuch as error:
         return _problem("expansion", str(error))
     except Exception as error:
-        said = (str(error) or type(error).__name__).splitlines()[0][:300]
+        said = first_line(error)[:300]
         return _problem("malformed", f"{said} ({type(error).__name__})")
 
 
