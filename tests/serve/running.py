@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import httpx
 
 from platen.engines.protocol import (
     Capacity,
@@ -165,3 +171,37 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.005)
+
+
+@contextmanager
+def platen_serve(
+    *arguments: str, cwd: Path | None = None, quiet: bool = True
+) -> Iterator[tuple[httpx.Client, str]]:
+    """A client of the server that this command line starts, and what that said.
+
+    It has to end well, and to say no more if it is to be `quiet`.
+    """
+    server = subprocess.Popen(
+        [sys.executable, "-m", "platen", "serve", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        said = ""
+        while "Ctrl-C" not in said:
+            line = server.stdout.readline()
+            assert line, f"ended early: {said}"
+            said += line
+        url = re.findall(r"http://127\.0\.0\.1:\d+", said)[0]
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield client, said
+        server.send_signal(signal.SIGTERM)
+        rest, _ = server.communicate(timeout=100)
+        assert server.returncode == 0, rest
+        assert not (quiet and rest), rest
+    finally:
+        server.kill()
+        server.wait()

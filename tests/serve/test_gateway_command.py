@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +15,7 @@ from platen.projectserving import ServeConfig
 from platen.serve.server import ServeError, serve_bundle
 from tests.engines.fake_upstream import answer, chat, fake_upstream
 from tests.pipeline.conftest import PLATEN_YAML, write_project
+from tests.serve.running import platen_serve
 
 MESSAGES = [{"role": "user", "content": "How are you?"}]
 
@@ -29,34 +24,6 @@ def serve_section(url: str, **settings: Any) -> str:
     """The section of a project file (JSON is YAML) with the upstream "big"."""
     big = {"name": "big", "base_url": url, "max_retries": 0, **settings}
     return f"serve: {json.dumps({'port': 0, 'upstreams': [big]})}\n"
-
-
-@contextmanager
-def platen_serve(*arguments: str, cwd: Path) -> Iterator[tuple[httpx.Client, str]]:
-    """A client of the server that this command line starts, and what that said; it has to end well."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "platen", "serve", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        said = ""
-        while "Ctrl-C" not in said:
-            line = server.stdout.readline()
-            assert line, f"ended early: {said}"
-            said += line
-        url = re.findall(r"http://127\.0\.0\.1:\d+", said)[0]
-        with httpx.Client(base_url=url, timeout=60) as client:
-            yield client, said
-        server.send_signal(signal.SIGTERM)
-        rest, _ = server.communicate(timeout=100)
-        assert server.returncode == 0, rest
-    finally:
-        server.kill()
-        server.wait()
 
 
 def models(client: httpx.Client) -> list[str]:
@@ -90,7 +57,7 @@ def test_a_folders_model_is_served_beside_the_projects_upstreams(tmp_path: Path,
     with fake_upstream(answer(500)) as fake:
         section = serve_section(fake.url, fallbacks=["mine"])
         project = write_project(tmp_path / "project", PLATEN_YAML + section)
-        with platen_serve(str(tiny_bundle), "--name", "mine", cwd=project) as (client, said):
+        with platen_serve(str(tiny_bundle), "--name", "mine", cwd=project, quiet=False) as (client, said):
             assert "warning" not in said
             assert models(client) == ["mine", "big"]
             assert ask(client, "big").json()["model"] == "mine"

