@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -91,3 +92,11 @@ def report(results: list[Result], *, json_file: Path | None, quick: bool) -> Non
     if json_file:
         content = {"quick": quick, "machine": where, "results": [vars(result) for result in results]}
         json_file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most; getrusage may tell what the process that it came from did."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

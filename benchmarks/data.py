@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from _harness import Result, options, report
+from _harness import Result, options, peak_memory, report
 from _texts import machine_texts
 
 from platen.data.sources import Document
@@ -178,10 +178,8 @@ def run_side(side: str, folder: Path, workers: int) -> None:
         began = time.perf_counter()
         kept = SIDES[side](folder, Path(work), workers)
         seconds = time.perf_counter() - began
-    highest = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(json.dumps({"seconds": seconds, "kept": kept, "megabytes": highest / 1024}))
+    highest = max(peak_memory(), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    print(json.dumps({"seconds": seconds, "kept": kept, "megabytes": highest / 2**20}))
 
 
 def main() -> None:
@@ -209,22 +207,26 @@ def main() -> None:
             rates = count / mine["seconds"], count / other["seconds"]
             details: dict[str, object] = {"documents": count, "ours": mine, "peer": other}
             results.append(
-                Result("documents/s", *rates, rates[0] / rates[1], "documents/s", "datatrove", details)
+                Result(
+                    "documents_per_second", *rates, rates[0] / rates[1], "documents/s", "datatrove", details
+                )
             )
             sizes = mine["megabytes"], other["megabytes"]
-            results.append(Result("peak memory", *sizes, sizes[1] / sizes[0], "MB", "datatrove"))
+            results.append(Result("peak_memory", *sizes, sizes[1] / sizes[0], "MB", "datatrove"))
         if arguments.only != "peer":
             small = measured("ours", quarter, arguments.workers)
             each = small["seconds"] / fewer * 1e3, mine["seconds"] / count * 1e3
             growth: dict[str, object] = {"quarter": small, "whole": mine, "documents": [fewer, count]}
             results.append(
-                Result("ms a document, all : quarter", each[1], each[0], each[1] / each[0], "ms", "", growth)
+                Result(
+                    "ms_per_document_all_to_quarter", each[1], each[0], each[1] / each[0], "ms", "", growth
+                )
             )
             sizes = mine["megabytes"], small["megabytes"]
-            results.append(Result("memory, all : quarter", *sizes, sizes[0] / sizes[1], "MB"))
-    report(results, json_file=arguments.json, quick=arguments.quick)
+            results.append(Result("memory_all_to_quarter", *sizes, sizes[0] / sizes[1], "MB"))
     for result in results:
         print(result.name, json.dumps(result.details))
+    report(results, json_file=arguments.json, quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from _harness import options
+from _harness import options, peak_memory
 
 from platen.data.intake import QUARANTINE, Intake
 from platen.data.sources import find_files
@@ -235,14 +235,6 @@ def main() -> None:
     sys.exit(0 if found["verdict"] == "pass" else 1)
 
 
-def own_peak() -> int:
-    """Bytes of memory that this process held at most; getrusage may tell that of the process it came from."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def run(folder: Path, count: int, seed: int) -> dict[str, object]:
     corpus = folder / "corpus"
     (corpus / "loop").mkdir(parents=True)
@@ -265,7 +257,7 @@ def run(folder: Path, count: int, seed: int) -> dict[str, object]:
     )
     missing = [name for name in names if name not in quarantined]
     unread = [n for n in range(GOOD) if f"corpus/good-{n}.txt" not in read]
-    own = own_peak()
+    own = peak_memory()
     parsing = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     well = not missing and not unread and max(own, parsing) < MOST_MEMORY and longest[0] < LONGEST_SECONDS
     return {
