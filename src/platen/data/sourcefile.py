@@ -110,11 +110,11 @@ def _unpacker(name: str) -> Callable[[IO[bytes]], Any] | None:
     return lzma.LZMAFile if name.endswith(".xz") else None
 
 
-class _Unpacked(io.RawIOBase):
-    """The unpacked bytes of a stream, watched for what only a bomb expands to."""
+class Watched(io.RawIOBase):
+    """The bytes of `unpacked`; `check` is called with how many there were so far, and may raise TooMuch."""
 
-    def __init__(self, stored: IO[bytes], unpacked: IO[bytes], expansion: int) -> None:
-        self._stored, self._unpacked, self._expansion = stored, unpacked, expansion
+    def __init__(self, unpacked: IO[bytes], check: Callable[[int], None]) -> None:
+        self._unpacked, self._check = unpacked, check
         self._count = 0
 
     def readable(self) -> bool:
@@ -123,9 +123,17 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         part = self._unpacked.read(len(buffer))
         self._count += len(part)
-        check_expansion(self._stored.tell(), self._count, self._expansion)
+        self._check(self._count)
         buffer[: len(part)] = part
         return len(part)
+
+
+class _Unpacked(Watched):
+    """The unpacked bytes of a stream, watched for what only a bomb expands to; closing closes both."""
+
+    def __init__(self, stored: IO[bytes], unpacked: IO[bytes], expansion: int) -> None:
+        super().__init__(unpacked, lambda count: check_expansion(stored.tell(), count, expansion))
+        self._stored = stored
 
     def close(self) -> None:
         if not self.closed:

@@ -6,9 +6,9 @@ import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
-from platen.data.sourcefile import TooMuch, check_expansion
+from platen.data.sourcefile import TooMuch, Watched, check_expansion
 
 _MOST_ENTRIES = 1_000_000
 
@@ -35,9 +35,14 @@ class Archive:
         info = self._zip.getinfo(name)
         if info.flag_bits & 1:
             raise zipfile.BadZipFile(f"{name} is encrypted")
+
+        def check(count: int) -> None:
+            if count > self._entry_bytes:
+                raise TooMuch(f"{name} unpacks to more than {self._entry_bytes:,} bytes")
+            check_expansion(info.compress_size, count, self._expansion)
+
         with self._zip.open(info) as stream:
-            counted = _Counted(stream, name, info.compress_size, self._entry_bytes, self._expansion)
-            yield io.BufferedReader(counted)
+            yield io.BufferedReader(Watched(stream, check))
 
     def read(self, name: str) -> bytes:
         with self.open(name) as stream:
@@ -52,22 +57,3 @@ class Archive:
                     read += len(part)
                     if read > total:
                         raise TooMuch(f"unpacks to more than {total:,} bytes")
-
-
-class _Counted(io.RawIOBase):
-    def __init__(self, stream: IO[bytes], name: str, stored: int, most: int, expansion: int) -> None:
-        self._stream, self._name = stream, name
-        self._stored, self._most, self._expansion = stored, most, expansion
-        self._read = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        part = self._stream.read(len(buffer))
-        self._read += len(part)
-        if self._read > self._most:
-            raise TooMuch(f"{self._name} unpacks to more than {self._most:,} bytes")
-        check_expansion(self._stored, self._read, self._expansion)
-        buffer[: len(part)] = part
-        return len(part)
