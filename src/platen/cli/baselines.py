@@ -87,7 +87,7 @@ def compare(
 def _show(comparison: Comparison, console: Console) -> None:
     from rich.table import Table
 
-    from platen.baselines.comparison.report import loss_cell
+    from platen.baselines.comparison.report import loss_cell, name_cell
     from platen.cli.console import human_count, human_size
 
     table = Table(box=None)
@@ -96,7 +96,7 @@ def _show(comparison: Comparison, console: Console) -> None:
         table.add_column(heading, justify="right")
     for row in comparison.models:
         table.add_row(
-            row.name + (" (time was up)" if row.cut else ""),
+            name_cell(row),
             loss_cell(row),
             human_count(row.numbers),
             human_size(row.size_bytes),
@@ -110,8 +110,7 @@ def _show(comparison: Comparison, console: Console) -> None:
         for heading in ("accuracy", "passages/s"):
             table.add_column(heading, justify="right")
         for guess in comparison.classifiers:
-            name = guess.name + (" (time was up)" if guess.cut else "")
-            table.add_row(name, f"{guess.accuracy:.1%}", human_count(guess.passages_per_second))
+            table.add_row(name_cell(guess), f"{guess.accuracy:.1%}", human_count(guess.passages_per_second))
         console.print(table)
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from platen.baselines.comparison.run import Comparison, ModelRow
+from platen.baselines.comparison.run import ClassifierRow, Comparison, ModelRow
 from platen.evaluate import plots
 
 
@@ -37,6 +37,11 @@ def loss_cell(row: ModelRow) -> str:
     if row.bits_per_byte is None:
         return f"∞ ({row.impossible:.1%} of tokens)"
     return f"{row.bits_per_byte:.3f}"
+
+
+def name_cell(row: ModelRow | ClassifierRow) -> str:
+    """The name, and whether time ended the training."""
+    return f"{row.name} (time was up)" if row.cut else row.name
 
 
 def _markdown(comparison: Comparison) -> str:
@@ -73,9 +78,8 @@ def _markdown(comparison: Comparison) -> str:
             "| --- | ---: | ---: | ---: |",
         ]
         for guess in comparison.classifiers:
-            name = guess.name + (" (time was up)" if guess.cut else "")
             lines.append(
-                f"| {name} | {guess.accuracy:.1%} | {guess.train_seconds:.2f} "
+                f"| {name_cell(guess)} | {guess.accuracy:.1%} | {guess.train_seconds:.2f} "
                 f"| {guess.passages_per_second:,.0f} |"
             )
     return "\n".join(lines) + "\n"
