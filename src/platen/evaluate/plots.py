@@ -50,7 +50,7 @@ def bars(
 ) -> None:
     """One horizontal bar chart a panel, side by side, with the names on the left; NaN leaves a bar out.
 
-    The panels named in `logarithmic` begin below their least value instead of at 0.
+    The panels named in `logarithmic` begin below their least value instead of at 0, and say so.
     """
     from matplotlib.figure import Figure
 
@@ -61,11 +61,12 @@ def bars(
         axes = figure.add_subplot(1, len(panels), index + 1)
         if label in logarithmic:
             axes.set_xscale("log")
+            axes.minorticks_off()
         drawn = axes.barh(rows, np.nan_to_num(np.asarray(values, dtype=float)), color=BLUE)
         axes.bar_label(drawn, [_short(value) for value in values], padding=3, fontsize=8)
         axes.set_yticks(rows, names if index == 0 else [""] * len(names))
         axes.invert_yaxis()
-        axes.set_title(label, fontsize=10)
+        axes.set_title(f"{label} (log scale)" if label in logarithmic else label, fontsize=10)
         axes.set_xticks([])
         axes.margins(x=0.28)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
