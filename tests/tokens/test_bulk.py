@@ -30,6 +30,19 @@ def test_ids_in_bulk(kind: str, special: bool) -> None:
         assert encoder.ids(text).tolist() == tokenizer.encode(text, special=special)
 
 
+@given(
+    text=st.text(
+        st.one_of(
+            st.characters(exclude_categories=["Cs"]),
+            st.sampled_from("'sStTlL\u017f\u212a \n\r\t\x85\u2028\u3000a1\u00bd\u2167\u0301"),
+        )
+    )
+)
+def test_any_text_in_bulk(text: str) -> None:
+    tokenizer = learned("bpe")
+    assert BulkEncoder(tokenizer).ids(text).tolist() == tokenizer.encode(text, special=False)
+
+
 @given(pieces=MARKED)
 def test_marks_in_texts(pieces: list[str]) -> None:
     tokenizer = learned("bpe")
@@ -45,7 +58,7 @@ def test_added_words_are_found_the_longest_first() -> None:
 
 
 def test_endless_blanks_are_no_error() -> None:
-    """tiktoken's regular expressions give up on them."""
+    """Some regular expressions give up on them."""
     tokenizer = learned("bpe")
     text = " " * 300_000 + "x"
     assert BulkEncoder(tokenizer).ids(text).tolist() == tokenizer.encode(text)

@@ -1,11 +1,12 @@
-"""Many or long texts to ids, on all cores: by tiktoken where that gives the same ids, else by tokenizers.
+"""Many or long texts to ids, on all cores: by gigatoken where that gives the same ids, else by tokenizers.
 
-tiktoken does several times the work a second, and lets other threads go on meanwhile. Texts come in pieces
-of bounded size where the tokenizer allows a cut, so memory stays bounded too.
+gigatoken cuts texts into words by code of its own instead of a regular expression, which is most of the work
+elsewhere. Texts come in pieces of bounded size where the tokenizer allows a cut, so memory stays bounded too.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import deque
@@ -16,8 +17,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer as Backend
 
-from platen.errors import DataError, MissingExtraError
+from platen.errors import DataError
 from platen.tokens.pieces import ConversionError
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of
 from platen.tokens.tokenizer import Tokenizer
@@ -29,8 +31,13 @@ R = TypeVar("R")
 # A line end before a visible character is always a cut for Llama 3's pattern, so a long text can be encoded
 # in pieces that end there, with the same ids as in one piece.
 _SAFE_CUT = re.compile(r"\n(?=\S)")
-# Without any special token tiktoken looks for the empty one at every character, which halves its speed.
-_SOME_SPECIAL = {"\U0010ffff\U0010fffe": 1 << 30}
+# Where ways to cut a text differ if they do: contractions in letters of other alphabets, marks, digits of
+# several kinds, blanks of all widths, line ends, characters out of the first plane.
+_AWKWARD = (
+    "I'LL it'\u017f don'T l'\u00e9t\u00e9 a\u0301\u0327 12345 \u0664\u0665\u0666\u0667 \u2167\u00bd "
+    "\u4e00\u4e8c3 \u00a0\u3000 x\u200b\u2028y\x85z \r\n\r\n\t  end  \n  !!\r\n?\x00\x1f"
+    "\U0001f469\u200d\U0001f680 \U00020000\U0001d7d8 _a_ $9.99 \ufeff\ufffd\U0010ffff   "
+)
 _PIECE_CHARACTERS = 1_000_000
 _BATCH_CHARACTERS = 1_000_000
 
@@ -67,16 +74,16 @@ class BulkEncoder:
         try:
             ranks = ranks_of(tokenizer)
             if not any(token.looks_around for token in added):
-                self._fast = Ranks(ranks.pattern, ranks.ranks, _SOME_SPECIAL).encoding()
+                self._fast = _fast_encoder(tokenizer)
                 self._marks = _any_of(self._mark_ids)
-        except (ConversionError, MissingExtraError):
+        except ConversionError:
             pass  # the library's own encoder can do all
         wide = any("\n" in token.content or token.looks_around for token in added)
         self._cuts = ranks is not None and ranks.pattern == LLAMA3_PATTERN and not wide
 
     @property
     def fast(self) -> bool:
-        """Whether tiktoken's encoder does the work."""
+        """Whether gigatoken's encoder does the work."""
         return self._fast is not None
 
     def ids(self, text: str) -> Ids:
@@ -100,15 +107,8 @@ class BulkEncoder:
             ) from None
 
     def _run(self, text: str) -> Ids:
-        try:
-            found: Ids = self._fast.encode_to_numpy(text, disallowed_special=())
-            return found
-        except ValueError as error:
-            if isinstance(error, UnicodeEncodeError):
-                raise
-            return self._slow(
-                text
-            )  # endless blanks, say: its regular expressions have a bound, and ours none
+        found: Ids = self._fast.encode(text.encode("utf-8"))
+        return found
 
     def _slow(self, text: str) -> Ids:
         return np.asarray(self._tokenizer.encode(text, special=self._special), dtype=np.uint32)
@@ -187,6 +187,22 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int | None = N
         finally:
             for waiting in running:
                 waiting.cancel()
+
+
+def _fast_encoder(tokenizer: Tokenizer) -> Any:
+    """gigatoken's encoder of plain text; None where it is not installed or would give other ids."""
+    try:
+        from gigatoken.gigatoken_rs import load_hf_json
+    except ImportError:
+        return None
+    raw = json.loads(tokenizer.raw) | {"added_tokens": [], "post_processor": None}
+    backend = Backend.from_str(json.dumps(raw))
+    try:
+        fast = load_hf_json(json.dumps(raw))
+    except (ValueError, RuntimeError):  # it knows the patterns of well-known models alone
+        return None
+    same = list(fast.encode(_AWKWARD)) == backend.encode(_AWKWARD, add_special_tokens=False).ids
+    return fast if same else None
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
