@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True)
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="Folder, Hub name or MODEL@VERSION; also saved word vectors. Default: the project's in production."
+        help="Folder (also of word vectors), Hub name or MODEL@VERSION. Default: the project's in production."
     ),
 ]
 PromptOption = Annotated[

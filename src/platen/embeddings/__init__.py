@@ -1,1 +1,1 @@
-"""Vectors of whole corpora: one interface over all models, a cache, a file that knows its model, a map of it."""
+"""Vectors of whole corpora: one interface over all models, a cache, files that know their model, a map."""
