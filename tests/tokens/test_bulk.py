@@ -43,6 +43,17 @@ def test_any_text_in_bulk(text: str) -> None:
     assert BulkEncoder(tokenizer).ids(text).tolist() == tokenizer.encode(text, special=False)
 
 
+def test_every_character_in_bulk() -> None:
+    """Before a bracket and a letter it shows whether a character counts as a letter."""
+    tokenizer = learned("bpe")
+    encoder = BulkEncoder(tokenizer)
+    letters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    for start in range(0, len(letters), 4096):
+        if start < 0x35000 or start % (16 * 4096) == 0:  # above are hardly any
+            text = "".join(f"{letter}(t\n" for letter in letters[start : start + 4096])
+            assert encoder.ids(text).tolist() == tokenizer.encode(text, special=False)
+
+
 @given(pieces=MARKED)
 def test_marks_in_texts(pieces: list[str]) -> None:
     tokenizer = learned("bpe")

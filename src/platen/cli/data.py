@@ -66,7 +66,7 @@ def read(
 
     if quarantine is not None and quarantine.exists():
         raise DataError(f"{quarantine} exists already", hint="Give --quarantine another name.")
-    config = _config(
+    config = source_config(
         path=source,
         format="sql" if query and format is None else format,
         text=text,
@@ -81,7 +81,7 @@ def read(
         count = _print_documents(config, intake, limit, stream)
         if limit is None or count < limit:
             intake.check()
-    print(_summary(count, intake, quarantine), file=sys.stderr)
+    print(reading_summary(count, intake, quarantine), file=sys.stderr)
 
 
 @app.command()
@@ -110,7 +110,7 @@ def slack(
     from platen.data.slack.pull import Wanted, pull
 
     names = tuple(name.removeprefix("#") for name in channel or ())
-    config = _config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
+    config = source_config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
     begin = since.replace(tzinfo=UTC).timestamp() if since else 0.0
     with SlackClient.from_environment() as client:
         pulled = pull(client, out, Wanted(config.sources[0].kinds, names, begin), ConsoleObserver())
@@ -119,7 +119,8 @@ def slack(
     print(f"{pulled.messages} messages of {pulled.users} people in {pulled.channels} channels: {out}")
 
 
-def _config(**source: Any) -> DataConfig:
+def source_config(**source: Any) -> DataConfig:
+    """A configuration with one source, whose broken records are put aside. Raises ConfigError."""
     from pydantic import ValidationError
 
     from platen.project import DataConfig
@@ -145,7 +146,8 @@ def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stre
     return count
 
 
-def _summary(count: int, intake: Intake, quarantine: Path | None) -> str:
+def reading_summary(count: int, intake: Intake, quarantine: Path | None) -> str:
+    """How many documents there were, and what of the source was none."""
     parts = [f"{count} documents"]
     broken = ", ".join(f"{number} {reason}" for reason, number in intake.quarantined.most_common())
     left_out = ", ".join(f"{number} {reason}" for reason, number in intake.left_out.most_common())

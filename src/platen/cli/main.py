@@ -18,6 +18,7 @@ from platen.cli import (
     compile,
     data,
     doctor,
+    embed,
     gc,
     generate,
     keys,
@@ -52,6 +53,7 @@ app.add_typer(baselines.app, name="baselines")
 app.add_typer(bench.app, name="bench")
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(embed.app, name="embed")
 
 
 def _version(value: bool) -> None:

@@ -19,6 +19,7 @@ from platen.models.compiled import COMPILED_FILE
 from platen.tokens.tokenizer import CONFIG_FILE
 
 MODULES_FILE = "modules.json"
+_PROMPTS_FILE = "config_sentence_transformers.json"
 Pooling = Literal["mean", "last", "first", "max"]
 """Of a text's last hidden states: their mean, that of the last or the first token, each feature's largest."""
 
@@ -120,10 +121,15 @@ def _max_tokens(folder: Path, reading: Mapping[str, Any]) -> int | None:
     return next((int(n) for n in limits if isinstance(n, int | float) and 0 < n < _NO_LIMIT), None)
 
 
+def read_prompts(folder: Path) -> dict[str, str]:
+    """The prompts that a folder names, such as `query` and `document`."""
+    prompts = _optional(folder / _PROMPTS_FILE).get("prompts")
+    return {str(name): str(prompt) for name, prompt in prompts.items()} if isinstance(prompts, dict) else {}
+
+
 def _default_prompt(folder: Path) -> str:
-    config = _optional(folder / "config_sentence_transformers.json")
-    prompts, name = config.get("prompts"), config.get("default_prompt_name")
-    return str(prompts.get(name, "")) if isinstance(prompts, dict) and name is not None else ""
+    name = _optional(folder / _PROMPTS_FILE).get("default_prompt_name")
+    return read_prompts(folder).get(str(name), "")
 
 
 def _optional(file: Path) -> Mapping[str, Any]:

@@ -31,6 +31,15 @@ R = TypeVar("R")
 # A line end before a visible character is always a cut for Llama 3's pattern, so a long text can be encoded
 # in pieces that end there, with the same ids as in one piece.
 _SAFE_CUT = re.compile(r"\n(?=\S)")
+# Letters and digits new in Unicode 17, which gigatoken knows and the regular expressions of tokenizers don't.
+_NEW_LETTERS = re.compile(
+    "[\u088f\u0c5c\u0cdc\ua7ce\ua7cf\ua7d2\ua7d4\ua7f1\U00010940-\U00010959\U00010ec5-\U00010ec7"
+    "\U00011db0-\U00011ddb\U00011de0-\U00011de9\U00016ea0-\U00016eb8\U00016ebb-\U00016ed3"
+    "\U00016ff2-\U00016ff6\U000187f8-\U000187ff\U00018d09-\U00018d1e\U00018d80-\U00018df2"
+    "\U0001e6c0-\U0001e6de\U0001e6e0-\U0001e6e2\U0001e6e4\U0001e6e5\U0001e6e7-\U0001e6ed"
+    "\U0001e6f0-\U0001e6f4\U0001e6fe\U0001e6ff\U0002b73a-\U0002b73f\U0002cea2-\U0002cead"
+    "\U000323b0-\U00033479]"
+)
 # Where ways to cut a text differ if they do: contractions in letters of other alphabets, marks, digits of
 # several kinds, blanks of all widths, line ends, characters out of the first plane.
 _AWKWARD = (
@@ -107,6 +116,8 @@ class BulkEncoder:
             ) from None
 
     def _run(self, text: str) -> Ids:
+        if not text.isascii() and _NEW_LETTERS.search(text):
+            return self._slow(text)
         found: Ids = self._fast.encode(text.encode("utf-8"))
         return found
 

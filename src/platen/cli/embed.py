@@ -1,0 +1,194 @@
+"""`platen embed`: a corpus to a file of vectors, the texts in it nearest to a query, a map of it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platen.cli.options import HERE, ProjectOption
+from platen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from platen.embeddings.models import Role, TextModel
+
+app = typer.Typer(no_args_is_help=True)
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder (also of word vectors), Hub name or MODEL@VERSION. Default: the project's in production."
+    ),
+]
+PromptOption = Annotated[
+    str | None,
+    typer.Option(help="The model's prompt of this name before each text. Default: the one meant for it."),
+]
+PoolingOption = Annotated[
+    str | None, typer.Option(help="mean, last, first or max. Default: what the model's folder says, or mean.")
+]
+VectorsArgument = Annotated[Path, typer.Argument(help="A file that platen embed run made.")]
+
+
+@app.callback()
+def embed() -> None:
+    """Vectors of texts: make them, search them, look at them.
+
+    Examples:
+
+      platen embed run corpus --model ./all-MiniLM-L6-v2 --out vectors.parquet
+
+      platen embed search vectors.parquet "how do I get a refund" --model ./all-MiniLM-L6-v2
+
+      platen embed plot vectors.parquet --out map.html
+    """
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(help="As for `platen data read`: a file, folder, glob or URL; - is standard input."),
+    ],
+    out: Annotated[Path, typer.Option(help="The file of vectors (Parquet); one that is there is replaced.")],
+    model: ModelOption = None,
+    prompt: PromptOption = None,
+    pooling: PoolingOption = None,
+    append: Annotated[bool, typer.Option(help="Keep what --out has, if the same model made it.")] = False,
+    format: Annotated[
+        str | None, typer.Option(help="How to read it; default: by the suffix, jsonl for -.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    cache: Annotated[bool, typer.Option(help="Keep vectors for the next time, and use those kept.")] = True,
+    project: ProjectOption = HERE,
+) -> None:
+    """Make a vector of each document. Broken off, the same command goes on from its cache.
+
+    Examples:
+
+      platen embed run corpus --model ./all-MiniLM-L6-v2 --out vectors.parquet
+
+      platen embed run - --model shakespeare@1 --pooling last --out vectors.parquet < texts.jsonl
+    """
+    from rich.console import Console
+
+    from platen.cli.console import ConsoleObserver
+    from platen.cli.data import reading_summary, source_config
+    from platen.data.intake import Intake
+    from platen.data.sources import find_files
+    from platen.embeddings.cache import VectorCache
+    from platen.embeddings.corpus import embed_corpus
+    from platen.embeddings.vectorfile import VectorWriter
+
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}")
+    with _path(source) as path, Intake("quarantine", None) as intake:
+        stdin_format = "jsonl" if source == "-" else None
+        config = source_config(path=path, format=format or stdin_format, text=text)
+        files = find_files(Path.cwd(), config)
+        opened = _open(model, project, "document", prompt, pooling)
+        documents = (document for file in files for document in intake.documents(file))
+        kept = VectorCache() if cache else None
+        try:
+            writer = VectorWriter(out, opened.stamp, append=append)
+            counts = embed_corpus(documents, opened, writer, ConsoleObserver(Console(stderr=True)), kept)
+        finally:
+            if kept is not None:
+                kept.close()
+        intake.check()
+        print(reading_summary(counts.texts, intake, None), file=sys.stderr)
+    cut = f", {counts.cut} of them cut to what the model reads" if counts.cut else ""
+    typer.echo(f"{counts.texts} vectors ({counts.cached} known before{cut}) of {opened.stamp}: {out}")
+
+
+@app.command()
+def search(
+    vectors: VectorsArgument,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    model: ModelOption = None,
+    prompt: PromptOption = None,
+    pooling: PoolingOption = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Texts to show.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line, with the whole text.")
+    ] = False,
+    project: ProjectOption = HERE,
+) -> None:
+    """Print the texts most alike a query, with their cosines. Needs the model that made the file.
+
+    Examples:
+
+      platen embed search vectors.parquet "how do I get a refund" --model ./all-MiniLM-L6-v2
+    """
+    import json
+    from dataclasses import asdict
+
+    from platen.embeddings.search import search as nearest
+    from platen.embeddings.vectorfile import VectorFile
+
+    file = VectorFile(vectors)
+    for match in nearest(file, _open(model, project, "query", prompt, pooling), query, count):
+        if as_json:
+            found = {"score": match.score} | asdict(match.document)
+            typer.echo(json.dumps(found, ensure_ascii=False))
+        else:
+            flat = " ".join(match.document.text.split())
+            typer.echo(f"{match.score:6.3f}  {match.document.id}  {flat[:99]}{'…' if len(flat) > 99 else ''}")
+
+
+@app.command()
+def plot(
+    vectors: VectorsArgument,
+    out: Annotated[Path, typer.Option(help="The page, which needs nothing else.")],
+    method: Annotated[str, typer.Option(help="pca or umap (needs the package umap-learn).")] = "pca",
+    color: Annotated[str | None, typer.Option(help="Colour by source or a key of the metadata.")] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Points at most, evenly taken from the file.")] = 20_000,
+) -> None:
+    """Draw the texts as points of a plane, alike ones near each other; pointing at one shows its text.
+
+    Examples:
+
+      platen embed plot vectors.parquet --out map.html --color source
+    """
+    from platen.embeddings.plot import write_map
+    from platen.embeddings.vectorfile import VectorFile
+
+    points = write_map(VectorFile(vectors), out, method=method, color=color, limit=limit)
+    typer.echo(f"{points} texts: {out}")
+
+
+def _open(model: str | None, project: Path, role: Role, prompt: str | None, pooling: str | None) -> TextModel:
+    from typing import get_args
+
+    from platen.cli.options import named_model
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
+    from platen.embeddings.models import open_model
+    from platen.models.sentence import Pooling
+
+    known: tuple[Pooling, ...] = get_args(Pooling)
+    chosen = next((one for one in known if one == pooling), None)
+    if chosen != pooling:
+        raise ConfigError(f"--pooling {pooling} is none of {', '.join(known)}")
+    path, name = named_model(model, project)
+    return open_model(path, role=role, prompt=prompt, pooling=chosen, name=name)
+
+
+@contextmanager
+def _path(source: str) -> Iterator[str]:
+    """The source's path; standard input is copied into a file, which readers ask for."""
+    if source != "-":
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="platen-") as folder:
+        file = Path(folder) / "stdin"
+        with file.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        yield str(file)

@@ -1,0 +1,1 @@
+"""Vectors of whole corpora: one interface over all models, a cache, files that know their model, a map."""

@@ -1,0 +1,134 @@
+"""One way to open whatever makes vectors of texts: embedding models, any bundle, word vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platen.embeddings.stamp import Stamp
+from platen.errors import ConfigError, DataError
+from platen.models.bundle import find_bundle
+from platen.models.sentence import Pooling, read_prompts
+from platen.models.store import remembered_digests
+
+if TYPE_CHECKING:
+    from platen.baselines.word_vectors import WordVectors
+    from platen.engines.embedding import Embedder
+
+Vectors = NDArray[np.float32]
+Role = Literal["document", "query"]
+_WORD_VECTORS_FILE = "vectors.json"
+_PROMPTS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
+"""Names that a role's prompt has in a model's folder, the likelier first, as sentence-transformers has it."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors (N, C), and of each whether only its text's beginning was read."""
+
+    vectors: Vectors
+    cut: list[bool]
+
+
+class TextModel(Protocol):
+    """What makes vectors of texts. The stamp says all that their values depend on."""
+
+    @property
+    def stamp(self) -> Stamp: ...
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        """A vector for each text. Raises DataError for a text that has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """The pooled last hidden states of a network."""
+
+    stamp: Stamp
+    embedder: Embedder
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        limit = self.embedder.max_tokens
+        try:
+            ids = self.embedder.token_ids(texts, limit + 1)
+            cut = [len(tokens) > limit for tokens in ids]
+            for index in (index for index, long in enumerate(cut) if long):
+                # Anew, since what frames a text ends the shorter one too.
+                ids[index] = self.embedder.token_ids([texts[index]], limit)[0]
+            return Embedded(self.embedder.embed(ids), cut)
+        except ValueError as error:
+            raise DataError(f"{self.stamp.model} can't embed a text: {error}") from None
+
+
+@dataclass(frozen=True)
+class WordModel:
+    """The mean of a text's known words' vectors, of length 1; zero when the text has none."""
+
+    stamp: Stamp
+    words: WordVectors
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        from platen.baselines.word_vectors import unit
+        from platen.baselines.words import words
+
+        vectors = np.stack([self.words.text_vector(words(text)) for text in texts])
+        return Embedded(unit(vectors), [False] * len(texts))
+
+
+def open_model(
+    path_or_name: Path | str,
+    *,
+    role: Role,
+    prompt: str | None = None,
+    pooling: Pooling | None = None,
+    name: str | None = None,
+) -> TextModel:
+    """Open a model for texts in a role; `prompt` names one of its prompts, by default the role's.
+
+    Raises BundleError, MissingExtraError, and ConfigError for a prompt that the model does not have.
+    """
+    path = find_bundle(path_or_name)
+    name = name or path.resolve().name
+    if (path / _WORD_VECTORS_FILE).is_file():
+        if prompt is not None or pooling is not None:
+            raise ConfigError(f"{name} has word vectors, which take neither a prompt nor a pooling")
+        return _open_words(path, name)
+    from platen.engines.embedding import open_embedder
+
+    embedder = open_embedder(path, pooling=pooling)
+    text = _prompt(path, name, role, prompt, embedder.config.prompt)
+    config = replace(embedder.config, prompt=text)
+    # The fingerprint stays that of the model as its folder has it: queries and documents are to be compared.
+    stamp = Stamp(name, embedder.fingerprint, config.pooling, config.normalize, embedder.dimensions, text)
+    return NetworkModel(stamp, replace(embedder, config=config))
+
+
+def _prompt(path: Path, name: str, role: Role, asked: str | None, default: str) -> str:
+    prompts = read_prompts(path)
+    if asked is None:
+        return next((prompts[known] for known in _PROMPTS[role] if known in prompts), default)
+    if asked not in prompts:
+        known = ", ".join(prompts)
+        raise ConfigError(
+            f"{name} has no prompt {asked!r}",
+            hint=f"It has {known}." if known else "Its folder names none: leave --prompt out.",
+        )
+    return prompts[asked]
+
+
+def _open_words(path: Path, name: str) -> WordModel:
+    from platen.baselines.word_vectors import WordVectors
+
+    words = WordVectors.load(path)
+    with remembered_digests() as digest:
+        files = ("model.safetensors", "words.npy", "word_ends.npy")
+        identity = " ".join(digest(path / file) for file in files)
+    fingerprint = sha256(identity.encode()).hexdigest()[:16]
+    return WordModel(Stamp(name, fingerprint, "mean of words", True, words.vectors.shape[1]), words)
