@@ -82,7 +82,7 @@ def _instructions(project: Project, directory: Path) -> tuple[Stage, ...]:
         Stage(
             name="instruct",
             kind="instructions",
-            version=1,
+            version=2,
             run=_function("platen.data.instruct.stage:make_instructions"),
             config=project.instruct,
             inputs={"data": "data"},

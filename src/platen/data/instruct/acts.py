@@ -41,6 +41,10 @@ _COMMANDS = (
     "stop submit suggest summarise summarize switch take tell translate try turn type uninstall unplug "
     "update upgrade upload use verify visit wait write"
 ).replace(" ", "|")
+_WANTED = (
+    r"a|an|the|this|that|these|those|my|our|your|some|any|another|one|two|three|\d+|more|new|access|"
+    r"help|assistance|permission|support|someone|somebody"
+)
 # In this order: what binds a speaker most goes before what tells or asks.
 _RULES: tuple[tuple[Act, tuple[str, ...]], ...] = (
     (
@@ -74,10 +78,18 @@ _RULES: tuple[tuple[Act, tuple[str, ...]], ...] = (
     (
         "directive",
         (
-            rf"^(?:(?:please|kindly|just|then|now|so|and|also|first|next|ok(?:ay)?)[ ,]+)*(?:{_COMMANDS})\b",
+            rf"^(?:(?:please|kindly|just|then|now|so|and|also|first|next|ok(?:ay)?)[ ,]+)*"
+            rf"(?!do (?:i|we|you|they)\b)(?:{_COMMANDS})\b",
             r"\bplease\b|\b(?:can|could|would|will) (?:you|someone|anyone|somebody|anybody)\b",
             r"\b(?:i|we) (?:need|want|dare|order|urge) you\b|\byou (?:must|have to|need to|should)\b",
-            r"\blet's\b|\bi(?:'ll|'d| will| would) (?:like|order|have|take)\b",
+            r"\blet's\b|\bi(?:'ll|'d| will| would) (?:like|order|have|take)\b|\bwe(?:'d| would) like\b",
+            # Asks for the thing; “How can I get a badge?” and “Do I need a ticket?” ask to be told.
+            r"(?<!\bhow )(?<!\bwhere )(?<!\bwhen )\b(?:can|could|may) (?:i|we) (?:please )?"
+            r"(?:have|borrow|get(?! to\b))\b",
+            r"(?:^|[,;:] ?|\b(?:and|but|so|because|now) )(?:i|we) (?:really |also |still |urgently )?"
+            rf"(?:need|want|require) (?:{_WANTED})\b",
+            r"\b(?:wonder(?:ing|ed)?|grateful|great|nice|kind|appreciate it) if (?:you|someone) "
+            r"(?:can|could|would)\b",
         ),
     ),
     (
