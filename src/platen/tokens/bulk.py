@@ -48,6 +48,8 @@ _AWKWARD = (
     "\U0001f469\u200d\U0001f680 \U00020000\U0001d7d8 _a_ $9.99 \ufeff\ufffd\U0010ffff   "
 )
 _PIECE_CHARACTERS = 1_000_000
+# gigatoken remembers every word that it met, up to seven times the text's size; a new encoder takes 50 ms.
+_BYTES_AN_ENCODER = 64_000_000
 _BATCH_CHARACTERS = 1_000_000
 
 
@@ -77,13 +79,17 @@ class BulkEncoder:
         self._tokenizer, self._special = tokenizer, special
         self._marks: re.Pattern[str] | None = None
         self._fast: Any = None
+        self._raw = _plain(tokenizer)
+        self._seen = (
+            0  # bytes that `_fast` has encoded; threads may lose some of the count, which does no harm
+        )
         ranks: Ranks | None = None
         added = tokenizer.added_tokens
         self._mark_ids = {token.content: token.id for token in added if special or not token.special}
         try:
             ranks = ranks_of(tokenizer)
             if not any(token.looks_around for token in added):
-                self._fast = _fast_encoder(tokenizer)
+                self._fast = _fast_encoder(self._raw)
                 self._marks = _any_of(self._mark_ids)
         except ConversionError:
             pass  # the library's own encoder can do all
@@ -118,7 +124,11 @@ class BulkEncoder:
     def _run(self, text: str) -> Ids:
         if not text.isascii() and _NEW_LETTERS.search(text):
             return self._slow(text)
-        found: Ids = self._fast.encode(text.encode("utf-8"))
+        data = text.encode("utf-8")
+        self._seen += len(data)
+        if self._seen > _BYTES_AN_ENCODER:
+            self._seen, self._fast = len(data), _load(self._raw)
+        found: Ids = self._fast.encode(data)
         return found
 
     def _slow(self, text: str) -> Ids:
@@ -200,19 +210,24 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int | None = N
                 waiting.cancel()
 
 
-def _fast_encoder(tokenizer: Tokenizer) -> Any:
+def _plain(tokenizer: Tokenizer) -> str:
+    """The tokenizer without its added tokens, as `tokenizer.json`."""
+    return json.dumps(json.loads(tokenizer.raw) | {"added_tokens": [], "post_processor": None})
+
+
+def _load(raw: str) -> Any:
+    from gigatoken.gigatoken_rs import load_hf_json
+
+    return load_hf_json(raw)
+
+
+def _fast_encoder(raw: str) -> Any:
     """gigatoken's encoder of plain text; None where it is not installed or would give other ids."""
     try:
-        from gigatoken.gigatoken_rs import load_hf_json
-    except ImportError:
+        fast = _load(raw)
+    except (ImportError, ValueError, RuntimeError):  # it knows the patterns of well-known models alone
         return None
-    raw = json.loads(tokenizer.raw) | {"added_tokens": [], "post_processor": None}
-    backend = Backend.from_str(json.dumps(raw))
-    try:
-        fast = load_hf_json(json.dumps(raw))
-    except (ValueError, RuntimeError):  # it knows the patterns of well-known models alone
-        return None
-    same = list(fast.encode(_AWKWARD)) == backend.encode(_AWKWARD, add_special_tokens=False).ids
+    same = list(fast.encode(_AWKWARD)) == Backend.from_str(raw).encode(_AWKWARD, add_special_tokens=False).ids
     return fast if same else None
 
 
