@@ -75,6 +75,14 @@ def test_endless_blanks_are_no_error() -> None:
     assert BulkEncoder(tokenizer).ids(text).tolist() == tokenizer.encode(text)
 
 
+def test_a_fresh_encoder_gives_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platen.tokens.bulk._BYTES_AN_ENCODER", 40)
+    tokenizer = learned("bpe")
+    encoder = BulkEncoder(tokenizer)
+    for text in (*TEXTS, FOREIGN):
+        assert encoder.ids(text).tolist() == tokenizer.encode(text, special=False)
+
+
 def test_half_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(DataError, match="U\\+D800"):
         BulkEncoder(learned("bpe")).ids("a\ud800")
