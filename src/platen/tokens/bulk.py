@@ -32,14 +32,21 @@ R = TypeVar("R")
 # in pieces that end there, with the same ids as in one piece.
 _SAFE_CUT = re.compile(r"\n(?=\S)")
 # Letters and digits new in Unicode 17, which gigatoken knows and the regular expressions of tokenizers don't.
-_NEW_LETTERS = re.compile(
-    "[\u088f\u0c5c\u0cdc\ua7ce\ua7cf\ua7d2\ua7d4\ua7f1\U00010940-\U00010959\U00010ec5-\U00010ec7"
-    "\U00011db0-\U00011ddb\U00011de0-\U00011de9\U00016ea0-\U00016eb8\U00016ebb-\U00016ed3"
-    "\U00016ff2-\U00016ff6\U000187f8-\U000187ff\U00018d09-\U00018d1e\U00018d80-\U00018df2"
-    "\U0001e6c0-\U0001e6de\U0001e6e0-\U0001e6e2\U0001e6e4\U0001e6e5\U0001e6e7-\U0001e6ed"
-    "\U0001e6f0-\U0001e6f4\U0001e6fe\U0001e6ff\U0002b73a-\U0002b73f\U0002cea2-\U0002cead"
-    "\U000323b0-\U00033479]"
+# fmt: off
+_NEW_LETTERS = (
+    (0x88F, 0x88F), (0xC5C, 0xC5C), (0xCDC, 0xCDC), (0xA7CE, 0xA7CF), (0xA7D2, 0xA7D2), (0xA7D4, 0xA7D4),
+    (0xA7F1, 0xA7F1), (0x10940, 0x10959), (0x10EC5, 0x10EC7), (0x11DB0, 0x11DDB), (0x11DE0, 0x11DE9),
+    (0x16EA0, 0x16EB8), (0x16EBB, 0x16ED3), (0x16FF2, 0x16FF6), (0x187F8, 0x187FF), (0x18D09, 0x18D1E),
+    (0x18D80, 0x18DF2), (0x1E6C0, 0x1E6DE), (0x1E6E0, 0x1E6E2), (0x1E6E4, 0x1E6E5), (0x1E6E7, 0x1E6ED),
+    (0x1E6F0, 0x1E6F4), (0x1E6FE, 0x1E6FF), (0x2B73A, 0x2B73F), (0x2CEA2, 0x2CEAD), (0x323B0, 0x33479),
 )
+# fmt: on
+_ANY_NEW_LETTER = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _NEW_LETTERS) + "]")
+_NEW_STARTS = sorted(
+    {chr(code).encode()[:2] for first, last in _NEW_LETTERS for code in range(first, last + 1)}
+)
+"""What they begin with in UTF-8: found ten times as fast as they are."""
+_NEW_LEADS = sorted({start[:1] for start in _NEW_STARTS})
 # Where ways to cut a text differ if they do: contractions in letters of other alphabets, marks, digits of
 # several kinds, blanks of all widths, line ends, characters out of the first plane.
 _AWKWARD = (
@@ -122,9 +129,9 @@ class BulkEncoder:
             ) from None
 
     def _run(self, text: str) -> Ids:
-        if not text.isascii() and _NEW_LETTERS.search(text):
-            return self._slow(text)
         data = text.encode("utf-8")
+        if not text.isascii() and _has_new_letters(text, data):
+            return self._slow(text)
         self._seen += len(data)
         if self._seen > _BYTES_AN_ENCODER:
             self._seen, self._fast = len(data), _load(self._raw)
@@ -229,6 +236,13 @@ def _fast_encoder(raw: str) -> Any:
         return None
     same = list(fast.encode(_AWKWARD)) == Backend.from_str(raw).encode(_AWKWARD, add_special_tokens=False).ids
     return fast if same else None
+
+
+def _has_new_letters(text: str, data: bytes) -> bool:
+    """Whether a text, whose UTF-8 is `data`, has letters that only Unicode 17 knows as such."""
+    if not any(lead in data for lead in _NEW_LEADS) or not any(start in data for start in _NEW_STARTS):
+        return False
+    return _ANY_NEW_LETTER.search(text) is not None
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
