@@ -76,7 +76,7 @@ def test_endless_blanks_are_no_error() -> None:
 
 
 def test_a_fresh_encoder_gives_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platen.tokens.bulk._BYTES_AN_ENCODER", 40)
+    monkeypatch.setattr("platen.tokens.fast._BYTES_AN_ENCODER", 40)
     tokenizer = learned("bpe")
     encoder = BulkEncoder(tokenizer)
     for text in (*TEXTS, FOREIGN):

@@ -6,47 +6,28 @@ elsewhere. Texts come in pieces of bounded size where the tokenizer allows a cut
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer as Backend
 
-from platen.errors import DataError
+from platen.errors import DataError, MissingExtraError
+from platen.tokens.fast import FastEncoder, Ids
 from platen.tokens.pieces import ConversionError
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of
 from platen.tokens.tokenizer import Tokenizer
 
-Ids = NDArray[np.uint32]
 T = TypeVar("T")
 R = TypeVar("R")
 
 # A line end before a visible character is always a cut for Llama 3's pattern, so a long text can be encoded
 # in pieces that end there, with the same ids as in one piece.
 _SAFE_CUT = re.compile(r"\n(?=\S)")
-# Letters and digits new in Unicode 17, which gigatoken knows and the regular expressions of tokenizers don't.
-# fmt: off
-_NEW_LETTERS = (
-    (0x88F, 0x88F), (0xC5C, 0xC5C), (0xCDC, 0xCDC), (0xA7CE, 0xA7CF), (0xA7D2, 0xA7D2), (0xA7D4, 0xA7D4),
-    (0xA7F1, 0xA7F1), (0x10940, 0x10959), (0x10EC5, 0x10EC7), (0x11DB0, 0x11DDB), (0x11DE0, 0x11DE9),
-    (0x16EA0, 0x16EB8), (0x16EBB, 0x16ED3), (0x16FF2, 0x16FF6), (0x187F8, 0x187FF), (0x18D09, 0x18D1E),
-    (0x18D80, 0x18DF2), (0x1E6C0, 0x1E6DE), (0x1E6E0, 0x1E6E2), (0x1E6E4, 0x1E6E5), (0x1E6E7, 0x1E6ED),
-    (0x1E6F0, 0x1E6F4), (0x1E6FE, 0x1E6FF), (0x2B73A, 0x2B73F), (0x2CEA2, 0x2CEAD), (0x323B0, 0x33479),
-)
-# fmt: on
-_ANY_NEW_LETTER = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _NEW_LETTERS) + "]")
-_NEW_STARTS = sorted(
-    {chr(code).encode()[:2] for first, last in _NEW_LETTERS for code in range(first, last + 1)}
-)
-"""What they begin with in UTF-8: found ten times as fast as they are."""
-_NEW_LEADS = sorted({start[:1] for start in _NEW_STARTS})
 # Where ways to cut a text differ if they do: contractions in letters of other alphabets, marks, digits of
 # several kinds, blanks of all widths, line ends, characters out of the first plane.
 _AWKWARD = (
@@ -55,8 +36,6 @@ _AWKWARD = (
     "\U0001f469\u200d\U0001f680 \U00020000\U0001d7d8 _a_ $9.99 \ufeff\ufffd\U0010ffff   "
 )
 _PIECE_CHARACTERS = 1_000_000
-# gigatoken remembers every word that it met, up to seven times the text's size; a new encoder takes 50 ms.
-_BYTES_AN_ENCODER = 64_000_000
 _BATCH_CHARACTERS = 1_000_000
 
 
@@ -85,20 +64,17 @@ class BulkEncoder:
     def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
         self._tokenizer, self._special = tokenizer, special
         self._marks: re.Pattern[str] | None = None
-        self._fast: Any = None
-        self._raw = _plain(tokenizer)
-        self._seen = (
-            0  # bytes that `_fast` has encoded; threads may lose some of the count, which does no harm
-        )
+        self._fast: FastEncoder | None = None
         ranks: Ranks | None = None
         added = tokenizer.added_tokens
         self._mark_ids = {token.content: token.id for token in added if special or not token.special}
         try:
             ranks = ranks_of(tokenizer)
             if not any(token.looks_around for token in added):
-                self._fast = _fast_encoder(self._raw)
-                self._marks = _any_of(self._mark_ids)
-        except ConversionError:
+                self._fast, self._marks = FastEncoder(tokenizer), _any_of(self._mark_ids)
+                if self.ids(_AWKWARD).tolist() != tokenizer.encode(_AWKWARD, special=special):
+                    self._fast = None
+        except (ConversionError, MissingExtraError):
             pass  # the library's own encoder can do all
         wide = any("\n" in token.content or token.looks_around for token in added)
         self._cuts = ranks is not None and ranks.pattern == LLAMA3_PATTERN and not wide
@@ -114,10 +90,10 @@ class BulkEncoder:
             if self._fast is None:
                 return self._slow(text)
             if self._marks is None:
-                return self._run(text)
+                return self._run(self._fast, text)
             parts = self._marks.split(text)  # text, mark, text, …
             found = [
-                np.asarray([self._mark_ids[part]], dtype=np.uint32) if i % 2 else self._run(part)
+                np.asarray([self._mark_ids[part]], dtype=np.uint32) if i % 2 else self._run(self._fast, part)
                 for i, part in enumerate(parts)
                 if part
             ]
@@ -128,15 +104,9 @@ class BulkEncoder:
                 hint="Repair the text, or leave it out.",
             ) from None
 
-    def _run(self, text: str) -> Ids:
-        data = text.encode("utf-8")
-        if not text.isascii() and _has_new_letters(text, data):
-            return self._slow(text)
-        self._seen += len(data)
-        if self._seen > _BYTES_AN_ENCODER:
-            self._seen, self._fast = len(data), _load(self._raw)
-        found: Ids = self._fast.encode(data)
-        return found
+    def _run(self, fast: FastEncoder, text: str) -> Ids:
+        found = fast.encode(text)
+        return self._slow(text) if found is None else found
 
     def _slow(self, text: str) -> Ids:
         return np.asarray(self._tokenizer.encode(text, special=self._special), dtype=np.uint32)
@@ -215,34 +185,6 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int | None = N
         finally:
             for waiting in running:
                 waiting.cancel()
-
-
-def _plain(tokenizer: Tokenizer) -> str:
-    """The tokenizer without its added tokens, as `tokenizer.json`."""
-    return json.dumps(json.loads(tokenizer.raw) | {"added_tokens": [], "post_processor": None})
-
-
-def _load(raw: str) -> Any:
-    from gigatoken.gigatoken_rs import load_hf_json
-
-    return load_hf_json(raw)
-
-
-def _fast_encoder(raw: str) -> Any:
-    """gigatoken's encoder of plain text; None where it is not installed or would give other ids."""
-    try:
-        fast = _load(raw)
-    except (ImportError, ValueError, RuntimeError):  # it knows the patterns of well-known models alone
-        return None
-    same = list(fast.encode(_AWKWARD)) == Backend.from_str(raw).encode(_AWKWARD, add_special_tokens=False).ids
-    return fast if same else None
-
-
-def _has_new_letters(text: str, data: bytes) -> bool:
-    """Whether a text, whose UTF-8 is `data`, has letters that only Unicode 17 knows as such."""
-    if not any(lead in data for lead in _NEW_LEADS) or not any(start in data for start in _NEW_STARTS):
-        return False
-    return _ANY_NEW_LETTER.search(text) is not None
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
