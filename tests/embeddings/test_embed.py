@@ -128,6 +128,19 @@ def test_a_run_that_breaks_off_leaves_the_file_as_it_was(tmp_path: Path, out: st
     assert not list(tmp_path.glob(".vectors*"))
 
 
+def test_a_source_that_can_not_be_read_does_not_replace_the_file(
+    tmp_path: Path, out: str, corpus: str
+) -> None:
+    run("run", corpus, "--model", MINILM, "--out", out)
+    before = Path(out).read_bytes()
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("no JSON\n")
+    with pytest.raises(DataError, match="nothing could be read"):
+        run("run", str(broken), "--model", MINILM, "--out", out)
+    assert Path(out).read_bytes() == before
+    assert not list(tmp_path.glob(".vectors*"))
+
+
 def test_prompts_by_role_and_by_name(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(MINILM, tmp_path / "prompted"))
     prompts = {"query": "query: ", "passage": "passage: ", "sts": "same? "}
@@ -218,7 +231,6 @@ def test_pointing_at_a_point_shows_its_text(tmp_path: Path, corpus: str, out: st
         page.locator("#tip").wait_for(state="visible")
         assert page.locator("#tip").inner_text().endswith(ROWS[5][0])
         assert page.locator("#legend button").count() == 4
-        page.screenshot(path=str(tmp_path / "map.png"))
         page.locator("#legend button", has_text="odd").click()
         page.locator("canvas").hover(position={"x": x, "y": y})
         assert page.locator("#tip").is_hidden()

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from platen.cli.options import HERE, ProjectOption
 from platen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from platen.data.document import Document
     from platen.embeddings.models import Role, TextModel
 
 app = typer.Typer(no_args_is_help=True)
@@ -93,15 +94,15 @@ def run(
         config = source_config(path=path, format=format or stdin_format, text=text)
         files = find_files(Path.cwd(), config)
         opened = _open(model, project, "document", prompt, pooling)
-        documents = (document for file in files for document in intake.documents(file))
-        kept = VectorCache() if cache else None
-        try:
+
+        def documents() -> Iterator[Document]:
+            for file in files:
+                yield from intake.documents(file)
+            intake.check()  # before the file is in its place: nothing read is no reason to replace it
+
+        with closing(VectorCache()) if cache else nullcontext() as kept:
             writer = VectorWriter(out, opened.stamp, append=append)
-            counts = embed_corpus(documents, opened, writer, ConsoleObserver(Console(stderr=True)), kept)
-        finally:
-            if kept is not None:
-                kept.close()
-        intake.check()
+            counts = embed_corpus(documents(), opened, writer, ConsoleObserver(Console(stderr=True)), kept)
         print(reading_summary(counts.texts, intake, None), file=sys.stderr)
     cut = f", {counts.cut} of them cut to what the model reads" if counts.cut else ""
     typer.echo(f"{counts.texts} vectors ({counts.cached} known before{cut}) of {opened.stamp}: {out}")

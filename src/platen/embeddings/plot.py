@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from platen.artifacts import write_atomic
 from platen.data.document import Document
-from platen.embeddings.vectorfile import VectorFile, Vectors
+from platen.embeddings.models import Vectors
+from platen.embeddings.vectorfile import VectorFile
 from platen.errors import ConfigError, DataError
 
 _EXCERPT = 300

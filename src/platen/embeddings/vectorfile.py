@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from platen.data.document import Document
 from platen.data.readers.needs import needs
-from platen.embeddings.models import Embedded
+from platen.embeddings.models import Embedded, Vectors
 from platen.embeddings.stamp import Stamp
 from platen.errors import DataError, first_line
 
-Vectors = NDArray[np.float32]
 _ROWS = 1024
 
 
@@ -79,8 +77,12 @@ class VectorWriter:
         self._schema = _schema(stamp)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer = parquet.ParquetWriter(self._temporary, self._schema, compression="zstd")
-        for table in kept.tables() if kept else ():
-            self._writer.write_batch(table.cast(self._schema))
+        try:
+            for table in kept.tables() if kept else ():
+                self._writer.write_batch(table.cast(self._schema))
+        except BaseException:
+            self.discard()
+            raise
 
     def write(self, documents: Sequence[Document], embedded: Embedded) -> None:
         import pyarrow as pa
