@@ -1,7 +1,7 @@
 // The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
 
 import { Problem, countTokens, healthy, served, stream } from "./api.js";
-import { apiKey, instructions, sampling, setUp } from "./settings.js";
+import { apiKey, askForKey, instructions, sampling, setUp } from "./settings.js";
 
 const $ = (id) => document.getElementById(id);
 const page = Object.fromEntries(
@@ -256,6 +256,7 @@ function show(problem, retry) {
   }[tooLong ? "toolong" : keyless ? "keyless" : known.kind];
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
+  $("problem-settings").hidden = !keyless;
   $("problem-retry").hidden = tooLong;
   $("problem-retry").onclick = () => {
     clearProblem();
@@ -394,7 +395,10 @@ $("copy").addEventListener("click", async () => {
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 });
 $("problem-close").addEventListener("click", clearProblem);
-$("settings").addEventListener("close", () => model || connect());
+$("problem-settings").addEventListener("click", askForKey);
+$("settings").addEventListener("close", async () => {
+  if (!model && (await connect())) page.prompt.focus(); // what had the focus may have gone with the alert
+});
 
 /* A reload keeps the texts; another tab begins with its own. */
 
