@@ -177,6 +177,37 @@ def test_the_local_model_answers_as_ever(scripted: ScriptedEngine, tiny_tokenize
         assert (long.status_code, long.json()["error"]["code"]) == (413, "body_too_large")
 
 
+def test_content_types_count_for_upstreams_as_for_local_models(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer
+) -> None:
+    taken = ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"]
+    others = [
+        "",
+        "json",
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "application/json, *",
+    ]
+    others += ["application/json/x", "multipart/form-data; boundary=x"]
+    with desk(scripted, tiny_tokenizer, *[chat("Fine")] * len(taken)) as here:
+
+        def ask(model: str, headers: dict[str, str]) -> httpx.Response:
+            body = json.dumps({"model": model, "messages": MESSAGES}).encode()
+            return here.http.post("/v1/chat/completions", content=body, headers=headers)
+
+        for content_type in taken:
+            for model in ("tiny", "big"):
+                assert ask(model, {"content-type": content_type}).status_code == 200, content_type
+        for headers in [{}, *({"content-type": content_type} for content_type in others)]:
+            for model in ("tiny", "big"):
+                found = ask(model, headers)
+                assert found.status_code == 400, headers
+                assert found.json()["error"]["code"] == "invalid_body"
+                assert "must be a JSON object, sent as application/json" in found.text
+    assert len(here.big.requests) == len(taken)
+
+
 # -- failures ------------------------------------------------------------------------------------------
 
 

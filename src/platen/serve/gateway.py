@@ -22,7 +22,7 @@ from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Answer, Upstream, UpstreamError
 from platen.errors import ConfigError
 from platen.projectserving import UpstreamConfig
-from platen.serve.asgi import Hangup, failing, replayed, whole_body
+from platen.serve.asgi import Hangup, failing, replayed, sends_json, whole_body
 from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
 from platen.serve.guards import Outgoing, RelayedScreen
@@ -86,7 +86,8 @@ class Gateway:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in RELAYED:
+        posted = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in RELAYED
+        if not posted or not sends_json(scope):
             await self._app(scope, receive, send)
             return
         try:
