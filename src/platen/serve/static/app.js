@@ -252,12 +252,13 @@ function show(problem, retry) {
     busy: ["The server is busy.", ""],
     stopping: ["The server is shutting down.", "Start it again, then try once more."],
     refused: ["The server refused this.", known.message],
+    nobody: ["This server has no model for this page.", "What it offers is for programs: its API is at /v1."],
     broken: ["The text broke off.", known.message],
   }[tooLong ? "toolong" : keyless ? "keyless" : known.kind];
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
   $("problem-settings").hidden = !keyless;
-  $("problem-retry").hidden = tooLong;
+  $("problem-retry").hidden = tooLong || known.kind === "nobody" || (keyless && !model); // settings that close try it
   $("problem-retry").onclick = () => {
     clearProblem();
     retry();
@@ -291,6 +292,7 @@ async function connect() {
   try {
     model = await served();
   } catch (error) {
+    $("model-name").textContent = "no model";
     show(error, connect);
     return false;
   }
@@ -312,7 +314,7 @@ function amount(count) {
 async function watch() {
   if (document.hidden) return;
   const up = await healthy().catch(() => false);
-  if (up && !model) await connect();
+  if (up && !model && $("dot").dataset.state === "off") await connect();
   $("dot").dataset.state = up ? "ok" : "off";
 }
 
