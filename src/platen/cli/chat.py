@@ -11,7 +11,6 @@ import typer
 
 from platen.cli.options import (
     HERE,
-    KEY_VARIABLE,
     MaxTokensOption,
     ProjectOption,
     SeedOption,
@@ -19,6 +18,7 @@ from platen.cli.options import (
     TopPOption,
 )
 from platen.errors import PlatenError
+from platen.serve.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams

@@ -203,11 +203,12 @@ class _Exchange:
             await self._stream(answer, upstream)
             return
         screen = self._screen(upstream)
+        relayed = partial(relay_whole, answer.body, upstream.name, screen, upstream.without_key)
         try:
             if screen is None or len(answer.body) < LONG_TEXT:
-                body, usage = relay_whole(answer.body, upstream.name, screen)
+                body, usage = relayed()
             else:
-                body, usage = await asyncio.to_thread(relay_whole, answer.body, upstream.name, screen)
+                body, usage = await asyncio.to_thread(relayed)
         except ValueError:
             raise upstream.broke(upstream.garbled()) from None
         self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
@@ -222,6 +223,7 @@ class _Exchange:
             upstream.name,
             hide_usage=self._request.adds_usage(upstream.config) and not self._request.asks_for_usage,
             screen=self._screen(upstream),
+            hide=upstream.without_key,
         )
         await self._send({"type": "http.response.start", "status": answer.status, "headers": _STREAM_HEADERS})
         first, last = perf_counter(), b""
@@ -265,6 +267,8 @@ def _refusal(answer: Answer, upstream: Upstream) -> ApiError:
         error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         message = f"The upstream '{upstream.name}' refused the request ({answer.status})."
+        if answer.status == 404:
+            message += " Perhaps its base_url is not the right address."
         return ApiError(answer.status, message, code="upstream_refused")
     param, code = error.get("param"), error.get("code")
     return ApiError(
