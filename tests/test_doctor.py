@@ -305,3 +305,38 @@ def test_unfinished_work(project: Path, torch_says: Any) -> None:
     check = look(project)["unfinished work"]
     assert check.status == "warn"
     assert "train-0123456789abcdef (2.0 MB)" in check.found
+
+
+# -- upstreams --------------------------------------------------------------------------------------
+
+
+def test_a_gateways_file(tmp_path: Path, torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as service, socket.socket() as nobody:
+        for each in (service, nobody):
+            each.bind(("127.0.0.1", 0))
+        service.listen()
+        here, nowhere = (f"http://127.0.0.1:{each.getsockname()[1]}/v1" for each in (service, nobody))
+        big = {"name": "big", "base_url": here, "api_key_env": "BIG_KEY"}
+        serve = {"port": 0, "upstreams": [big, {"name": "spare", "base_url": nowhere}]}
+        (tmp_path / "platen.yaml").write_text(f"name: desk\nserve: {json.dumps(serve)}\n")
+        monkeypatch.delenv("BIG_KEY", raising=False)
+        found = look(tmp_path)
+        assert found["project file"].found.endswith("desk, a gateway")
+        assert found["port 0"].status == "ok"
+        assert (found["upstream big"].status, found["upstream big"].found) == (
+            "ok",
+            f"{here} takes connections",
+        )
+        assert (found["key of big"].status, found["key of big"].fix) == ("fail", "export BIG_KEY=…")
+        assert (found["upstream spare"].status, "key of spare" in found) == ("warn", False)
+        assert f"{nowhere} can't be reached: Connection refused" in found["upstream spare"].found
+        assert "store" not in found
+        monkeypatch.setenv("BIG_KEY", "sk-1234")
+        assert look(tmp_path)["key of big"].found == "in the environment as BIG_KEY"
+
+
+def test_the_upstreams_of_a_whole_project(project: Path, torch_says: Any) -> None:
+    upstream = '{name: big, base_url: "http://127.0.0.1:1/v1"}'
+    replace_line(project, "port: 8000", f"port: 8000\n  upstreams: [{upstream}]")
+    found = look(project)
+    assert (found["upstream big"].status, found["store"].status) == ("warn", "ok")

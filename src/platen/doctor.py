@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import psutil
 from packaging.requirements import Requirement
 
-from platen.errors import PlatenError
-from platen.projectfile import LoadedProject, load_project
+from platen.errors import ConfigError, PlatenError
+from platen.projectfile import LoadedProject, load_project, load_service
+from platen.projectserving import ServeConfig, UpstreamConfig
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -68,17 +70,25 @@ class Check:
 
 
 def examine(project_dir: Path | None = None) -> list[Check]:
-    """Look at the machine, the installation and, when given, a project."""
+    """Look at the machine, the installation and, when given, a project or a gateway's file."""
     loaded: LoadedProject | None = None
+    serve = ServeConfig()
     project_checks: list[Check] = []
     if project_dir is not None:
         try:
-            loaded = load_project(project_dir)
+            service = load_service(project_dir)
+            serve = service.service.serve
+            project_checks = list(_upstreams(serve))
+            if service.trains:
+                loaded = load_project(project_dir)
+            else:
+                found = f"{project_dir}: {service.service.name}, a gateway"
+                project_checks.insert(0, Check("project file", "ok", found))
         except PlatenError as error:
             project_checks = [Check("project file", "fail", error.message, error.hint)]
     store = _store_folder(loaded)
     checks = [_python(), _system(), _cores(), _memory(), _disk(store), *_extras(), *_torch()]
-    checks += [_port(loaded), _telemetry(os.environ), *project_checks]
+    checks += [_port(serve), _telemetry(os.environ), *project_checks]
     if loaded is not None:
         checks += [_project_file(loaded), usable := _store(loaded, store)]
         if usable.status == "ok":
@@ -243,8 +253,8 @@ def _accelerator(facts: Mapping[str, object]) -> Check:
 # -- the surroundings -----------------------------------------------------------------------------
 
 
-def _port(loaded: LoadedProject | None) -> Check:
-    host, port = (loaded.project.serve.host, loaded.project.serve.port) if loaded else ("127.0.0.1", 8000)
+def _port(serve: ServeConfig) -> Check:
+    host, port = serve.host, serve.port
     name = f"port {port}"
     if port == 0:
         return Check(name, "ok", "any free port is taken")
@@ -279,6 +289,34 @@ def _telemetry(environment: Mapping[str, str]) -> Check:
 
 
 # -- the project ----------------------------------------------------------------------------------
+
+
+def _upstreams(serve: ServeConfig) -> Iterator[Check]:
+    """Of each upstream, whether it takes connections, and its key's variable. No request is sent there."""
+    for upstream in serve.upstreams:
+        yield _address(upstream)
+        if upstream.api_key_env is not None:
+            yield _key(upstream, upstream.api_key_env)
+
+
+def _address(upstream: UpstreamConfig) -> Check:
+    name, url = f"upstream {upstream.name}", urlsplit(upstream.base_url)
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    try:
+        socket.create_connection((url.hostname, port), upstream.connect_seconds).close()
+    except OSError as error:
+        found = f"{upstream.base_url} can't be reached: {error.strerror or error}"
+        return Check(name, "warn", found, "start it, or set its base_url in platen.yaml")
+    return Check(name, "ok", f"{upstream.base_url} takes connections")
+
+
+def _key(upstream: UpstreamConfig, variable: str) -> Check:
+    name = f"key of {upstream.name}"
+    try:
+        upstream.key()
+    except ConfigError as error:
+        return Check(name, "fail", error.message, error.hint)
+    return Check(name, "ok", f"in the environment as {variable}")
 
 
 def _project_file(loaded: LoadedProject) -> Check:

@@ -76,6 +76,12 @@ def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
     Raises ConfigError that lists every problem.
     """
     file, draft, data = _drafted(path, overrides)
+    if _only_serves(data):
+        raise ConfigError(
+            f"{file} has only name and serve: a gateway's file has no stages and makes no model",
+            hint=f"`platen serve -p {path}` starts it, and `platen chat --url` talks to it then; "
+            "a project has data too",
+        )
     project = draft.validate(data)
     if project is None:
         raise _refusal(file, draft.problems, draft.interpolated, draft.overridden)
@@ -86,14 +92,19 @@ def load_service(path: Path, overrides: Sequence[str] = ()) -> LoadedService:
     """What is needed to serve, of a whole project or of a file that has no more; else as `load_project`."""
     file, draft, data = _drafted(path, overrides)
     service: Service | None
-    if trains := data.keys() != {"name", "serve"}:
+    if only_serves := _only_serves(data):
+        service = draft.validate_service(data)
+    else:
         project = draft.validate(data)
         service = None if project is None else Service(name=project.name, serve=project.serve)
-    else:
-        service = draft.validate_service(data)
     if service is None:
         raise _refusal(file, draft.problems, draft.interpolated, draft.overridden)
-    return LoadedService(service, file.parent.resolve(), trains)
+    return LoadedService(service, file.parent.resolve(), trains=not only_serves)
+
+
+def _only_serves(data: Mapping[str, Any]) -> bool:
+    """Whether these are a gateway's: no text, no training, no model."""
+    return data.keys() == {"name", "serve"}
 
 
 def _drafted(path: Path, overrides: Sequence[str]) -> tuple[Path, _Draft, dict[str, Any]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
 from platen.checks import check_base_url, check_variable_name
+from platen.errors import ConfigError
 from platen.projectparts import PositiveInt, Section, Text
 
 SecretKind = Literal["email", "phone", "card", "iban", "ip", "key", "jwt", "private_key", "password"]
@@ -129,6 +131,20 @@ class UpstreamConfig(Section):
     def remote_model(self) -> str:
         """The model's name at the service."""
         return self.model or self.name
+
+    def key(self) -> str:
+        """The service's key from the environment, empty when it has none. Raises ConfigError without one."""
+        if self.api_key_env is None:
+            return ""
+        key = os.environ.get(self.api_key_env, "").strip()
+        where = (
+            f"the environment variable {self.api_key_env}, which holds the key of the upstream {self.name}"
+        )
+        if not key:
+            raise ConfigError(f"{where}, is not set", hint=f"export {self.api_key_env}=…")
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(f"{where}, has characters that no key has", hint="set it to the key alone")
+        return key
 
 
 class BatchingConfig(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -85,6 +86,22 @@ def slowed(model: Llama, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
+        handle.remove()
+
+
+@contextmanager
+def held(model: Llama) -> Iterator[threading.Event]:
+    """Keeps the model's first forward pass waiting until the event is set."""
+    go = threading.Event()
+
+    def wait(*_: object) -> None:
+        go.wait(10)
+
+    handle = model.register_forward_pre_hook(wait)
+    try:
+        yield go
+    finally:
+        go.set()
         handle.remove()
 
 
@@ -192,19 +209,18 @@ async def test_cancel_stops_within_a_step_and_frees_the_row(make: Make) -> None:
         async with make(max_concurrent=1) as engine:
             stream = engine.submit(GenerationRequest("r", [1], greedy(100)))
             await anext(stream)
-            started = time.monotonic()
             engine.cancel("r")
+            written = engine.stats().tokens_generated
             rest = await collect(stream)
             assert rest.last.finish_reason == "cancelled"
-            assert time.monotonic() - started < 0.5
-            assert len(rest.token_ids) <= 2
+            assert engine.stats().tokens_generated <= written + 1
             assert engine.stats().running == 0
             engine.cancel("r")
             engine.cancel("never heard of")
 
 
 async def test_closing_the_stream_cancels(make: Make) -> None:
-    with slowed(make.model, 0.005):
+    with slowed(make.model, 0.02):
         async with make(max_concurrent=1) as engine:
             running = engine.submit(GenerationRequest("running", [1], greedy(100)))
             waiting = engine.submit(GenerationRequest("waiting", [1], greedy(100)))
@@ -213,7 +229,7 @@ async def test_closing_the_stream_cancels(make: Make) -> None:
             await until(lambda: engine.stats().waiting == 0)
             await running.aclose()
             await until(lambda: engine.stats().running == 0)
-            assert engine.stats().tokens_generated < 50
+            assert engine.stats().tokens_generated < 100
 
 
 async def test_cancel_of_one_leaves_the_others_text_alone(make: Make) -> None:
@@ -361,11 +377,14 @@ async def test_tenants_take_turns_and_the_higher_class_goes_first(make: Make) ->
         await collect(engine.submit(request))
         ended.append(name)
 
-    async with make(max_concurrent=1) as engine:
-        flood = [asyncio.create_task(ask(engine, f"flood {i}", "flood")) for i in range(6)]
-        await asyncio.sleep(0)
-        others = [ask(engine, "other", "other"), ask(engine, "urgent", "flood", priority=1)]
-        await asyncio.gather(*flood, *others)
+    with held(make.model) as go:
+        async with make(max_concurrent=1) as engine:
+            asked = [asyncio.create_task(ask(engine, f"flood {i}", "flood")) for i in range(6)]
+            asked.append(asyncio.create_task(ask(engine, "other", "other")))
+            asked.append(asyncio.create_task(ask(engine, "urgent", "flood", priority=1)))
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.gather(*asked)
     assert ended.index("urgent") <= 2
     assert ended.index("other") <= 3
     assert [name for name in ended if name.startswith("flood")] == [f"flood {i}" for i in range(6)]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from platen.engines.protocol import SamplingParams
+from platen.projectserving import ServeConfig
 from platen.serve.client import ChatClient, RemoteError
-from tests.serve.running import RunningServer, ScriptedEngine, wait_until
+from platen.tokens.tokenizer import Tokenizer
+from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 SAMPLING = SamplingParams(temperature=0.5, top_p=0.9, top_k=7, seed=3, max_tokens=4, stop=("x",))
@@ -54,3 +58,15 @@ def test_no_server(url: str) -> None:
     with pytest.raises(RemoteError, match="can't reach") as gone:
         ChatClient(url).model()
     assert "platen serve" in str(gone.value)
+
+
+def test_a_server_that_asks_for_a_key(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    config = ServeConfig(keys="required", drain_seconds=1)
+    with (
+        serving(scripted, tiny_tokenizer, config, project_dir=tmp_path) as server,
+        pytest.raises(RemoteError, match="asks for an API key") as refused,
+    ):
+        ChatClient(server.url).model()
+    assert "PLATEN_API_KEY" in (refused.value.hint or "")

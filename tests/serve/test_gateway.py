@@ -177,6 +177,58 @@ def test_the_local_model_answers_as_ever(scripted: ScriptedEngine, tiny_tokenize
         assert (long.status_code, long.json()["error"]["code"]) == (413, "body_too_large")
 
 
+def test_content_types_count_for_upstreams_as_for_local_models(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer
+) -> None:
+    taken = ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"]
+    others = [
+        "",
+        "json",
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "application/json, *",
+    ]
+    others += ["application/json/x", "multipart/form-data; boundary=x"]
+    with desk(scripted, tiny_tokenizer, *[chat("Fine")] * len(taken)) as here:
+
+        def ask(model: str, headers: dict[str, str]) -> httpx.Response:
+            body = json.dumps({"model": model, "messages": MESSAGES}).encode()
+            return here.http.post("/v1/chat/completions", content=body, headers=headers)
+
+        for content_type in taken:
+            for model in ("tiny", "big"):
+                assert ask(model, {"content-type": content_type}).status_code == 200, content_type
+        for headers in [{}, *({"content-type": content_type} for content_type in others)]:
+            for model in ("tiny", "big"):
+                found = ask(model, headers)
+                assert found.status_code == 400, headers
+                assert found.json()["error"]["code"] == "invalid_body"
+                assert "must be a JSON object, sent as application/json" in found.text
+    assert len(here.big.requests) == len(taken)
+
+
+def test_a_body_in_utf_16_or_with_a_byte_order_mark(
+    scripted: ScriptedEngine, tiny_tokenizer: Tokenizer
+) -> None:
+    """As PowerShell writes files."""
+    body = json.dumps({"model": "big", "messages": MESSAGES})
+    with desk(scripted, tiny_tokenizer, chat("Fine"), chat("Fine")) as here:
+        for encoding in ("utf-8-sig", "utf-16"):
+            content, headers = body.encode(encoding), {"content-type": "application/json"}
+            assert here.http.post("/v1/chat/completions", content=content, headers=headers).status_code == 200
+    assert here.big.bodies("messages") == [MESSAGES] * 2
+
+
+def test_a_name_that_answers_nowhere_or_not_here(scripted: ScriptedEngine, tiny_tokenizer: Tokenizer) -> None:
+    with desk(scripted, tiny_tokenizer) as here:
+        with pytest.raises(openai.NotFoundError, match="this server has 'tiny', 'big', 'spare'"):
+            here.chat("huge")
+        found = here.http.post("/tokenize", json={"model": "big", "prompt": "x"})
+    assert (found.status_code, found.json()["error"]["code"]) == (404, "model_not_found")
+    assert "'big' is elsewhere" in found.text
+
+
 # -- failures ------------------------------------------------------------------------------------------
 
 
@@ -191,6 +243,9 @@ def test_the_upstreams_own_refusal_reaches_the_client(
     script = (
         error(400, f"No such thing as {KEY}.", param="messages", code="bad_thing"),
         answer(404, {"detail": "Not Found"}),
+        answer(200, {"error": {"message": f"Not with {KEY}."}}),
+        stream({"error": {"message": f"Not with {KEY}."}}),
+        stream({"type": "response.failed", "response": {"error": {"message": f"Not with {KEY}."}}}),
         error(401, f"Incorrect API key provided: {KEY}"),
     )
     with desk(scripted, tiny_tokenizer, *script) as here:
@@ -198,8 +253,13 @@ def test_the_upstreams_own_refusal_reaches_the_client(
             here.chat()
         assert (refused.value.param, refused.value.code) == ("messages", "bad_thing")
         assert "No such thing as ***." in refused.value.message
-        with pytest.raises(openai.NotFoundError, match="upstream 'big' refused the request"):
+        with pytest.raises(openai.NotFoundError, match=r"upstream 'big' refused the request.*base_url"):
             here.chat()
+        assert here.chat().error == {"message": "Not with ***."}
+        with pytest.raises(openai.APIError, match=r"Not with \*\*\*\."):
+            list(here.chat(stream=True))
+        (failed,) = here.openai.responses.create(model="big", input="Hello", stream=True)
+        assert failed.response.error.message == "Not with ***."  # type: ignore[union-attr]
         with pytest.raises(openai.InternalServerError, match="refused this server's key") as hidden:
             here.chat()
     assert hidden.value.status_code == 502

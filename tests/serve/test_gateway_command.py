@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from platen.cli import chat as chat_command
 from platen.errors import ConfigError
-from platen.projectfile import load_service
+from platen.projectfile import load_project, load_service
 from platen.projectserving import ServeConfig
 from platen.serve.server import ServeError, serve_bundle
-from tests.engines.fake_upstream import answer, chat, fake_upstream
+from tests.engines.fake_upstream import answer, chat, chat_stream, fake_upstream
 from tests.pipeline.conftest import PLATEN_YAML, write_project
 from tests.serve.running import platen_serve
 
@@ -35,8 +37,10 @@ def ask(client: httpx.Client, model: str) -> Any:
     return client.post("/v1/chat/completions", json=body)
 
 
-def test_a_file_with_upstreams_and_no_more_is_a_gateways(tmp_path: Path) -> None:
-    with fake_upstream(chat("Fine")) as fake:
+def test_a_file_with_upstreams_and_no_more_is_a_gateways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_upstream(chat("Fine"), chat_stream("Fine", ", thanks")) as fake:
         section = serve_section(fake.url, fallbacks=["spare"])
         (tmp_path / "platen.yaml").write_text(f"name: desk\n{section}")
         with platen_serve(cwd=tmp_path) as (client, said):
@@ -44,11 +48,16 @@ def test_a_file_with_upstreams_and_no_more_is_a_gateways(tmp_path: Path) -> None
             assert "warning: the upstream big falls back to spare, which this server does not have\n" in said
             assert models(client) == ["big"]
             assert ask(client, "big").json()["choices"][0]["message"]["content"] == "Fine"
+            assert f"platen chat --url {client.base_url} -m big".replace("/ ", " ") in said
+            for model, words in (("big", "Fine, thanks\n"), ("small", "'small' does not exist here")):
+                monkeypatch.setattr("sys.stdin", io.StringIO("How are you?\n"))
+                chat_command.command(url=str(client.base_url), model=model)
+                assert words in "".join(capsys.readouterr())
             assert ask(client, "desk").json()["error"]["code"] == "model_not_found"
             assert client.post("/tokenize", json={"prompt": "x"}).status_code == 404
             assert client.get("/health").json()["status"] == "ok"
             assert client.get("/v2/health/ready").status_code == 200
-            assert 'platen_request_success_total{finished_reason="stop",model="big"} 1.0' in (
+            assert 'platen_request_success_total{finished_reason="stop",model="big"} 2.0' in (
                 client.get("/metrics").text
             )
 
@@ -98,3 +107,12 @@ def test_what_a_file_says_of_serving(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ConfigError, match=problem):
             load_service(tmp_path)
+
+
+def test_what_needs_a_whole_project_says_what_a_gateways_file_is_for(tmp_path: Path) -> None:
+    (tmp_path / "platen.yaml").write_text("name: desk\nserve: {}\n")
+    with pytest.raises(ConfigError, match="only name and serve") as refused:
+        load_project(tmp_path)
+    assert f"`platen serve -p {tmp_path}` starts it" in (refused.value.hint or "")
+    with pytest.raises(ConfigError, match=r"data\.sources"):
+        load_project(tmp_path, ["data.sources=[]"])

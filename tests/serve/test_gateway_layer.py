@@ -86,7 +86,8 @@ class Client:
 
     async def ask(self, gateway: Gateway, path: str = "/v1/chat/completions") -> tuple[int, bytes]:
         state = {} if self.caller is None else {"caller": self.caller}
-        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "state": state}
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "state": state}
         await gateway(scope, self.receive, self.send)
         return self.sent[0]["status"], b"".join(message.get("body", b"") for message in self.sent[1:])
 

@@ -239,6 +239,7 @@ def test_a_message_too_long_for_a_chat_comes_back_into_the_field(
     answer = tab.log.inner_text()
     tab.say("Well? " * 200)
     expect(tab.alert).to_contain_text("That is too long for this model. The prompt has")
+    expect(tab.button("Open settings")).to_be_hidden()
     expect(tab.field).to_have_value("Well? " * 200)
     expect(tab.log).to_have_text(answer, use_inner_text=True)
     tab.say("Now?")
@@ -350,14 +351,37 @@ def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(
     with serving(scripted, tiny_tokenizer, config, project_dir=tmp_path) as server:
         tab.page.goto(server.url)
         expect(tab.alert).to_contain_text("This server asks for an API key.")
-        tab.button("Settings").click()
+        tab.button("Open settings").focus()
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.get_by_label("API key")).to_be_focused()
+        tab.page.keyboard.type("wrong")
+        tab.page.keyboard.press("Enter")
+        expect(tab.alert).to_contain_text("API key is not valid")
+        expect(tab.alert.get_by_role("button")).to_have_text(["Open settings", "Dismiss"])
+        tab.button("Open settings").click()
         tab.page.get_by_label("API key").fill(key)
         tab.button("Done").click()
         expect(tab.page.locator("#model-name")).to_have_text("tiny")
+        expect(tab.alert).to_be_hidden()
+        expect(tab.field).to_be_focused()
         tab.page.reload()
         tab.say("Good morrow")
         expect(tab.log).to_contain_text("word39")
         assert key not in tab.page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_a_server_without_a_model_for_it_says_so_once(tab: Tab, scripted_server: RunningServer) -> None:
+    upstream = {"id": "big", "object": "model", "created": 0, "owned_by": "upstream"}
+    tab.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": [upstream]}))
+    tab.page.clock.install()
+    tab.page.goto(scripted_server.url)
+    expect(tab.alert).to_contain_text("This server has no model for this page.")
+    expect(tab.page.locator("#model-name")).to_have_text("no model")
+    expect(tab.alert.get_by_role("button")).to_have_text(["Dismiss"])
+    tab.button("Dismiss").click()
+    tab.page.clock.run_for(16_000)
+    expect(tab.page.locator("#dot")).to_have_attribute("data-state", "ok")  # it looked after the server
+    expect(tab.alert).to_be_hidden()
 
 
 def test_everything_has_a_name(tab: Tab, scripted_server: RunningServer) -> None:

@@ -11,7 +11,6 @@ import typer
 
 from platen.cli.options import (
     HERE,
-    KEY_VARIABLE,
     MaxTokensOption,
     ProjectOption,
     SeedOption,
@@ -19,6 +18,7 @@ from platen.cli.options import (
     TopPOption,
 )
 from platen.errors import PlatenError
+from platen.serve.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams
@@ -28,7 +28,10 @@ Turn = dict[str, str]
 
 def command(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION.")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION; with --url a name there."
+        ),
     ] = None,
     project: ProjectOption = HERE,
     url: Annotated[
@@ -49,14 +52,14 @@ def command(
 
       platen chat -p examples/shakespeare
 
-      platen chat --url http://127.0.0.1:8000
+      platen chat --url http://127.0.0.1:8000 -m large
     """
     from platen.cli.generate import bundle_path
     from platen.engines.protocol import SamplingParams
 
     sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     opening = [{"role": "system", "content": system}] if system else []
-    speaker = _Remote(url, sampling) if url else _Local(bundle_path(project, model), sampling)
+    speaker = _Remote(url, model, sampling) if url else _Local(bundle_path(project, model), sampling)
     try:
         _converse(speaker, opening)
     finally:
@@ -132,10 +135,10 @@ class _Local:
 class _Remote:
     """A server that speaks OpenAI's API."""
 
-    def __init__(self, url: str, sampling: SamplingParams) -> None:
+    def __init__(self, url: str, model: str | None, sampling: SamplingParams) -> None:
         from platen.serve.client import ChatClient
 
-        self._client = ChatClient(url, api_key=os.environ.get(KEY_VARIABLE))
+        self._client = ChatClient(url, model=model, api_key=os.environ.get(KEY_VARIABLE))
         self._sampling = sampling
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:

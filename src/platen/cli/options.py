@@ -26,8 +26,6 @@ TopPOption = Annotated[float, typer.Option("--top-p", min=0.001, max=1, help="Nu
 TopKOption = Annotated[int, typer.Option("--top-k", min=0, help="Only the k likeliest tokens; 0 is off.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 HERE = Path(".")
-KEY_VARIABLE = "PLATEN_API_KEY"
-"""Environment variable with the key for a server that asks for one."""
 
 
 def open_pipeline(project: Path, overrides: list[str] | None = None) -> Pipeline:

@@ -82,6 +82,7 @@ def announce_gateway(started: Started, name: str, config: ServeConfig) -> None:
     if started.grpc_address is not None:
         console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
     console.print(f"  API       {started.url}/v1  (OpenAI: /models, /chat/completions, …)", markup=False)
+    console.print(f"  terminal  platen chat --url {started.url} -m {names[0]}", markup=False)
     body = json.dumps({"model": names[0], "messages": [{"role": "user", "content": "Hello"}]})
     url = f"{started.url}/v1/chat/completions"
     console.print(f"  try       {_curl(url, body, config)}\n", markup=False)

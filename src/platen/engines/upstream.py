@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from platen import __version__
 from platen.engines.breaker import Breaker
 from platen.engines.http1 import CannotConnect, HttpError, NotHttp, Origin, Response, Silent
 from platen.engines.retries import is_transient, retry_after_seconds, wait_before_retry
-from platen.errors import ConfigError
 from platen.projectserving import UpstreamConfig
 
 log = logging.getLogger(__name__)
@@ -83,7 +81,7 @@ class Upstream:
         self.active = 0
         """Requests on their way."""
         self.breaker = Breaker(config.breaker_failures, config.breaker_seconds)
-        self._key = _key(config)
+        self._key = config.key()
         self._sleep = sleep
         self._origin: Origin | None = None
         self._closed = False
@@ -240,18 +238,3 @@ def _headers(key: str) -> dict[str, str]:
         "accept-encoding": "identity",
     }
     return headers | ({"authorization": f"Bearer {key}"} if key else {})
-
-
-def _key(config: UpstreamConfig) -> str:
-    """The service's key, empty when it has none."""
-    if config.api_key_env is None:
-        return ""
-    key = os.environ.get(config.api_key_env, "").strip()
-    where = (
-        f"the environment variable {config.api_key_env}, which holds the key of the upstream {config.name}"
-    )
-    if not key:
-        raise ConfigError(f"{where}, is not set", hint=f"export {config.api_key_env}=…")
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{where}, has characters that no key has", hint="set it to the key alone")
-    return key

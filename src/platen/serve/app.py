@@ -79,6 +79,7 @@ def create_app(
     local = [model.info.name for model in context.hub.models()]
     upstreams = open_upstreams(config.upstreams, local)
     context.state.closers += [upstream.close for upstream in upstreams]
+    context.hub.relayed = [upstream.name for upstream in upstreams]
     routes = _routes(context, upstreams)
     if load is not None and (config.keys != "off" or config.host in LOOPBACK):
         routes.include_router(admin_router(context, load))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from email.message import Message as Headers
+from functools import lru_cache
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 WATCH_AFTER = 0.02
 """Seconds after which an answer under way is worth watching whether its client is still there."""
@@ -39,6 +41,21 @@ class Hangup:
         """The cancellation has done its work; the task goes on to its end."""
         assert self._task is not None
         self._task.uncancel()
+
+
+def sends_json(scope: Scope) -> bool:
+    """Whether a request says that its body is JSON, by the rule of the routes, which refuse all others."""
+    return next((_is_json(value) for name, value in scope["headers"] if name == b"content-type"), False)
+
+
+@lru_cache(64)
+def _is_json(content_type: bytes) -> bool:
+    headers = Headers()
+    headers["content-type"] = content_type.decode("latin-1")
+    subtype = headers.get_content_subtype()
+    return headers.get_content_maintype() == "application" and (
+        subtype == "json" or subtype.endswith("+json")
+    )
 
 
 async def whole_body(receive: Receive) -> bytes | None:

@@ -11,6 +11,7 @@ import httpx
 
 from platen.engines.protocol import SamplingParams
 from platen.errors import PlatenError
+from platen.serve.keys import KEY_VARIABLE
 
 
 class RemoteError(PlatenError):
@@ -54,7 +55,10 @@ class _Client:
         except (ValueError, KeyError, TypeError):
             message = f"it answered {response.status_code}"
         wait = response.headers.get("retry-after")
-        raise RemoteError(f"{self._base}: {message}", hint=f"Try again in {wait} s." if wait else None)
+        hint = f"Try again in {wait} s." if wait else None
+        if response.status_code == 401:
+            hint = f"Put a key of this server into the environment variable {KEY_VARIABLE}."
+        raise RemoteError(f"{self._base}: {message}", hint=hint)
 
 
 class AdminClient(_Client):

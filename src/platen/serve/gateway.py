@@ -22,7 +22,7 @@ from platen.engines.protocol import Timings, Usage
 from platen.engines.upstream import Answer, Upstream, UpstreamError
 from platen.errors import ConfigError
 from platen.projectserving import UpstreamConfig
-from platen.serve.asgi import Hangup, failing, replayed, whole_body
+from platen.serve.asgi import Hangup, failing, replayed, sends_json, whole_body
 from platen.serve.caller import Caller
 from platen.serve.errors import ApiError
 from platen.serve.guards import Outgoing, RelayedScreen
@@ -86,7 +86,8 @@ class Gateway:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in RELAYED:
+        posted = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in RELAYED
+        if not posted or not sends_json(scope):
             await self._app(scope, receive, send)
             return
         try:
@@ -202,11 +203,12 @@ class _Exchange:
             await self._stream(answer, upstream)
             return
         screen = self._screen(upstream)
+        relayed = partial(relay_whole, answer.body, upstream.name, screen, upstream.without_key)
         try:
             if screen is None or len(answer.body) < LONG_TEXT:
-                body, usage = relay_whole(answer.body, upstream.name, screen)
+                body, usage = relayed()
             else:
-                body, usage = await asyncio.to_thread(relay_whole, answer.body, upstream.name, screen)
+                body, usage = await asyncio.to_thread(relayed)
         except ValueError:
             raise upstream.broke(upstream.garbled()) from None
         self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
@@ -221,6 +223,7 @@ class _Exchange:
             upstream.name,
             hide_usage=self._request.adds_usage(upstream.config) and not self._request.asks_for_usage,
             screen=self._screen(upstream),
+            hide=upstream.without_key,
         )
         await self._send({"type": "http.response.start", "status": answer.status, "headers": _STREAM_HEADERS})
         first, last = perf_counter(), b""
@@ -264,6 +267,8 @@ def _refusal(answer: Answer, upstream: Upstream) -> ApiError:
         error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         message = f"The upstream '{upstream.name}' refused the request ({answer.status})."
+        if answer.status == 404:
+            message += " Perhaps its base_url is not the right address."
         return ApiError(answer.status, message, code="upstream_refused")
     param, code = error.get("param"), error.get("code")
     return ApiError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from platen.engines.protocol import EngineStats
 from platen.engines.threads import give_back_memory
@@ -67,6 +67,8 @@ class ModelHub:
         self._closing: set[asyncio.Task[None]] = set()
         self.on_roll_back: Callable[[Route], None] = lambda route: None
         """Told of each route whose canary was taken back."""
+        self.relayed: Sequence[str] = ()
+        """Names that a gateway before the routes answers to; they are told, and answered for nowhere else."""
         for model in models:
             self.set_route(Route.to(model))
 
@@ -102,13 +104,13 @@ class ModelHub:
     def route(self, name: str) -> Route:
         """What answers to `name`. Raises ApiError for an unknown one."""
         if name not in self._routes:
-            here = ", ".join(f"'{known}'" for known in self._routes) or "none"
-            raise ApiError(
-                404,
-                f"The model '{name}' does not exist here; this server has {here}.",
-                param="model",
-                code="model_not_found",
+            here = ", ".join(f"'{known}'" for known in (*self._routes, *self.relayed)) or "none"
+            message = (
+                f"The model '{name}' is elsewhere; this is only for models of this server itself."
+                if name in self.relayed
+                else f"The model '{name}' does not exist here; this server has {here}."
             )
+            raise ApiError(404, message, param="model", code="model_not_found")
         return self._routes[name]
 
     def routes(self) -> list[Route]:

@@ -22,6 +22,8 @@ PRIORITIES: dict[Priority, int] = {"high": 1, "normal": 0, "low": -1}
 """A key's class as the engines' scheduler has it: the higher goes first."""
 
 PREFIX = "platen"
+KEY_VARIABLE = "PLATEN_API_KEY"
+"""Environment variable from which commands take the key for a server that asks for one."""
 
 
 class Scope(StrEnum):

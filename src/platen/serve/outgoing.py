@@ -5,6 +5,7 @@ token counts, and through the outgoing guard where the upstream has `redact: tru
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,10 @@ class OutgoingRequest:
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return None
+            try:  # with a byte order mark, or in UTF-16: the routes take that too
+                document = orjson.loads(body.decode(json.detect_encoding(body)))
+            except ValueError:
+                return None
         if not isinstance(document, dict) or not isinstance(document.get("model"), str):
             return None
         return cls(path, document, len(body))

@@ -4,7 +4,7 @@ else as it came. Whole answers and server-sent events of OpenAI's APIs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -13,15 +13,21 @@ from platen.engines.openai_events import Lines, choices_of, event_of, is_done, u
 from platen.engines.protocol import Usage
 from platen.serve.guards import RelayedScreen
 
+Hide = Callable[[bytes], bytes]
+"""Gives JSON without what an error must not show, the upstream's key."""
 _ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 
 
-def relay_whole(body: bytes, model: str, screen: RelayedScreen | None = None) -> tuple[bytes, Usage | None]:
+def relay_whole(
+    body: bytes, model: str, screen: RelayedScreen | None = None, hide: Hide = bytes
+) -> tuple[bytes, Usage | None]:
     """A whole answer as the client gets it, and the tokens it took. Raises ValueError when it is none."""
     document = orjson.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
-    changed = _rename(document, model)
+    if changed := _has_error(document):
+        document = orjson.loads(hide(body))
+    changed |= _rename(document, model)
     if screen is not None:
         screen.whole(document)
         changed = True
@@ -35,8 +41,10 @@ class EventRelay:
     With `screen` texts are passed on as that lets them.
     """
 
-    def __init__(self, model: str, *, hide_usage: bool, screen: RelayedScreen | None = None) -> None:
-        self._model, self._hide_usage, self._screen = model, hide_usage, screen
+    def __init__(
+        self, model: str, *, hide_usage: bool, screen: RelayedScreen | None = None, hide: Hide = bytes
+    ) -> None:
+        self._model, self._hide_usage, self._screen, self._hide = model, hide_usage, screen, hide
         self._lines = Lines()
         self._hidden = self._typed = False
         self.usage: Usage | None = None
@@ -65,15 +73,17 @@ class EventRelay:
             self.complete = self.complete or is_done(line)
             return line if self._screen is None else self._screened_line(line, self._screen)
         self.events += 1
+        if changed := _has_error(event):
+            event = orjson.loads(self._hide(orjson.dumps(event)))
         self._note(event)
         if self._hide_usage and event.get("choices") == [] and event.get("usage"):
             self._hidden = True
             return b""
-        renamed = _rename(event, self._model)
+        changed |= _rename(event, self._model)
         if self._screen is not None:
             self._typed = "choices" not in event
             return self._screened(self._screen.events(event))
-        return b"data: " + orjson.dumps(event) + b"\n" if renamed else line
+        return b"data: " + orjson.dumps(event) + b"\n" if changed else line
 
     @property
     def withheld(self) -> bool:
@@ -108,6 +118,12 @@ class EventRelay:
                 self.usage = usage_of(event["response"]) or self.usage
         if any(choice.get("finish_reason") for choice in choices_of(event)):
             self.complete = True
+
+
+def _has_error(document: dict[str, Any]) -> bool:
+    """Whether an answer or event tells of a failure, by itself or in the response that it carries."""
+    response = document.get("response")
+    return bool(document.get("error") or (isinstance(response, dict) and response.get("error")))
 
 
 def _rename(document: dict[str, Any], model: str) -> bool:

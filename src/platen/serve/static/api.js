@@ -6,7 +6,7 @@ import { apiKey } from "./settings.js";
 export class Problem extends Error {
   constructor(kind, message, { retryAfter = null, code = null } = {}) {
     super(message);
-    this.kind = kind; // offline | busy | stopping | refused | broken
+    this.kind = kind; // offline | busy | stopping | refused | nobody | broken
     this.retryAfter = retryAfter;
     this.code = code;
   }
@@ -27,7 +27,7 @@ export async function served() {
   const response = await request("/v1/models");
   if (!response.ok) throw await problemOf(response);
   const writer = (await response.json()).data.find((model) => model.kind && model.kind !== "embedding");
-  if (!writer) throw new Problem("refused", "This server has no model of its own to talk to.");
+  if (!writer) throw new Problem("nobody", "");
   return writer;
 }
 

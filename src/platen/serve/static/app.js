@@ -1,7 +1,7 @@
 // The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
 
 import { Problem, countTokens, healthy, served, stream } from "./api.js";
-import { apiKey, instructions, sampling, setUp } from "./settings.js";
+import { apiKey, askForKey, instructions, sampling, setUp } from "./settings.js";
 
 const $ = (id) => document.getElementById(id);
 const page = Object.fromEntries(
@@ -252,11 +252,13 @@ function show(problem, retry) {
     busy: ["The server is busy.", ""],
     stopping: ["The server is shutting down.", "Start it again, then try once more."],
     refused: ["The server refused this.", known.message],
+    nobody: ["This server has no model for this page.", "What it offers is for programs: its API is at /v1."],
     broken: ["The text broke off.", known.message],
   }[tooLong ? "toolong" : keyless ? "keyless" : known.kind];
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
-  $("problem-retry").hidden = tooLong;
+  $("problem-settings").hidden = !keyless;
+  $("problem-retry").hidden = tooLong || known.kind === "nobody" || (keyless && !model); // settings that close try it
   $("problem-retry").onclick = () => {
     clearProblem();
     retry();
@@ -290,6 +292,7 @@ async function connect() {
   try {
     model = await served();
   } catch (error) {
+    $("model-name").textContent = "no model";
     show(error, connect);
     return false;
   }
@@ -311,7 +314,7 @@ function amount(count) {
 async function watch() {
   if (document.hidden) return;
   const up = await healthy().catch(() => false);
-  if (up && !model) await connect();
+  if (up && !model && $("dot").dataset.state === "off") await connect();
   $("dot").dataset.state = up ? "ok" : "off";
 }
 
@@ -394,7 +397,10 @@ $("copy").addEventListener("click", async () => {
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 });
 $("problem-close").addEventListener("click", clearProblem);
-$("settings").addEventListener("close", () => model || connect());
+$("problem-settings").addEventListener("click", askForKey);
+$("settings").addEventListener("close", async () => {
+  if (!model && (await connect())) page.prompt.focus(); // what had the focus may have gone with the alert
+});
 
 /* A reload keeps the texts; another tab begins with its own. */
 

@@ -66,6 +66,12 @@ export function setUp() {
   });
 }
 
+/** Opens the dialog at the field of the API key. */
+export function askForKey() {
+  field("settings").showModal();
+  field("key").focus();
+}
+
 /** Settings as the API takes them; no seed means another text each time. */
 export function sampling() {
   return {
