@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from platen.engines.batching import BatchingEngine
+from platen.engines.draft import DraftOptions
 from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
@@ -63,6 +64,7 @@ def open_model(
     device: str = "cpu",
     fetched: Callable[[str], HeldFolder] | None = None,
     vllm: VllmOptions | None = None,
+    draft: DraftOptions | None = None,
     phase: Phase = no_phase,
 ) -> LocalModel:
     """Open a bundle or a compiled folder and start the engine that runs it; close it when done.
@@ -124,7 +126,9 @@ def open_model(
     with phase("start engine"):
         engine: BatchingEngine | VllmEngine
         if runner is not None:
-            engine = BatchingEngine(runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, **text)
+            engine = BatchingEngine(
+                runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, draft=draft, **text
+            )
         else:
             assert vllm is not None
             engine = start_vllm(path, config, vllm, **text)

@@ -21,17 +21,20 @@ class Part:
     """Tokens [start, stop) of a sequence to compute in this step, and whose logits are wanted.
 
     Of a prompt that the runner knows whole there are none to compute; the logits of its last are wanted.
+    The tokens of `draft`, guesses of how a text goes on, are computed behind its newest; their logits are
+    wanted too. Of the sequence's tokens `computed` says afterwards how many are right in the cache.
     """
 
     sequence: Sequence
     start: int
     stop: int
     logits: Literal["none", "last", "all"]
+    draft: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
         """Of how many of its tokens the logits are wanted."""
-        return {"none": 0, "last": 1, "all": self.stop - self.start}[self.logits]
+        return {"none": 0, "last": 1, "all": self.stop - self.start}[self.logits] + len(self.draft)
 
     @property
     def writes(self) -> bool:
@@ -45,6 +48,8 @@ class Runner(Protocol):
     name: str
     context_window: int
     vocab_size: int
+    takes_drafts: bool
+    """Whether parts may have a draft; what turns out wrong of it is written over."""
 
     @property
     def adapters(self) -> AdapterSet | None:
