@@ -32,7 +32,7 @@ EAGER = DraftOptions(tokens=8, match=1, step_tokens=64)
 class Scripted:
     """A runner whose model goes on from token t with `script[position + 1]`; notes what it was asked."""
 
-    name, context_window, vocab_size, adapters, takes_drafts = "scripted", 100, 10, None, True
+    name, context_window, vocab_size, adapters = "scripted", 100, 10, None
 
     def __init__(self, script: list[int]) -> None:
         self._script = script

@@ -61,7 +61,7 @@ class BatchingEngine:
     single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
     its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
-    With `draft` the runner is let check guesses of how texts go on; it must take drafts.
+    With `draft` the runner is given guesses of how texts go on.
     A request that has waited `max_wait` seconds for a place is given up: its stream raises EngineOverloaded.
     `on_close` is called when the weights are no longer needed.
     """
@@ -183,13 +183,13 @@ class BatchingEngine:
                 waiting=max(0, len(self._open) - active),
                 tokens_generated=self._tokens_generated,
                 failed=self._failed,
-                extra={
-                    "steps": float(self._steps),
-                    "draft_tokens": float(self._drafted),
-                    "draft_tokens_accepted": float(self._accepted),
-                    **self._runner.figures(),
-                },
+                extra={"steps": float(self._steps), **self._draft_figures(), **self._runner.figures()},
             )
+
+    def _draft_figures(self) -> dict[str, float]:
+        if self._draft is None:
+            return {}
+        return {"draft_tokens": float(self._drafted), "draft_tokens_accepted": float(self._accepted)}
 
     async def close(self) -> None:
         with self._wake:

@@ -99,7 +99,6 @@ class LlamaCppRunner:
     """One GGUF file on the CPU, with `places` for sequences; a step computes `step_tokens` at most."""
 
     name = "llamacpp"
-    takes_drafts = False
     adapters = None
 
     def __init__(

@@ -41,7 +41,6 @@ class OpenVinoRunner:
     """
 
     name = "openvino"
-    takes_drafts = False  # a block's numbers are rounded together: wrong guesses would change the right ones
     adapters = None
     BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
 

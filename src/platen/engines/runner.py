@@ -22,7 +22,8 @@ class Part:
 
     Of a prompt that the runner knows whole there are none to compute; the logits of its last are wanted.
     The tokens of `draft`, guesses of how a text goes on, are computed behind its newest; their logits are
-    wanted too. Of the sequence's tokens `computed` says afterwards how many are right in the cache.
+    wanted too. Those that turn out wrong are written over: a sequence's `computed` tokens are right in the
+    cache, and none behind them. Only PyTorch's runner is given drafts.
     """
 
     sequence: Sequence
@@ -48,8 +49,6 @@ class Runner(Protocol):
     name: str
     context_window: int
     vocab_size: int
-    takes_drafts: bool
-    """Whether parts may have a draft; what turns out wrong of it is written over."""
 
     @property
     def adapters(self) -> AdapterSet | None:

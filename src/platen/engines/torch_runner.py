@@ -73,7 +73,6 @@ class TorchRunner:
     """A model, the caches of the prompts being read, the rows being written, and the block store."""
 
     name = "torch"
-    takes_drafts = True
 
     def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
         weight = model.model.embed_tokens.weight
