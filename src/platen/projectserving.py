@@ -190,6 +190,17 @@ class VllmConfig(Section):
     """How long it may take to become ready."""
 
 
+class DraftConfig(Section):
+    """Speculative decoding: guesses of how a text goes on, checked several in one step."""
+
+    tokens: Annotated[int, Field(ge=1, le=64)] = 8
+    """Most tokens guessed for a text in a step; fewer after wrong guesses."""
+    match: Annotated[int, Field(ge=1, le=16)] = 3
+    """So many last tokens must have come before in prompt or text; what followed them is the guess."""
+    step_tokens: Annotated[int, Field(ge=2, le=1024)] = 16
+    """Most tokens computed in a step for all texts, guesses among them; a fuller batch is not guessed for."""
+
+
 class ServeConfig(Section):
     """The HTTP service."""
 
@@ -213,6 +224,8 @@ class ServeConfig(Section):
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
+    draft: DraftConfig | None = None
+    """When given, PyTorch's engine guesses how texts go on: the same texts, sooner where they repeat."""
     keys: Literal["required", "optional", "off"] = "off"
     """Who may ask: only holders of a key (`platen keys`); anyone, but holders of a key first; or anyone."""
     prices: dict[Text, PriceConfig] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from platen.compress.compile import compile_bundle
 from platen.engines.batching import BatchingEngine
+from platen.engines.draft import DraftOptions
 from platen.engines.local import open_model
 from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent
 from platen.errors import BundleError
@@ -69,8 +70,10 @@ def peft_logprobs(tiny_bundle: Path, adapters: dict[str, Path]) -> dict[str | No
 
 
 @asynccontextmanager
-async def running(folder: Path, adapters: dict[str, Path]) -> AsyncIterator[BatchingEngine]:
-    engine = open_model(folder).engine
+async def running(
+    folder: Path, adapters: dict[str, Path], draft: DraftOptions | None = None
+) -> AsyncIterator[BatchingEngine]:
+    engine = open_model(folder, draft=draft).engine
     assert isinstance(engine, BatchingEngine)
     try:
         for name, adapter in adapters.items():
@@ -106,6 +109,21 @@ async def test_prompts_are_scored_as_peft_scores_them(
             torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     for name, expected in peft_logprobs.items():
         assert name is None or (expected - peft_logprobs[None]).abs().max() > 0.1
+
+
+async def test_drafts_leave_the_texts_of_adapters_as_they_are(
+    tiny_bundle: Path, adapters: dict[str, Path]
+) -> None:
+    texts = []
+    for draft in (None, DraftOptions(match=1, step_tokens=48)):
+        async with running(tiny_bundle, adapters, draft) as engine:
+            names, params = (None, *adapters), SamplingParams(temperature=0, max_tokens=80, ignore_eos=True)
+            asked = [GenerationRequest(str(name), PROMPT, params, adapter=name) for name in names]
+            streams = [engine.submit(request) for request in asked]
+            texts.append([tokens for tokens, _ in await asyncio.gather(*map(collect, streams))])
+            figures = engine.stats().extra
+    assert texts[0] == texts[1]
+    assert figures["draft_tokens_accepted"] > 0
 
 
 async def test_rows_of_different_adapters_share_a_batch_and_write_what_peft_would(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
+from platen.compress.compile import compile_bundle
+from platen.engines.draft import DraftOptions
 from platen.engines.local import open_model, stream_chat, stream_text
 from platen.engines.prompts import (
     chat_prompt,
@@ -16,9 +19,13 @@ from platen.engines.prompts import (
     kind_of,
     text_prompt,
 )
-from platen.engines.protocol import SamplingParams
+from platen.engines.protocol import GenerationRequest, SamplingParams
+from platen.engines.vllm_child import VllmOptions
+from platen.errors import ConfigError
 from platen.models.bundle import save_bundle
 from platen.models.llama import Llama
+from platen.projectserving import ServeConfig
+from platen.serve.opening import open_configured
 from platen.tokens.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=10)
@@ -134,6 +141,27 @@ async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Llama, tmp_path: 
         assert "".join(event.text for event in events) == "".join(f" w{token_id}" for token_id in ids)
     finally:
         await model.engine.close()
+
+
+def test_a_draft_is_refused_where_another_engine_would_run(tiny_bundle: Path, tmp_path: Path) -> None:
+    compile_bundle(tiny_bundle, tmp_path / "compiled", "openvino")
+    for path, vllm in ((tmp_path / "compiled", None), (tiny_bundle, VllmOptions())):
+        with pytest.raises(ConfigError, match=r"serve\.draft is for PyTorch's engine"):
+            open_model(path, vllm=vllm, draft=DraftOptions())
+
+
+def test_a_configured_draft_reaches_the_engine(tiny_bundle: Path) -> None:
+    config = ServeConfig.model_validate({"draft": {"match": 1}})
+    model = open_configured(tiny_bundle, config)
+    prompt = text_prompt(model.tokenizer, "tick tock tick tock tick tock")
+
+    async def run() -> dict[str, float]:
+        async for _ in model.engine.submit(GenerationRequest("r", prompt, GREEDY)):
+            pass
+        await model.engine.close()
+        return model.engine.stats().extra
+
+    assert asyncio.run(run())["draft_tokens"] > 0
 
 
 async def test_leaving_the_loop_cancels(tiny_bundle: Path) -> None:

@@ -82,7 +82,7 @@ def greedy(count: int | None, **options: Any) -> SamplingParams:
 @contextmanager
 def slowed(model: Llama, seconds: float) -> Iterator[None]:
     """Makes each forward pass of the model take at least this long."""
-    handle = model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+    handle = model.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     try:
         yield
     finally:
@@ -321,7 +321,7 @@ async def test_a_failing_step_fails_its_requests_and_not_the_next(make: Make) ->
         def explode(*_: object) -> None:
             raise RuntimeError("out of memory")
 
-        handle = make.model.register_forward_pre_hook(explode)
+        handle = make.model.model.register_forward_pre_hook(explode)
         streams = [engine.submit(GenerationRequest(f"r{i}", [1], greedy(5))) for i in range(2)]
         for stream in streams:
             with pytest.raises(EngineFailed, match="RuntimeError"):

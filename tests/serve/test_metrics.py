@@ -153,6 +153,16 @@ def test_gauges_are_read_at_the_scrape(fresh: Metrics) -> None:
     assert value(samples, "kv_blocks_in_use", model="m", version="7", unit="blocks") == 7
 
 
+def test_drafts_are_counted_where_there_are_some(fresh: Metrics) -> None:
+    figures = {"draft_tokens": 12.0, "draft_tokens_accepted": 9.0}
+    now = {("m", "7"): EngineStats(0, 0, 0, extra=figures), ("n", "1"): EngineStats(0, 0, 0)}
+    fresh.watch(lambda: now)
+    samples = exposed(fresh)
+    assert value(samples, "spec_decode_num_draft_tokens_total", model="m", version="7") == 12
+    assert value(samples, "spec_decode_num_accepted_tokens_total", model="m", version="7") == 9
+    assert not any("spec_decode" in name and ("model", "n") in labels for name, labels in samples)
+
+
 def test_a_label_takes_boundedly_many_values(fresh: Metrics) -> None:
     for number in range(MOST_VALUES + 50):
         fresh.cancelled(f"model-{number}")

@@ -15,7 +15,7 @@ from platen.models.llama import KVCache
 
 
 class BatchCache:
-    """A `models.llama.Cache` whose rows each hold their own number of tokens; it takes one token a row.
+    """A `models.llama.Cache` whose rows each hold their own number of tokens; it takes equally many a row.
 
     All lie in one tensor, (2, layers, B, K, S, D): keys, then values.
     """
@@ -70,23 +70,25 @@ class BatchCache:
         if not self.lengths and self.size_bytes > self.KEPT_BYTES:
             self._clear()
 
-    def begin_step(self) -> tuple[Tensor, Tensor]:
-        """Make room for one more token in every row.
+    def begin_step(self, new: int = 1) -> tuple[Tensor, Tensor]:
+        """Make room for `new` more tokens (T) in every row, which `rewind` may take back.
 
-        Returns the new tokens' positions (B, 1) and the attention mask (B, S) over old and new tokens.
+        Returns the new tokens' positions (B, T) and which of the old and new tokens each looks at (B, T, S).
+        A row may be filled up past the context window: positions there are the window's last.
         """
-        self._make_room(len(self.lengths), self.length + 1)
+        self._make_room(len(self.lengths), self.length + new)
         rows, tokens = len(self.lengths), self._room[1]
-        positions = torch.tensor(self.lengths, device=self._device)[:, None]
-        # Where each row's head begins, counted in tokens of D numbers, and how far on the new token lies.
-        heads = torch.arange(rows * self._heads, device=self._device).view(rows, -1) * tokens
-        self._at = (heads + positions).flatten()
-        self._span = self.length + 1
-        mask = torch.arange(self._span, device=self._device)[None, :] <= positions
-        return positions, mask
+        lengths = torch.tensor(self.lengths, device=self._device)[:, None]
+        positions = lengths + torch.arange(new, device=self._device)
+        # Where each row's head begins, counted in tokens of D numbers, and how far on the new tokens lie.
+        heads = torch.arange(rows * self._heads, device=self._device).view(rows, -1, 1) * tokens
+        self._at = (heads + positions[:, None]).flatten()
+        self._span = self.length + new
+        mask = torch.arange(self._span, device=self._device) <= positions[:, :, None]
+        return positions.clamp(max=self._window - 1), mask
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write each row's new key and value (B, K, 1, D) at its own position; return views (B, K, S, D)."""
+        """Write each row's new (B, K, T, D) at its own positions; return views of all, (B, K, S, D)."""
         held_keys, held_values = self._keys[layer], self._values[layer]
         size = self._head_dim
         held_keys.view(-1, size).index_copy_(0, self._at, keys.reshape(-1, size))
@@ -97,6 +99,10 @@ class BatchCache:
     def advance(self, tokens: int) -> None:
         self.lengths = [length + tokens for length in self.lengths]
 
+    def rewind(self, lengths: list[int]) -> None:
+        """Take back all tokens of each row but the first so many; the next step writes over them."""
+        self.lengths = lengths
+
     def _make_room(self, rows: int, tokens: int) -> None:
         have_rows, have_tokens = self._room
         if rows <= have_rows and tokens <= have_tokens:
@@ -105,7 +111,7 @@ class BatchCache:
             have_rows = min(max(rows, 2 * have_rows), self._max_rows)
         if tokens > have_tokens:
             blocks = -(-max(tokens, have_tokens * 3 // 2) // self.TOKEN_BLOCK)
-            have_tokens = min(blocks * self.TOKEN_BLOCK, self._window)
+            have_tokens = max(tokens, min(blocks * self.TOKEN_BLOCK, self._window))
         self._grow(have_rows, have_tokens)
 
     def _clear(self) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.admission import allowance
+from platen.engines.draft import Draft, DraftOptions
 from platen.engines.grammar import GrammarCompiler, Matcher
 from platen.engines.protocol import (
     Capacity,
@@ -34,8 +35,9 @@ from platen.engines.protocol import (
     Usage,
 )
 from platen.engines.runner import Part, Runner
-from platen.engines.sampling import LogprobRow, RandomStream, logprobs_of, sample
+from platen.engines.sampling import RandomStream, sample
 from platen.engines.scheduler import Scheduler
+from platen.engines.scores import Scores
 from platen.engines.sequence import Sequence
 from platen.engines.streams import Delivery, EventStream, deliver
 from platen.engines.text import Detokenizer, StopResult, TextAssembler
@@ -59,6 +61,7 @@ class BatchingEngine:
     single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
     its text.
     `grammars` compiles what requests ask their text to match; without it such requests are refused.
+    With `draft` the runner is given guesses of how texts go on.
     A request that has waited `max_wait` seconds for a place is given up: its stream raises EngineOverloaded.
     `on_close` is called when the weights are no longer needed.
     """
@@ -76,16 +79,23 @@ class BatchingEngine:
         prefill_chunk: int = 512,
         on_close: Callable[[], None] | None = None,
         max_wait: float = math.inf,
+        draft: DraftOptions | None = None,
     ) -> None:
         self.name = runner.name
         self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
         self._vocab_size = runner.vocab_size
-        self._new_detokenizer, self._token_text = new_detokenizer, token_text
+        self._new_detokenizer, self._scores = new_detokenizer, Scores(token_text)
         self._eos_ids = frozenset(eos_ids)
         self._grammars = grammars
         self._runner, self._max_wait = runner, max_wait
         self._on_close = on_close
-        self._scheduler = Scheduler(runner, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
+        self._draft = draft
+        self._scheduler = Scheduler(
+            runner,
+            max_concurrent=max_concurrent,
+            prefill_chunk=prefill_chunk,
+            draft_tokens=0 if draft is None else draft.step_tokens,
+        )
         self._wake = threading.Condition()
         # Below: shared between the front and the thread, touched only with `_wake` held.
         self._open: dict[str, tuple[Sequence, EventStream]] = {}
@@ -94,8 +104,7 @@ class BatchingEngine:
         self._adapters: dict[str, Adapter] = {}
         # Below: the thread's own; the front only reads the counts.
         self._outbox: list[Delivery] = []
-        self._prompt_scores: dict[Sequence, list[LogprobRow]] = {}
-        self._tokens_generated = 0
+        self._tokens_generated = self._drafted = self._accepted = 0
         self._flushed, self._first_token = 0.0, False
         self._steps = 0
         self._seconds_per_request = 1.0
@@ -174,8 +183,13 @@ class BatchingEngine:
                 waiting=max(0, len(self._open) - active),
                 tokens_generated=self._tokens_generated,
                 failed=self._failed,
-                extra={"steps": float(self._steps), **self._runner.figures()},
+                extra={"steps": float(self._steps), **self._draft_figures(), **self._runner.figures()},
             )
+
+    def _draft_figures(self) -> dict[str, float]:
+        if self._draft is None:
+            return {}
+        return {"draft_tokens": float(self._drafted), "draft_tokens_accepted": float(self._accepted)}
 
     async def close(self) -> None:
         with self._wake:
@@ -199,6 +213,7 @@ class BatchingEngine:
             params.ends(self._eos_ids),
             matcher,
             adapter,
+            None if self._draft is None else Draft(self._draft),
         )
 
     def _allowance(self, request: GenerationRequest) -> int:
@@ -282,56 +297,56 @@ class BatchingEngine:
             return
         logits = self._runner.forward(parts)
         self._steps += 1
-        at, last = 0, []
-        ready: list[Sequence] = []
+        at = 0
+        ready: list[tuple[Part, int]] = []
         for part in parts:
             if part.logits == "all":
-                self._score(part, logits[at : at + part.rows])
+                self._scores.read(part, logits[at : at + part.rows])
             at += part.rows
             self._scheduler.computed(part)
             if part.logits != "none" and part.stop == len(part.sequence.tokens):
                 if part.sequence.max_new_tokens == 0:
-                    self._end(part.sequence, "length", scores=self._take_scores(part.sequence))
+                    self._end(part.sequence, "length", scores=self._scores.take(part.sequence))
                 else:
-                    ready.append(part.sequence)
-                    last.append(at - 1)
-        if ready:
-            everything = len(last) == logits.shape[0]
-            self._write(ready, logits if everything else logits[torch.tensor(last, device=logits.device)])
+                    ready.append((part, at - 1 - len(part.draft)))
+        while ready:
+            everything = len(ready) == logits.shape[0]
+            rows = torch.tensor([row for _, row in ready], device=logits.device)
+            chosen = self._write([part.sequence for part, _ in ready], logits if everything else logits[rows])
+            written = zip(ready, chosen, strict=True)
+            ready = [(part, row + 1) for (part, row), token_id in written if self._right(part, token_id)]
+        for part in parts:
+            if part.draft:
+                right = part.sequence.learn(part.stop, len(part.draft))
+                self._drafted, self._accepted = self._drafted + len(part.draft), self._accepted + right
 
-    def _write(self, sequences: list[Sequence], logits: Tensor) -> None:
-        """Choose each sequence's next token from its row of `logits` (B, V)."""
+    def _write(self, sequences: list[Sequence], logits: Tensor) -> list[int]:
+        """Choose each sequence's next token from its row of `logits` (B, V); returns the tokens."""
         chosen = sample(logits, [sequence.row() for sequence in sequences])
         for index, (sequence, token_id) in enumerate(zip(sequences, chosen, strict=True)):
-            wanted = sequence.request.sampling.logprobs
-            scored = None
-            if wanted is not None:
-                scored = self._named(logprobs_of(logits[index : index + 1], [token_id], wanted)[0])
-            self._take(sequence, token_id, scored, self._take_scores(sequence))
+            logprobs = self._scores.chosen(sequence, token_id, logits[index : index + 1])
+            self._take(sequence, token_id, logprobs, self._scores.take(sequence))
+        return chosen
 
-    def _score(self, part: Part, logits: Tensor) -> None:
-        """Note the log-probabilities of the prompt's tokens from those of a piece on."""
-        following = part.sequence.tokens[part.start + 1 : part.stop + 1]
-        wanted = part.sequence.request.prompt_logprobs or 0
-        rows = self._prompt_scores.setdefault(part.sequence, [])
-        rows += logprobs_of(logits[: len(following)], following, wanted)
-
-    def _take_scores(self, sequence: Sequence) -> tuple[TokenLogprob | None, ...]:
-        rows = self._prompt_scores.pop(sequence, None)
-        return () if rows is None else (None, *(self._named(row) for row in rows))
+    def _right(self, part: Part, token_id: int) -> bool:
+        """Whether the token just written is the draft's, so that what follows it is computed too."""
+        guess = part.sequence.computed - part.stop
+        if part.sequence.ended or guess == len(part.draft) or part.draft[guess] != token_id:
+            return False
+        self._scheduler.accepted(part.sequence)
+        return True
 
     def _take(
         self,
         sequence: Sequence,
         token_id: int,
-        scored: TokenLogprob | None,
+        logprobs: tuple[TokenLogprob, ...],
         scores: tuple[TokenLogprob | None, ...],
     ) -> None:
         """Add a token to its sequence; tell the reader; end the sequence if this was its last."""
         sequence.add(token_id)
         self._first_token |= sequence.generated == 1
         self._tokens_generated += 1
-        logprobs = () if scored is None else (scored,)
         if token_id in sequence.end_ids:
             self._end(sequence, "stop", (token_id,), logprobs, scores)
             return
@@ -363,7 +378,8 @@ class BatchingEngine:
             text += rest.text
             reason = "stop" if rest.stopped else reason
         self._scheduler.remove(sequence)
-        self._prompt_scores.pop(sequence, None)
+        sequence.ended = True
+        self._scores.take(sequence)
         usage = Usage(sequence.prompt_length, sequence.generated, sequence.reused)
         timings = sequence.timings()
         self._send(sequence, TokenEvent(token_ids, text, logprobs, reason, usage, timings, scores))
@@ -371,10 +387,6 @@ class BatchingEngine:
             took = timings.prefill + timings.decode
             self._seconds_per_request += 0.2 * (took - self._seconds_per_request)
         self._close_request(sequence)
-
-    def _named(self, row: LogprobRow) -> TokenLogprob:
-        top = tuple((token_id, self._token_text(token_id), value) for token_id, value in row.top)
-        return TokenLogprob(row.token_id, self._token_text(row.token_id), row.logprob, top)
 
     def _send(self, sequence: Sequence, item: TokenEvent | Exception) -> None:
         with self._wake:
@@ -395,7 +407,7 @@ class BatchingEngine:
         self._runner.reset()
         for sequence in lost:
             self._give_up(sequence, _failure(error))
-        self._prompt_scores.clear()
+        self._scores.forget()
 
     def _flush(self) -> None:
         self._flushed, self._first_token = time.monotonic(), False

@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from platen.engines.batching import BatchingEngine
+from platen.engines.draft import DraftOptions
 from platen.engines.grammar import GrammarCompiler
 from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
@@ -25,7 +26,7 @@ from platen.engines.threads import on_passing_thread
 from platen.engines.torch_runner import REUSE_BYTES, TorchRunner
 from platen.engines.vllm import VllmEngine
 from platen.engines.vllm_child import VllmChild, VllmOptions, find_vllm
-from platen.errors import BundleError, MissingExtraError
+from platen.errors import BundleError, ConfigError, MissingExtraError
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.config import LlamaConfig
@@ -63,6 +64,7 @@ def open_model(
     device: str = "cpu",
     fetched: Callable[[str], HeldFolder] | None = None,
     vllm: VllmOptions | None = None,
+    draft: DraftOptions | None = None,
     phase: Phase = no_phase,
 ) -> LocalModel:
     """Open a bundle or a compiled folder and start the engine that runs it; close it when done.
@@ -72,8 +74,9 @@ def open_model(
     key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse. A
     request that has waited `max_wait` seconds in our own queue is given up. `fetched` makes a URL a local
     folder, by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process.
-    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched,
-    MissingExtraError, VllmError.
+    `draft` lets PyTorch's engine check guesses of how texts go on.
+    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched, ConfigError
+    for a draft where another engine would run, MissingExtraError, VllmError.
     """
     files = None
     if is_url(str(path_or_name)):
@@ -85,6 +88,11 @@ def open_model(
     if compiled is not None and vllm is not None:
         raise BundleError(
             f"{path} is compiled to {compiled.to}; vLLM runs bundles", hint="Give the bundle's own folder."
+        )
+    if draft is not None and (compiled is not None or vllm is not None):
+        raise ConfigError(
+            f"serve.draft is for PyTorch's engine, and {path} is for another",
+            hint="Serve the bundle itself (platen serve --engine torch), or without serve.draft.",
         )
     runner: Runner | None = None
     if compiled is None and vllm is not None:
@@ -124,7 +132,9 @@ def open_model(
     with phase("start engine"):
         engine: BatchingEngine | VllmEngine
         if runner is not None:
-            engine = BatchingEngine(runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, **text)
+            engine = BatchingEngine(
+                runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, draft=draft, **text
+            )
         else:
             assert vllm is not None
             engine = start_vllm(path, config, vllm, **text)

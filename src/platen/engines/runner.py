@@ -21,17 +21,21 @@ class Part:
     """Tokens [start, stop) of a sequence to compute in this step, and whose logits are wanted.
 
     Of a prompt that the runner knows whole there are none to compute; the logits of its last are wanted.
+    The tokens of `draft`, guesses of how a text goes on, are computed behind its newest; their logits are
+    wanted too. Those that turn out wrong are written over: a sequence's `computed` tokens are right in the
+    cache, and none behind them. Only PyTorch's runner is given drafts.
     """
 
     sequence: Sequence
     start: int
     stop: int
     logits: Literal["none", "last", "all"]
+    draft: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
         """Of how many of its tokens the logits are wanted."""
-        return {"none": 0, "last": 1, "all": self.stop - self.start}[self.logits]
+        return {"none": 0, "last": 1, "all": self.stop - self.start}[self.logits] + len(self.draft)
 
     @property
     def writes(self) -> bool:

@@ -22,8 +22,12 @@ MAX_PASSES = 16
 class Scheduler:
     """Waiting, reading and writing requests over one runner."""
 
-    def __init__(self, runner: Runner, *, max_concurrent: int, prefill_chunk: int = 512) -> None:
+    def __init__(
+        self, runner: Runner, *, max_concurrent: int, prefill_chunk: int = 512, draft_tokens: int = 0
+    ) -> None:
+        """Drafts are proposed while all rows, each as long as the longest, have `draft_tokens` at most."""
         self._runner = runner
+        self._draft_tokens = draft_tokens
         self.max_concurrent = max_concurrent
         self.prefill_chunk = prefill_chunk
         self.waiting: list[Sequence] = []
@@ -50,7 +54,8 @@ class Scheduler:
 
     def plan(self) -> list[Part]:
         """The next step: one token of each writing request, then pieces of prompts."""
-        parts = [Part(s, len(s.tokens) - 1, len(s.tokens), "last") for s in self.writing]
+        drafts = self._drafts()
+        parts = [Part(s, len(s.tokens) - 1, len(s.tokens), "last", drafts.get(s, ())) for s in self.writing]
         budget = self.prefill_chunk
         for sequence in self.reading:
             if budget <= 0:
@@ -59,6 +64,18 @@ class Scheduler:
         while budget > 0 and (admitted := self._admit()) is not None:
             budget -= self._read(admitted, parts)
         return parts
+
+    def _drafts(self) -> dict[Sequence, tuple[int, ...]]:
+        """What the writing requests guess, cut until rows filled up to the longest are half full."""
+        rows = len(self.writing)
+        most = self._draft_tokens // rows - 1 if rows else 0
+        if most <= 0:
+            return {}
+        drafts = {sequence: sequence.guess(most) for sequence in self.writing}
+        length = max(map(len, drafts.values()))
+        while 2 * sum(min(len(draft), length) for draft in drafts.values()) < rows * length:
+            length -= 1
+        return {sequence: draft[:length] for sequence, draft in drafts.items()}
 
     def _read(self, sequence: Sequence, parts: list[Part]) -> int:
         """Add the next piece of a prompt; returns its tokens.
@@ -133,6 +150,11 @@ class Scheduler:
             self.writing.append(sequence)
         if part.stop == len(sequence.tokens) and sequence.max_new_tokens:
             self._counters.wrote(sequence.request.tenant)
+
+    def accepted(self, sequence: Sequence) -> None:
+        """Note that the next token of the part just computed was guessed right: it is in the cache."""
+        sequence.computed += 1
+        self._counters.wrote(sequence.request.tenant)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a request out, wherever it is."""

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from platen.engines.draft import Draft
 from platen.engines.grammar import Matcher
 from platen.engines.protocol import GenerationRequest, Timings
 from platen.engines.sampling import RandomStream, Row
@@ -28,10 +29,13 @@ class Sequence:
     end_ids: frozenset[int] = frozenset()
     matcher: Matcher | None = None
     adapter: Adapter | None = None
+    draft: Draft | None = None
     tokens: list[int] = field(init=False)
     computed: int = 0
     reused: int = 0
     cancelled: bool = False
+    ended: bool = False
+    """Its last event is sent."""
     passes: int = 0
     """How many were let in instead of this one, because there was no room for it."""
     written: Counter[int] = field(default_factory=Counter)
@@ -66,6 +70,19 @@ class Sequence:
             self._first = time.monotonic()
         self.tokens.append(token_id)
         self.written[token_id] += 1
+
+    def guess(self, most: int) -> tuple[int, ...]:
+        """Up to `most` tokens that may come next, none that would be its last: nothing follows that."""
+        if self.draft is None:
+            return ()
+        return self.draft.propose(self.tokens, min(most, self.max_new_tokens - self.generated - 1))
+
+    def learn(self, part_stop: int, proposed: int) -> int:
+        """After a step with a draft: returns how many guesses the text goes on from."""
+        right = self.computed - part_stop
+        if self.draft is not None:
+            self.draft.learn(proposed, right)
+        return right
 
     def row(self) -> Row:
         """What the sampler must know to choose the next token; draws the next random number."""

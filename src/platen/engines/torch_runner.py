@@ -8,7 +8,7 @@ are filled. Letters in shapes as in `platen.models.llama`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -110,22 +110,26 @@ class TorchRunner:
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
         found: list[Tensor] = []
-        writing = {part.sequence for part in parts if part.writes}
-        if writing:
-            logits = self._write()
-            place = {sequence: row for row, sequence in enumerate(self._rows)}
-            order = [place[part.sequence] for part in parts if part.writes]
-            found.append(logits[torch.tensor(order, device=self._device)])
+        if writing := {part.sequence: part for part in parts if part.writes}:
+            found.append(self._write(writing))
         found += [self._read(part) for part in parts if not part.writes]
         return torch.cat(found)
 
-    def _write(self) -> Tensor:
-        """One token in every row: (B, V)."""
-        ids = torch.tensor([[s.tokens[-1]] for s in self._rows], device=self._device)
-        positions, mask = self._batch.begin_step()
+    def _write(self, parts: Mapping[Request, Part]) -> Tensor:
+        """The newest token and the draft of every row: (N, V) in the order of `parts`."""
+        new = 1 + max(len(part.draft) for part in parts.values())
+        # Shorter drafts are filled up behind their ends, where nothing that counts looks.
+        texts = [[s.tokens[-1], *parts[s].draft] for s in self._rows]
+        ids = torch.tensor([text + [0] * (new - len(text)) for text in texts], device=self._device)
+        self._batch.rewind([sequence.computed for sequence in self._rows])
+        positions, mask = self._batch.begin_step(new)
         with self.adapters.writing([sequence.adapter for sequence in self._rows]):
-            logits = self._model(ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch)
-        return logits[:, -1]  # type: ignore[no-any-return]
+            hidden = self._model.hidden_states(
+                ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch
+            )
+        place = {sequence: new * row for row, sequence in enumerate(self._rows)}
+        wanted = [place[part.sequence] + index for part in parts.values() for index in range(part.rows)]
+        return self._model.logits(hidden.flatten(0, 1)[torch.tensor(wanted, device=self._device)])
 
     def _read(self, part: Part) -> Tensor:
         """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
@@ -152,7 +156,7 @@ class TorchRunner:
         if sequence not in self._rows:
             return
         row = self._rows.index(sequence)
-        computed = sequence.tokens[: self._batch.lengths[row]]
+        computed = sequence.tokens[: sequence.computed]
         if len(computed) // BlockStore.BLOCK_TOKENS > sequence.prompt_length // BlockStore.BLOCK_TOKENS:
             self._store.write(computed, self._batch.row(row), _root(sequence))
         self._batch.remove(row)

@@ -314,7 +314,8 @@ class Llama(nn.Module):
         """Logits (B, T, V) of the token after each of `input_ids` (B, T).
 
         `attention_mask` (B, S) is 1 at real tokens, 0 at padding, over the cached and the new tokens; without
-        it all are real. `position_ids` (B, T) default to the count of real tokens before each. With
+        it all are real. One of (B, T, S) says of each new token what it looks at, and wants `position_ids`
+        (B, T), which otherwise default to the count of real tokens before each. With
         `logits_to_keep` n > 0 only the last n positions come out. Positions must be below
         max_position_embeddings.
         """
@@ -348,6 +349,8 @@ def _mask(
         if tokens == 1 or past == 0:
             return None, tokens > 1
         total = past + tokens
+    elif attention_mask.dim() == 3:
+        return attention_mask[:, None], False
     else:
         total = attention_mask.shape[1]
         if tokens == 1:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +47,7 @@ class Metrics:
         self._models = _Bounded()
         self._reasons = _Bounded()
         self._engines: StatsOfModels = dict
-        self.registry.register(_Gauges(self))
+        self.registry.register(_OfEngines(self))
 
         def counter(name: str, text: str, *labels: str) -> _Family[Counter]:
             return _Family(Counter(f"platen_{name}", text, labels, registry=self.registry))
@@ -166,8 +166,8 @@ class _Bounded:
         return value
 
 
-class _Gauges:
-    """What is true at the moment of a scrape, asked of the engines then."""
+class _OfEngines:
+    """What the engines say of themselves, asked at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -176,7 +176,7 @@ class _Gauges:
         return self._families()
 
     def collect(self) -> Iterable[Metric]:
-        running, waiting, held, whole = families = self._families()
+        running, waiting, held, whole, *counters = families = self._families()
         for labels, stats in self._metrics.stats().items():
             running.add_metric(labels, stats.running)
             waiting.add_metric(labels, stats.waiting)
@@ -184,18 +184,26 @@ class _Gauges:
                 for key, gauge in ((f"{unit}_held", held), (unit, whole)):
                     if key in stats.extra:
                         gauge.add_metric([*labels, unit], stats.extra[key])
+            for key, counter in zip(("draft_tokens", "draft_tokens_accepted"), counters, strict=True):
+                if key in stats.extra:
+                    counter.add_metric(labels, stats.extra[key])
         return families
 
     @staticmethod
-    def _families() -> tuple[GaugeMetricFamily, ...]:
+    def _families() -> tuple[GaugeMetricFamily | CounterMetricFamily, ...]:
         def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"platen_{name}", text, labels=("model", "version", *labels))
+
+        def counter(name: str, text: str) -> CounterMetricFamily:
+            return CounterMetricFamily(f"platen_{name}", text, labels=("model", "version"))
 
         return (
             gauge("num_requests_running", "Texts being read or written."),
             gauge("num_requests_waiting", "Texts in the queue."),
             gauge("kv_blocks_in_use", "Parts of the key/value cache that are held.", "unit"),
             gauge("kv_blocks", "Parts of the key/value cache in all.", "unit"),
+            counter("spec_decode_num_draft_tokens", "Tokens that drafts guessed."),
+            counter("spec_decode_num_accepted_tokens", "Of these, guessed right."),
         )
 
 

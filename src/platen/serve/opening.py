@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from platen.download import Report, no_report
+from platen.engines.draft import DraftOptions
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.protocol import EngineFailed
 from platen.engines.vllm_child import VllmOptions
@@ -112,6 +113,7 @@ def open_configured(
         max_wait=config.queue_seconds,
         fetched=lambda url: held or _fetched(url, config, report, phase),
         vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
+        draft=None if config.draft is None else DraftOptions(**config.draft.model_dump()),
         phase=phase,
     )
     try:
