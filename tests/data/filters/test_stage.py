@@ -77,7 +77,16 @@ def test_mistakes_in_the_project_file_are_explained(tmp_path: Path) -> None:
     with pytest.raises(PlatenError, match=r"blocks\.0\.block: found the text \"piii\"; .*did you mean pii\?"):
         load_project(file)
     file.write_text(start + "      - block: near_duplicates\n        similarty: 0.5\n")
-    with pytest.raises(PlatenError, match=r"blocks\.0\.similarty: unknown key; did you mean similarity\?"):
+    message = (
+        r"blocks\.0\.similarty: unknown key; did you mean similarity\?; allowed here: block, similarity;"
+    )
+    with pytest.raises(PlatenError, match=message):
+        load_project(file)
+    file.write_text(start + "      - block: pii\n")
+    with pytest.raises(PlatenError, match=r"keys there: block, kinds, action, mask, regions$"):
+        load_project(file, ["data.filters.blocks.0.similarity=0.5"])
+    file.write_text(start + "      - words: list.txt\n")  # of which block, nobody knows yet
+    with pytest.raises(PlatenError, match=r"blocks\.0\.block: found nothing .*allowed: one of c4, "):
         load_project(file)
     file.write_text(start + "      - block: contamination\n        across_splits: false\n")
     with pytest.raises(PlatenError, match="nothing to compare with"):
