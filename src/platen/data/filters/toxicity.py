@@ -22,9 +22,9 @@ def _scanner(words: tuple[str, ...]) -> Words:
 class Toxicity(Block):
     """Raises ConfigError for a list that can't be read."""
 
-    def __init__(self, config: ToxicityBlock) -> None:
+    def __init__(self, config: ToxicityBlock, directory: Path) -> None:
         super().__init__(config.block)
-        self._words = tuple(read_words(Path(config.words), "word list"))
+        self._words = tuple(read_words(directory / config.words, "word list"))
         self._most = config.max_matches
 
     def apply(self, document: Document) -> str | Removed:
