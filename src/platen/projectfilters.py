@@ -222,8 +222,10 @@ class PiiBlock(BlockSection):
 
     block: Literal["pii"]
     """Which block."""
-    kinds: Annotated[tuple[SecretKind, ...], Field(min_length=1)] = get_args(SecretKind)
+    kinds: tuple[SecretKind, ...] = get_args(SecretKind)
     """Which kinds."""
+    names: Text | None = None
+    """Also names of people: a folder, in the Hub's format, of a model that labels tokens as PER or PERSON."""
     action: Literal["mask", "drop"] = "mask"
     """`mask` puts something in its place, `drop` drops the document."""
     mask: GuardMask = "label"
@@ -231,19 +233,42 @@ class PiiBlock(BlockSection):
     regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ()
     """Countries (ISO 3166) whose national phone numbers are looked for beside international ones."""
 
+    def reads(self) -> tuple[str, ...]:
+        return () if self.names is None else (self.names,)
+
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Self:
+        if not self.kinds and self.names is None:
+            raise ValueError("kinds is empty: nothing is looked for without names")
+        return self
+
 
 class ToxicityBlock(BlockSection):
-    """Drops documents with words of a list of yours."""
+    """Drops documents with words of a list of yours, and those that a classifier of yours is against."""
 
     block: Literal["toxicity"]
     """Which block."""
-    words: Text
+    words: Text | None = None
     """A file with a word or phrase a line; case, accents and look-alike letters make no difference."""
     max_matches: Annotated[int, Field(ge=0)] = 0
     """Documents with more matches are dropped."""
+    classifier: Text | None = None
+    """A folder with a text classifier: one that Platen's baselines saved, or one in the Hub's format."""
+    label: Text | None = None
+    """The classifier's label for what is to go."""
+    threshold: Share = 0.5
+    """Documents with a passage that has the label with this probability or more are dropped."""
 
     def reads(self) -> tuple[str, ...]:
-        return (self.words,)
+        return tuple(path for path in (self.words, self.classifier) if path is not None)
+
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Self:
+        if self.words is None and self.classifier is None:
+            raise ValueError("nothing to look for: give words, or a classifier and its label")
+        if (self.classifier is None) != (self.label is None):
+            raise ValueError("classifier and label go together: give both")
+        return self
 
 
 BlockConfig = Annotated[

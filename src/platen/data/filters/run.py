@@ -95,7 +95,9 @@ class Filters:
         self._config, self._work = config, work
         self.counts: list[BlockCounts] = []
         self._passes = [Pass()]
-        redactor = next((Redactor(block) for block in config.blocks if isinstance(block, PiiBlock)), None)
+        redactor = next(
+            (Redactor(block, project_dir) for block in config.blocks if isinstance(block, PiiBlock)), None
+        )
         self._show = redactor or str
         for number, settings in enumerate(config.blocks):
             last = self._passes[-1]
@@ -229,7 +231,7 @@ def _block(config: BlockConfig, project_dir: Path, index: Path, seed: int, progr
         case ContaminationBlock():
             return Contamination(config, project_dir, index)
         case PiiBlock():
-            return Pii(config, seed)
+            return Pii(config, project_dir, seed)
         case ToxicityBlock():
             return Toxicity(config, project_dir)
     raise TypeError(config)
