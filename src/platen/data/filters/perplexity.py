@@ -50,7 +50,7 @@ class Perplexity(Block):
         if score is None:
             return text
         power = 2 ** int(math.log2(score))
-        self.found(f"perplexity {power:,}–{2 * power - 1:,}")
+        self.found(f"{power:,}–{2 * power - 1:,}")
         if self._most is not None and score > self._most:
             return Removed(f"perplexity above {self._most:,.0f}")
         if self._least is not None and score < self._least:
