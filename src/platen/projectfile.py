@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from platen.errors import ConfigError
 from platen.project import ModelConfig, Project, Service, TrainConfig
 from platen.projectparts import Section
-from platen.projectproblems import explain, get, suggestion
-from platen.projectschema import SchemaNode, json_schema, keys_at, reference_markdown
+from platen.projectproblems import explain, suggestion
+from platen.projectschema import SchemaNode, get, json_schema, keys_at, reference_markdown
 from platen.templates import new_project
 from platen.yamltext import KeyPath, Position, Problem, Values, YamlTextError, parse
 
@@ -237,7 +237,7 @@ class _Draft:
         elif not isinstance(at, dict):
             raise ConfigError(f"--set {text}: {where} is a single value, and has no {step}")
         else:
-            known_keys = keys_at(self._schema, above)
+            known_keys = keys_at(self._schema, above, self.values.root)
             if known_keys and step not in known_keys:
                 raise ConfigError(
                     f"--set {text}: {where} has no key {step}{suggestion(str(step), known_keys)}",

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from platen.projectdata import Source
 from platen.projectparts import PositiveInt, Section, Text
 from platen.projectserving import GuardMask, SecretKind
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class EncodingBlock(Section):
+class BlockSection(Section):
+    """What the sections of all blocks have in common."""
+
+    def reads(self) -> tuple[str, ...]:
+        """The files and folders that the block reads, as the project file names them."""
+        return ()
+
+
+class EncodingBlock(BlockSection):
     """Repairs text that was decoded wrongly, such as `cafÃ©`, with ftfy."""
 
     block: Literal["encoding"]
@@ -22,7 +30,7 @@ class EncodingBlock(Section):
     """Also turn `&amp;` and its like into characters, in texts that have no markup."""
 
 
-class UnicodeBlock(Section):
+class UnicodeBlock(BlockSection):
     """Uniform line ends, Unicode form, no control characters: the cleaning step, at another place."""
 
     block: Literal["unicode"]
@@ -31,7 +39,7 @@ class UnicodeBlock(Section):
     """Unicode normalisation form."""
 
 
-class MarkupBlock(Section):
+class MarkupBlock(BlockSection):
     """Takes HTML's main text out of its page, and lines that are only symbols out of any text."""
 
     block: Literal["markup"]
@@ -40,7 +48,7 @@ class MarkupBlock(Section):
     """Leave out navigation, footers and the like of HTML pages; otherwise only the tags go."""
 
 
-class LanguageBlock(Section):
+class LanguageBlock(BlockSection):
     """Finds each document's language and keeps the wanted ones."""
 
     block: Literal["language"]
@@ -51,7 +59,7 @@ class LanguageBlock(Section):
     """Documents whose language is less sure count as unknown, and are dropped when `keep` is given."""
 
 
-class GopherQualityBlock(Section):
+class GopherQualityBlock(BlockSection):
     """The quality rules of Gopher (Rae et al. 2021, table A1)."""
 
     block: Literal["gopher_quality"]
@@ -78,7 +86,7 @@ class GopherQualityBlock(Section):
     """Stop words; English by default."""
 
 
-class GopherRepetitionBlock(Section):
+class GopherRepetitionBlock(BlockSection):
     """The repetition rules of Gopher (Rae et al. 2021, table A1): what is said again."""
 
     block: Literal["gopher_repetition"]
@@ -95,7 +103,7 @@ class GopherRepetitionBlock(Section):
     """Largest share of characters in repeated 5-, 6-, … 10-grams of words."""
 
 
-class C4Block(Section):
+class C4Block(BlockSection):
     """The rules of C4 (Raffel et al. 2020): drops what is no sentence and no text."""
 
     block: Literal["c4"]
@@ -110,7 +118,7 @@ class C4Block(Section):
     """Drop documents with a curly bracket: they are code."""
 
 
-class FineWebBlock(Section):
+class FineWebBlock(BlockSection):
     """The rules that FineWeb adds (Penedo et al. 2024): lists, short lines, repeated characters."""
 
     block: Literal["fineweb"]
@@ -127,14 +135,58 @@ class FineWebBlock(Section):
     """Most line feeds for each word."""
 
 
-class ExactBlock(Section):
+class PerplexityBlock(BlockSection):
+    """Drops documents by their perplexity under an n-gram model of clean text (CCNet, Wenzek et al. 2020)."""
+
+    block: Literal["perplexity"]
+    """Which block."""
+    model: Text | None = None
+    """A folder that `platen baselines ngram` wrote. This or `reference`."""
+    reference: Source | None = None
+    """Clean text of yours that a model is counted from, once."""
+    max_perplexity: Annotated[float, Field(gt=1)] | None = None
+    """Documents with more are dropped: noise, other languages, word lists."""
+    min_perplexity: Annotated[float, Field(gt=1)] | None = None
+    """Documents with less are dropped: what repeats itself or the reference."""
+    max_percentile: Annotated[float, Field(gt=0, le=100)] | None = None
+    """The same as a percentile of the reference: of a tenth of its documents, not counted into the model."""
+    min_percentile: Annotated[float, Field(ge=0, lt=100)] | None = None
+    """The same for the least."""
+
+    @property
+    def by_percentile(self) -> bool:
+        """Whether a bound is one."""
+        return self.max_percentile is not None or self.min_percentile is not None
+
+    def reads(self) -> tuple[str, ...]:
+        return () if self.model is None else (self.model,)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if (self.model is None) == (self.reference is None):
+            raise ValueError("give either a model or a reference")
+        if self.by_percentile and self.reference is None:
+            raise ValueError("a percentile is one of a reference's documents: give a reference, not a model")
+        for end in ("max", "min"):
+            if None not in (getattr(self, f"{end}_perplexity"), getattr(self, f"{end}_percentile")):
+                raise ValueError(f"give either {end}_perplexity or {end}_percentile")
+        bounds = [self.min_perplexity, self.max_perplexity, self.min_percentile, self.max_percentile]
+        if bounds == [None] * 4:
+            raise ValueError("no bound is given: say max_perplexity, or max_percentile with a reference")
+        for least, most in (bounds[:2], bounds[2:]):
+            if least is not None and most is not None and least >= most:
+                raise ValueError(f"no document is between {least:g} and {most:g}")
+        return self
+
+
+class ExactBlock(BlockSection):
     """Drops documents with the same text as an earlier one, letter case and blanks aside."""
 
     block: Literal["exact_duplicates"]
     """Which block."""
 
 
-class NearBlock(Section):
+class NearBlock(BlockSection):
     """Drops documents that are nearly the same as an earlier one (MinHash over word trigrams)."""
 
     block: Literal["near_duplicates"]
@@ -143,7 +195,7 @@ class NearBlock(Section):
     """Share of word trigrams in common (Jaccard) from which it counts; 0.5: about a word in nine edited."""
 
 
-class ContaminationBlock(Section):
+class ContaminationBlock(BlockSection):
     """Drops documents that share a 13-gram of words with a benchmark, or with the held-out splits."""
 
     block: Literal["contamination"]
@@ -155,9 +207,8 @@ class ContaminationBlock(Section):
     across_splits: bool = True
     """After the split, also drop training documents that share one with validation or test."""
 
-    def located(self, directory: Path) -> Self:
-        """With paths as seen from anywhere."""
-        return self.model_copy(update={"against": tuple(str(directory / name) for name in self.against)})
+    def reads(self) -> tuple[str, ...]:
+        return self.against
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
@@ -166,13 +217,15 @@ class ContaminationBlock(Section):
         return self
 
 
-class PiiBlock(Section):
+class PiiBlock(BlockSection):
     """Masks secrets and personal data, or drops the documents that have some."""
 
     block: Literal["pii"]
     """Which block."""
-    kinds: Annotated[tuple[SecretKind, ...], Field(min_length=1)] = get_args(SecretKind)
+    kinds: tuple[SecretKind, ...] = get_args(SecretKind)
     """Which kinds."""
+    names: Text | None = None
+    """Also names of people: a folder, in the Hub's format, of a model that labels tokens as PER or PERSON."""
     action: Literal["mask", "drop"] = "mask"
     """`mask` puts something in its place, `drop` drops the document."""
     mask: GuardMask = "label"
@@ -180,20 +233,42 @@ class PiiBlock(Section):
     regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ()
     """Countries (ISO 3166) whose national phone numbers are looked for beside international ones."""
 
+    def reads(self) -> tuple[str, ...]:
+        return () if self.names is None else (self.names,)
 
-class ToxicityBlock(Section):
-    """Drops documents with words of a list of yours."""
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Self:
+        if not self.kinds and self.names is None:
+            raise ValueError("kinds is empty: nothing is looked for without names")
+        return self
+
+
+class ToxicityBlock(BlockSection):
+    """Drops documents with words of a list of yours, and those that a classifier of yours is against."""
 
     block: Literal["toxicity"]
     """Which block."""
-    words: Text
+    words: Text | None = None
     """A file with a word or phrase a line; case, accents and look-alike letters make no difference."""
     max_matches: Annotated[int, Field(ge=0)] = 0
     """Documents with more matches are dropped."""
+    classifier: Text | None = None
+    """A folder with a text classifier: one that Platen's baselines saved, or one in the Hub's format."""
+    label: Text | None = None
+    """The classifier's label for what is to go."""
+    threshold: Share = 0.5
+    """Documents with a passage that has the label with this probability or more are dropped."""
 
-    def located(self, directory: Path) -> Self:
-        """With its path as seen from anywhere."""
-        return self.model_copy(update={"words": str(directory / self.words)})
+    def reads(self) -> tuple[str, ...]:
+        return tuple(path for path in (self.words, self.classifier) if path is not None)
+
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Self:
+        if self.words is None and self.classifier is None:
+            raise ValueError("nothing to look for: give words, or a classifier and its label")
+        if (self.classifier is None) != (self.label is None):
+            raise ValueError("classifier and label go together: give both")
+        return self
 
 
 BlockConfig = Annotated[
@@ -205,6 +280,7 @@ BlockConfig = Annotated[
     | GopherRepetitionBlock
     | C4Block
     | FineWebBlock
+    | PerplexityBlock
     | ExactBlock
     | NearBlock
     | ContaminationBlock
@@ -223,14 +299,3 @@ class FiltersConfig(Section):
     """`local` processes, or Ray (`RAY_ADDRESS`, or a cluster on this machine); the output is the same."""
     workers: Annotated[PositiveInt, Field(exclude=True)] = 1
     """Processes at work; the output is the same with any number."""
-
-
-def filter_files(config: FiltersConfig | None, directory: Path) -> tuple[Path, ...]:
-    """The files that the blocks read; one that is not there is the stage's to complain of."""
-    found: list[str] = []
-    for block in config.blocks if config else ():
-        if isinstance(block, ContaminationBlock):
-            found += block.located(directory).against
-        elif isinstance(block, ToxicityBlock):
-            found.append(block.located(directory).words)
-    return tuple(path for path in map(Path, found) if path.is_file())

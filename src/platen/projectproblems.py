@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from platen.projectschema import SchemaNode, alternatives, find, in_words, keys_at, resolve
+from platen.projectschema import SchemaNode, alternatives, find, get, in_words, keys_at, resolve
 from platen.yamltext import KeyPath, Problem, Values
 
 _SHOWN = 60
@@ -46,28 +46,14 @@ def _path(details: ErrorDetails, above: KeyPath, root: Any) -> KeyPath:
     return path
 
 
-def get(root: Any, path: KeyPath) -> Any:
-    """The value at `path`, or None."""
-    for step in path:
-        if isinstance(root, dict):
-            root = root.get(step)
-        elif isinstance(root, list) and isinstance(step, int) and step < len(root):
-            root = root[step]
-        else:
-            return None
-    return root
-
-
 def _problem(details: ErrorDetails, path: KeyPath, values: Values, schema: SchemaNode) -> Problem:
     match details["type"]:
         case "extra_forbidden":
-            return Problem(path, _unknown_key(path, schema), values.position(path, of_key=True))
+            return Problem(path, _unknown_key(path, schema, values.root), values.position(path, of_key=True))
         case "missing":
-            missing = str(details["loc"][-1])
+            missing = (*path, str(details["loc"][-1]))
             at = values.position(path, of_key=True)
-            return Problem(
-                (*path, missing), f"missing; it is required{_meaning(schema, (*path, missing))}", at
-            )
+            return Problem(missing, f"missing; it is required{_meaning(schema, missing, values.root)}", at)
         case "value_error":
             message = str(details["ctx"]["error"])
             culprit = _named_in(message, path, values.root)
@@ -86,13 +72,13 @@ def _problem(details: ErrorDetails, path: KeyPath, values: Values, schema: Schem
     if details["loc"] and details["loc"][-1] == "[key]":
         return Problem(path, _bad_name(path, details, schema), values.position(path, of_key=True))
     found = get(values.root, path)
-    node = find(schema, path) or {}
+    node = find(schema, path, values.root) or {}
     message = f"found {shown(found)}; allowed: {_allowed(schema, node)}{_advice(found, schema, node)}"
     return Problem(path, message, values.position(path))
 
 
-def _unknown_key(path: KeyPath, schema: SchemaNode) -> str:
-    key, known = str(path[-1]), keys_at(schema, path[:-1])
+def _unknown_key(path: KeyPath, schema: SchemaNode, root: Any) -> str:
+    key, known = str(path[-1]), keys_at(schema, path[:-1], root)
     guess = suggestion(key, known)
     if not guess:
         elsewhere = [section for section in keys_at(schema, ()) if key in keys_at(schema, (section,))]
@@ -120,8 +106,8 @@ def _named_in(message: str, path: KeyPath, root: Any) -> KeyPath:
     return path
 
 
-def _meaning(schema: SchemaNode, path: KeyPath) -> str:
-    node = find(schema, path)
+def _meaning(schema: SchemaNode, path: KeyPath, root: Any) -> str:
+    node = find(schema, path, root)
     if node is None:
         return ""
     meaning = str(node.get("description", "")).rstrip(".")

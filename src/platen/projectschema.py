@@ -57,13 +57,29 @@ def resolve(schema: SchemaNode, node: SchemaNode) -> SchemaNode:
     return {**target, **{key: value for key, value in node.items() if key != "$ref"}}
 
 
-def find(schema: SchemaNode, path: KeyPath) -> SchemaNode | None:
-    """The schema of the value at `path`, or None where no such key exists."""
+def find(schema: SchemaNode, path: KeyPath, root: Any = None) -> SchemaNode | None:
+    """The schema of the value at `path`, or None where no such key exists.
+
+    `root` is the file's content: where one key says which section another one is in, as `block` does in
+    `data.filters.blocks`, it is that section's.
+    """
     node: SchemaNode | None = schema
-    for step in path:
-        below = (_below(option, step) for option in _options(schema, node))
+    for depth, step in enumerate(path):
+        below = (_below(option, step) for option in _options(schema, node, get(root, path[:depth])))
         node = next((found for found in below if found is not None), None)
     return node and resolve(schema, node)
+
+
+def get(root: Any, path: KeyPath) -> Any:
+    """The value at `path` of a file's content, or None."""
+    for step in path:
+        if isinstance(root, dict):
+            root = root.get(step)
+        elif isinstance(root, list) and isinstance(step, int) and step < len(root):
+            root = root[step]
+        else:
+            return None
+    return root
 
 
 def alternatives(node: SchemaNode) -> tuple[SchemaNode, ...]:
@@ -71,9 +87,16 @@ def alternatives(node: SchemaNode) -> tuple[SchemaNode, ...]:
     return tuple(node.get("anyOf") or node.get("oneOf") or (node,))
 
 
-def _options(schema: SchemaNode, node: SchemaNode | None) -> Iterator[SchemaNode]:
+def _options(schema: SchemaNode, node: SchemaNode | None, value: Any) -> Iterator[SchemaNode]:
+    """What a node may be; of a choice by one of its keys only what `value` says there, if it says one."""
     if node is not None:
         node = resolve(schema, node)
+        choice = node.get("discriminator")
+        if choice is not None and isinstance(tag := get(value, (choice["propertyName"],)), str):
+            chosen = choice["mapping"].get(tag)
+            if chosen is not None:
+                yield resolve(schema, {"$ref": chosen})
+                return
         for option in alternatives(node):
             yield resolve(schema, option)
 
@@ -91,10 +114,13 @@ def _any_name(node: SchemaNode) -> SchemaNode | None:
     return next((choice for choice in choices if isinstance(choice, Mapping)), None)
 
 
-def keys_at(schema: SchemaNode, path: KeyPath) -> tuple[str, ...]:
-    """The keys that the section at `path` may have; empty where it is no section of fixed keys."""
-    node = find(schema, path)
-    return tuple({key: None for option in _options(schema, node) for key in option.get("properties", ())})
+def keys_at(schema: SchemaNode, path: KeyPath, root: Any = None) -> tuple[str, ...]:
+    """The keys that the section at `path` may have; empty where it is no section of fixed keys.
+
+    `root` as for `find`.
+    """
+    options = _options(schema, find(schema, path, root), get(root, path))
+    return tuple({key: None for option in options for key in option.get("properties", ())})
 
 
 def in_words(schema: SchemaNode, node: SchemaNode) -> str:

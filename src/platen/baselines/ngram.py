@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from platen.baselines import ngram_counts
 from platen.baselines.ngram_counts import NgramCounts
 from platen.baselines.ngram_table import NgramTable
-from platen.baselines.words import END, Vocabulary
+from platen.baselines.words import END, START, UNKNOWN, Vocabulary
 from platen.errors import DataError
 
 MODEL_FILE = "ngram.json"
@@ -78,6 +79,25 @@ class NgramModel:
     def perplexity(self, tokens: Sequence[str]) -> float:
         """2 to the entropy: among how many equally likely words the model seems to choose."""
         return float(np.exp2(self.entropy(tokens)))
+
+    def text_perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
+        """The perplexity of several sentences as one text, of which there must be one.
+
+        A word that the vocabulary lacks counts as no likelier than its rarest word: `<unk>` stands for many,
+        and a text of nothing but unknown words would otherwise be the likeliest of all.
+        """
+        start = [START] * (self.order - 1)
+        row = np.concatenate(
+            [piece for words in sentences for piece in (start, self.vocabulary.ids(words), [END])]
+        ).astype(np.int64)
+        scores = self.table.log2_scores(row, ())
+        scores = np.where(row == UNKNOWN, np.minimum(scores, self._rarest), scores)
+        return float(np.exp2(-scores[row != START].mean()))
+
+    @cached_property
+    def _rarest(self) -> float:
+        """log2 of the least probability that a word has by itself."""
+        return float(np.log2(self.table.levels[0].probability[END:].min()))
 
     def sample(self, count: int, context: Sequence[str] = (), *, seed: int = 0) -> list[str]:
         """Up to `count` words after a context, fewer where the sentence ends. The same seed, the same words.

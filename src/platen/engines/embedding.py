@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from platen.engines.prompts import text_prompt
-from platen.errors import BundleError, MissingExtraError
+from platen.errors import BundleError
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.config import SUPPORTED_ARCHITECTURES
+from platen.models.hub import open_transformers, positions
 from platen.models.sentence import Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests
 from platen.tokens.tokenizer import Tokenizer
@@ -172,33 +173,16 @@ class TransformersEncoder:
     name = "transformers"
 
     def __init__(self, path: Path) -> None:
-        try:
-            from transformers import AutoModel
-            from transformers.utils.logging import disable_progress_bar
-        except ImportError:
-            raise MissingExtraError("embeddings", f"the model {path}") from None
         self._tokenizer = Tokenizer.from_dir(path)
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            self._model: Any = AutoModel.from_pretrained(
-                path,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            ).eval()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise BundleError(
-                f"transformers can't open {path}: {str(error).strip().splitlines()[0]}",
-                hint="Take a folder with safetensors of an encoder such as BERT.",
-            ) from None
+        advice = "Take a folder with safetensors of an encoder such as BERT."
+        self._model = open_transformers(path, "AutoModel", advice=advice, complete=False)
         config = self._model.config
         if config.is_encoder_decoder:
             raise BundleError(
                 f"{path} is an encoder-decoder", hint="Platen embeds with encoders and Llama-family models."
             )
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
-        self.max_tokens = _positions(config)
+        self.max_tokens = positions(config)
         self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
 
     def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
@@ -207,13 +191,6 @@ class TransformersEncoder:
     def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
         hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden
-
-
-def _positions(config: Any) -> int:
-    """Positions that texts can use: RoBERTa and its kin count from after the padding's id."""
-    positions = int(config.max_position_embeddings)
-    counts_from_padding = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
-    return positions - config.pad_token_id - 1 if counts_from_padding else positions
 
 
 def open_embedder(path_or_name: Path | str, *, pooling: Pooling | None = None) -> Embedder:

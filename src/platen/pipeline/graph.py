@@ -11,7 +11,6 @@ from pathlib import Path
 
 from platen.errors import ConfigError
 from platen.project import PretrainConfig, Project, ReleaseConfig
-from platen.projectfilters import filter_files
 from platen.projectparts import Section
 from platen.stages import Stage, StageContext, StageResult
 
@@ -36,6 +35,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
 
     Raises ConfigError when a source matches no file.
     """
+    from platen.data.filters.files import filter_files
     from platen.data.sources import source_files
 
     stages = [

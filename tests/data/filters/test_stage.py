@@ -64,6 +64,23 @@ def test_no_training_document_shares_a_passage_with_the_held_out(tmp_path: Path)
     assert len(together) == 20 - report["dropped"]["across_splits"]["documents"] == 19  # type: ignore[index]
 
 
+def test_perplexities_are_shown_in_their_order(tmp_path: Path) -> None:
+    # Half of the texts have only the words of the reference, half none of them.
+    (tmp_path / "clean.txt").write_text("b c b c")
+    write(
+        tmp_path,
+        [*(f"c b b {'c b ' * n}" for n in range(6)), *(f"zz yy xx {'ww vv ' * n}" for n in range(6))],
+    )
+    block = {"block": "perplexity", "reference": {"path": "clean.txt"}, "max_perplexity": 1_000_000}
+    _, report, page = run(tmp_path, block)
+    found = report["filters"][0]["found"]  # type: ignore[index]
+    ordered = sorted(found, key=lambda between: int(between.partition("–")[0].replace(",", "")))
+    assert len(ordered) > 1
+    assert sum(found.values()) == 12
+    places = [page.index(f">{between}</text>") for between in ordered]
+    assert places == sorted(places)
+
+
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, ["Ein Satz auf Deutsch, der lang genug ist, um erkannt zu werden.", "Und noch ein Satz."])
     with pytest.raises(DataError, match="none is left"):
@@ -77,7 +94,16 @@ def test_mistakes_in_the_project_file_are_explained(tmp_path: Path) -> None:
     with pytest.raises(PlatenError, match=r"blocks\.0\.block: found the text \"piii\"; .*did you mean pii\?"):
         load_project(file)
     file.write_text(start + "      - block: near_duplicates\n        similarty: 0.5\n")
-    with pytest.raises(PlatenError, match=r"blocks\.0\.similarty: unknown key; did you mean similarity\?"):
+    message = (
+        r"blocks\.0\.similarty: unknown key; did you mean similarity\?; allowed here: block, similarity;"
+    )
+    with pytest.raises(PlatenError, match=message):
+        load_project(file)
+    file.write_text(start + "      - block: pii\n")
+    with pytest.raises(PlatenError, match=r"keys there: block, kinds, names, action, mask, regions$"):
+        load_project(file, ["data.filters.blocks.0.similarity=0.5"])
+    file.write_text(start + "      - words: list.txt\n")  # of which block, nobody knows yet
+    with pytest.raises(PlatenError, match=r"blocks\.0\.block: found nothing .*allowed: one of c4, "):
         load_project(file)
     file.write_text(start + "      - block: contamination\n        across_splits: false\n")
     with pytest.raises(PlatenError, match="nothing to compare with"):

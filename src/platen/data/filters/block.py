@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.batching import batched
 from loguru import logger
 
 # datatrove tells every worker's standard error about every task; errors reach us as exceptions anyway.
@@ -89,6 +90,8 @@ class Block(PipelineStep):  # type: ignore[misc]
     """A block over single documents: `apply` is all that one adds."""
 
     type = "platen"
+    batch = 1
+    """Documents that `prepare` sees at once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,6 +99,9 @@ class Block(PipelineStep):  # type: ignore[misc]
         self.counts = BlockCounts(name)
         self.show: Callable[[str], str] = str
         """What of a text may stand in the report."""
+
+    def prepare(self, documents: Sequence[Document]) -> None:
+        """Look at the next documents before each is applied: for what takes less time for many at once."""
 
     @abstractmethod
     def apply(self, document: Document) -> str | Removed:
@@ -108,7 +114,7 @@ class Block(PipelineStep):  # type: ignore[misc]
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass documents through; the counts are those of all that went through this object."""
         counts = self.counts
-        for document in data:
+        for document in self._prepared(data):
             before = document.text
             began = time.perf_counter()
             result = self.apply(document)
@@ -130,6 +136,13 @@ class Block(PipelineStep):  # type: ignore[misc]
                     counts.keep(Example(document.id, *pair))
                 document.text = result
             yield document
+
+    def _prepared(self, data: Iterable[Document]) -> Iterator[Document]:
+        for documents in batched(data, self.batch):
+            began = time.perf_counter()
+            self.prepare(documents)
+            self.counts.seconds += time.perf_counter() - began
+            yield from documents
 
 
 class Rules(Block):

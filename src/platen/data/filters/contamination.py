@@ -72,16 +72,16 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 class Contamination(Block):
-    """`folder` gets the index; it must be where all workers can read it."""
+    """`folder` gets the index; it must be where all workers can read it. Paths begin at `directory`."""
 
-    def __init__(self, config: ContaminationBlock, folder: Path) -> None:
+    def __init__(self, config: ContaminationBlock, directory: Path, folder: Path) -> None:
         """Raises DataError for a benchmark that can't be read or has no item to look for."""
         super().__init__(config.block)
         self._folder = folder
         self._index: Index | None = None
         folder.mkdir(parents=True)
         for name in config.against:
-            index = build_index(read_items(Path(name)), config.ngram)
+            index = build_index(read_items(directory / name), config.ngram)
             if not index:
                 raise DataError(
                     f"the benchmark {name} has no text of {FEWEST_WORDS} words",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,15 @@ def run_tasks(
         return
     from datatrove.executor import LocalPipelineExecutor
 
+    if workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        steps = [partial(_share_cores, threads=threads), *steps]
     LocalPipelineExecutor([*steps], tasks=tasks, workers=workers, logging_dir=str(logs)).run()
+
+
+def _share_cores(data: None, rank: int, world_size: int, *, threads: int) -> None:
+    """A first step, in a worker: models that a block opens there compute on so many threads."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def _run_on_ray(steps: Sequence[PipelineStep], tasks: int, logs: Path, workers: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from datatrove.data import Document
 
 from platen.data.filters.block import Block, Removed
+from platen.data.filters.names import Names
 from platen.projectfilters import PiiBlock
 from platen.scan.masks import masking
 from platen.scan.phones import Phones
@@ -17,8 +19,8 @@ from platen.scan.secrets import Secrets
 class Redactor:
     """Blackens what the block looks for, for examples in a report."""
 
-    def __init__(self, config: PiiBlock) -> None:
-        self._scanners = scanners(config)
+    def __init__(self, config: PiiBlock, directory: Path) -> None:
+        self._scanners = scanners(config, directory)
 
     def __call__(self, text: str) -> str:
         for scanner in self._scanners:
@@ -29,10 +31,11 @@ class Redactor:
 class Pii(Block):
     """`seed` keys the hashes, so that equal things have equal marks in all runs of a project."""
 
-    def __init__(self, config: PiiBlock, seed: int) -> None:
+    def __init__(self, config: PiiBlock, directory: Path, seed: int) -> None:
+        """Raises BundleError for a model of names that can't be opened, MissingExtraError."""
         super().__init__(config.block)
         self._config = config
-        self._scanners = scanners(config)
+        self._scanners = scanners(config, directory)
         self._key = hashlib.sha256(f"platen {seed}".encode()).digest()
 
     def apply(self, document: Document) -> str | Removed:
@@ -51,7 +54,8 @@ class Pii(Block):
         return Removed(seen[0]) if seen and self._config.action == "drop" else text
 
 
-def scanners(config: PiiBlock) -> tuple[Scanner, ...]:
-    """What looks for the block's kinds."""
+def scanners(config: PiiBlock, directory: Path) -> tuple[Scanner, ...]:
+    """What looks for the block's kinds. Names come last: those in addresses are part of the addresses."""
     national = (Phones(config.regions),) if config.regions and "phone" in config.kinds else ()
-    return (Secrets(config.kinds), *national)
+    names = (Names(directory / config.names),) if config.names is not None else ()
+    return (Secrets(config.kinds), *national, *names)

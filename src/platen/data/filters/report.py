@@ -53,6 +53,7 @@ def write_report(file: Path, counts: Sequence[BlockCounts], before: Profile, aft
         funnel=_funnel(counts, before),
         lengths=_lengths(before, after),
         languages=_languages(counts, after),
+        perplexities=_perplexities(counts),
         cost=_cost(counts, after),
         duplicates=[block for block in counts if block.name in _DUPLICATES],
         mostly_women=_occupations(bias, MOSTLY_WOMEN),
@@ -102,6 +103,14 @@ def _languages(counts: Sequence[BlockCounts], after: Profile) -> list[Bar]:
         Bar(code, seen / most, f"{seen:,} → {after.languages[code]:,}", after.languages[code] / most)
         for code, seen in common
     ]
+
+
+def _perplexities(counts: Sequence[BlockCounts]) -> list[Bar]:
+    """Documents between powers of two, in their order, of the first block that measured them."""
+    found = next((block.found for block in counts if block.name == "perplexity"), {})
+    most = max([*found.values(), 1])
+    ordered = sorted(found.items(), key=lambda entry: int(entry[0].partition("–")[0].replace(",", "")))
+    return [Bar(between, seen / most, f"{seen:,}") for between, seen in ordered]
 
 
 def _cost(counts: Sequence[BlockCounts], after: Profile) -> list[Bar]:

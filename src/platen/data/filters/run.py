@@ -26,6 +26,7 @@ from platen.data.filters.gopher import GopherQuality, GopherRepetition
 from platen.data.filters.language import Language
 from platen.data.filters.markup import Markup
 from platen.data.filters.near import NearDuplicates
+from platen.data.filters.perplexity import Perplexity
 from platen.data.filters.pii import Pii, Redactor
 from platen.data.filters.shards import (
     ShardReader,
@@ -54,10 +55,12 @@ from platen.projectfilters import (
     LanguageBlock,
     MarkupBlock,
     NearBlock,
+    PerplexityBlock,
     PiiBlock,
     ToxicityBlock,
     UnicodeBlock,
 )
+from platen.stages import Progress, SilentProgress
 
 
 @dataclass
@@ -79,12 +82,22 @@ class Filtered:
 class Filters:
     """One run of the blocks; `counts` has an entry for each, in order, when `run` is over."""
 
-    def __init__(self, config: FiltersConfig, project_dir: Path, work: Path, seed: int) -> None:
-        """`work` is a folder that every worker must see. Raises ConfigError, DataError."""
+    def __init__(
+        self,
+        config: FiltersConfig,
+        project_dir: Path,
+        work: Path,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        """`work` is a folder that every worker must see. Raises ConfigError, DataError, BundleError."""
+        progress = progress or SilentProgress()
         self._config, self._work = config, work
         self.counts: list[BlockCounts] = []
         self._passes = [Pass()]
-        redactor = next((Redactor(block) for block in config.blocks if isinstance(block, PiiBlock)), None)
+        redactor = next(
+            (Redactor(block, project_dir) for block in config.blocks if isinstance(block, PiiBlock)), None
+        )
         self._show = redactor or str
         for number, settings in enumerate(config.blocks):
             last = self._passes[-1]
@@ -94,7 +107,7 @@ class Filters:
                 continue
             if last.corpus:
                 self._passes.append(last := Pass())
-            block = _block(settings, project_dir, work / f"index{number}", seed)
+            block = _block(settings, project_dir, work / f"index{number}", seed, progress)
             block.show = self._show
             last.blocks.append(block)
 
@@ -195,7 +208,7 @@ def _corpus_block(config: BlockConfig) -> CorpusBlock | None:
     return NearDuplicates(config) if isinstance(config, NearBlock) else None
 
 
-def _block(config: BlockConfig, project_dir: Path, index: Path, seed: int) -> Block:
+def _block(config: BlockConfig, project_dir: Path, index: Path, seed: int, progress: Progress) -> Block:
     match config:
         case EncodingBlock():
             return Encoding(config)
@@ -213,10 +226,12 @@ def _block(config: BlockConfig, project_dir: Path, index: Path, seed: int) -> Bl
             return C4(config)
         case FineWebBlock():
             return FineWeb(config)
+        case PerplexityBlock():
+            return Perplexity(config, project_dir, progress)
         case ContaminationBlock():
-            return Contamination(config.located(project_dir), index)
+            return Contamination(config, project_dir, index)
         case PiiBlock():
-            return Pii(config, seed)
+            return Pii(config, project_dir, seed)
         case ToxicityBlock():
-            return Toxicity(config.located(project_dir))
+            return Toxicity(config, project_dir)
     raise TypeError(config)

@@ -38,7 +38,7 @@ def filtered(
     from platen.data.prepare import Dropped
 
     before, after = Profile(), Profile(probes=True)
-    filters = Filters(config, ctx.project_dir, ctx.out / "filters.tmp", ctx.seed)
+    filters = Filters(config, ctx.project_dir, ctx.out / "filters.tmp", ctx.seed, ctx.progress)
     with ctx.progress.task("filtering documents", unit="documents") as task:
         for done, passed in enumerate(filters.run(before.watch(documents)), start=1):
             after.add(passed.document, passed.language)

@@ -1,16 +1,37 @@
-"""Drops documents with words of a list, found whatever their case, accents and look-alike letters."""
+"""Drops documents with words of a list, found whatever their case, accents and look-alike letters, and those
+with a passage that a classifier is against."""
 
 from __future__ import annotations
 
+import re
+from collections import deque
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 from datatrove.data import Document
+from numpy.typing import NDArray
 
 from platen.data.filters.block import Block, Removed
+from platen.errors import BundleError, ConfigError
 from platen.projectfilters import ToxicityBlock
 from platen.scan.lists import read_words
 from platen.scan.words import Words
+
+PASSAGE = 500
+"""Characters that a classifier sees at once: about a comment, which most are trained on."""
+_PASSAGE = re.compile(rf"\S.{{0,{PASSAGE - 1}}}(?=\s|\Z)|\S.{{0,{PASSAGE - 1}}}", re.DOTALL)
+
+
+class Classifier(Protocol):
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(N, L): how likely each label is, for each text."""
+        ...
 
 
 @cache
@@ -19,17 +40,77 @@ def _scanner(words: tuple[str, ...]) -> Words:
     return Words(words)
 
 
-class Toxicity(Block):
-    """Raises ConfigError for a list that can't be read."""
+@cache
+def open_classifier(folder: Path) -> Classifier:
+    """The classifier in a folder, kept by the process. Raises BundleError, MissingExtraError."""
+    from platen.models.bundle import read_json
 
-    def __init__(self, config: ToxicityBlock) -> None:
+    if (folder / "classifier.json").is_file():
+        if read_json(folder / "classifier.json").get("kind") == "naive_bayes":
+            from platen.baselines.naive_bayes import NaiveBayes
+
+            return NaiveBayes.load(folder)
+        from platen.baselines.text_classifier import TextClassifier
+
+        return TextClassifier.load(folder)
+    if not (folder / "config.json").is_file():
+        raise BundleError(
+            f"{folder} holds no text classifier",
+            hint="Give a folder that NaiveBayes or TextClassifier saved, or one of transformers.",
+        )
+    from platen.models.hub import Labeller
+
+    return Labeller(folder, "SequenceClassification")
+
+
+class Toxicity(Block):
+    """A document is as bad as its worst passage."""
+
+    def __init__(self, config: ToxicityBlock, directory: Path) -> None:
+        """Raises ConfigError for a list that can't be read and a label that the classifier lacks, BundleError
+        for a classifier that can't be opened, MissingExtraError."""
         super().__init__(config.block)
-        self._words = tuple(read_words(Path(config.words), "word list"))
-        self._most = config.max_matches
+        self._words: tuple[str, ...] = ()
+        if config.words is not None:
+            self._words = tuple(read_words(directory / config.words, "word list"))
+        self._most, self._threshold = config.max_matches, config.threshold
+        self._classifier: Path | None = None
+        if config.classifier is not None:
+            self._classifier = directory / config.classifier
+            labels = open_classifier(self._classifier).labels
+            if config.label not in labels:
+                raise ConfigError(
+                    f"the classifier {self._classifier} has no label {config.label}",
+                    hint=f"Its labels are {', '.join(labels)}.",
+                )
+            self._label, self._column = config.label, labels.index(config.label)
+            self.batch = 32
+        self._scores: deque[float] = deque()
+        """Of the documents that were prepared and not applied yet."""
+
+    def prepare(self, documents: Sequence[Document]) -> None:
+        if self._classifier is None:
+            return
+        passages = [_PASSAGE.findall(document.text) for document in documents]
+        flat = [passage for own in passages for passage in own]
+        likely = open_classifier(self._classifier).probabilities(flat)[:, self._column]
+        at = 0
+        for own in passages:
+            self._scores.append(float(likely[at : at + len(own)].max(initial=0.0)))
+            at += len(own)
 
     def apply(self, document: Document) -> str | Removed:
-        matches = [*_scanner(self._words).matches(document.text, 0)]
+        text: str = document.text
+        score = 0.0
+        if self._classifier is not None:
+            score = self._scores.popleft()
+            tenth = min(int(score * 10), 9) / 10
+            self.found(f"{self._label} {tenth:.1f}–{tenth + 0.1:.1f}")
+        matches = [*_scanner(self._words).matches(text, 0)] if self._words else []
         if matches:
             self.found("words", len(matches))
-        text: str = document.text
-        return Removed("words of the list") if len(matches) > self._most else text
+        if len(matches) > self._most:
+            return Removed("words of the list")
+        if self._classifier is not None and score >= self._threshold:
+            return Removed(f"{self._label} by the classifier")
+        return text

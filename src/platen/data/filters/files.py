@@ -1,0 +1,38 @@
+"""Which files the blocks of `data.filters` read beside the documents: a change makes the stage stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platen.data.sourcefile import SourceFile
+from platen.data.sources import find_files
+from platen.data.wholes import watched
+from platen.errors import DataError
+from platen.project import DataConfig
+from platen.projectdata import Source
+from platen.projectfilters import FiltersConfig, PerplexityBlock
+
+
+def filter_files(config: FiltersConfig | None, directory: Path) -> tuple[Path | str, ...]:
+    """Files as Path, others as URL, of folders all files.
+
+    What is not there is the block's to complain of. Raises DataError for a reference that matches nothing.
+    """
+    found: list[Path | str] = []
+    for block in config.blocks if config else ():
+        for path in (directory / name for name in block.reads()):
+            inside = path.rglob("*") if path.is_dir() else (path,)
+            found += sorted(file for file in inside if file.is_file())
+        if isinstance(block, PerplexityBlock) and block.reference is not None:
+            for file in reference_files(directory, block.reference):
+                found += watched(file)
+    return tuple(found)
+
+
+def reference_files(directory: Path, source: Source) -> tuple[SourceFile, ...]:
+    """The files of a perplexity block's reference. Raises DataError when there are none."""
+    try:
+        return find_files(directory, DataConfig(sources=(source,)))
+    except DataError as error:
+        message = error.message.replace("data.sources", "the reference of a perplexity block")
+        raise DataError(message, hint=error.hint and error.hint.replace("data.sources", "it")) from None

@@ -1,0 +1,119 @@
+"""The n-gram model of a perplexity block's reference: counted once, and kept by what the reference says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platen.baselines.ngram import KneserNey
+from platen.baselines.words import sentences, words
+from platen.data.clean import CleaningCounts, clean_text
+from platen.data.filters.files import reference_files
+from platen.data.sources import read_documents
+from platen.errors import DataError
+from platen.project import CleanConfig
+from platen.projectdata import Source
+from platen.stages import Progress
+
+ORDER, MIN_COUNT = 5, 2
+"""As `platen baselines ngram` counts."""
+HELD_OUT = 10
+"""One document in so many is not counted but scored, where percentiles are asked for."""
+FEWEST_HELD_OUT = 20
+"""Documents that a percentile is taken of."""
+MOST_CHARACTERS = 100_000_000
+"""Counting holds some 60 bytes for each."""
+READ = 1_000_000
+"""Characters of a document that are scored."""
+
+
+def perplexity(model: KneserNey, text: str) -> float | None:
+    """A text's perplexity by word, None without a word."""
+    found = [words(sentence) for sentence in sentences(text[:READ])]
+    return model.text_perplexity(found) if found else None
+
+
+def reference_model(directory: Path, source: Source, *, held_out: bool, progress: Progress) -> Path:
+    """The folder of the reference's model under `.platen/references`; counts it when it is not there.
+
+    With `held_out` it also has `held_out.npy`: perplexities of documents that were not counted. Raises
+    DataError for a reference that can't be read, is too large, or has too few documents to hold some out.
+    """
+    from xxhash import xxh3_128
+
+    texts = _texts(directory, source)
+    key = xxh3_128(repr((1, ORDER, MIN_COUNT, HELD_OUT if held_out else 0)).encode())
+    for text in texts:
+        key.update(len(text).to_bytes(8, "little"))
+        key.update(text.encode("utf-8", "replace"))
+    folder = directory / ".platen" / "references" / key.hexdigest()
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    for left in folder.parent.glob(".*"):  # what killed runs left; only one run at a time works on a project
+        shutil.rmtree(left)
+    apart = {text for text in texts if _is_apart(text)} if held_out else set()
+    if held_out and len(apart) < FEWEST_HELD_OUT:
+        raise DataError(
+            f"{source.path}: {len(apart)} of {len(texts)} documents are held out, too few for a percentile",
+            hint=f"Give a reference of {FEWEST_HELD_OUT * HELD_OUT * 2} different documents or more, one a "
+            "line in JSON lines for example, or max_perplexity.",
+        )
+    with progress.task(f"counting the n-grams of {source.path}"):
+        counted = [
+            [sys.intern(word) for word in words(sentence)]
+            for text in texts
+            if text not in apart
+            for sentence in sentences(text)
+        ]
+        model = KneserNey.fit(counted, order=ORDER, min_count=MIN_COUNT)
+        model.save(partial)
+        np.save(partial / "held_out.npy", _scores(model, sorted(apart)), allow_pickle=False)
+    partial.rename(folder)
+    return folder
+
+
+def held_out_perplexities(folder: Path) -> NDArray[np.float64]:
+    """The perplexities of the documents that `reference_model` did not count."""
+    scores: NDArray[np.float64] = np.load(folder / "held_out.npy", allow_pickle=False)
+    return scores
+
+
+def _texts(directory: Path, source: Source) -> list[str]:
+    texts: list[str] = []
+    room = MOST_CHARACTERS
+    for file in reference_files(directory, source):
+        for document in read_documents(file):
+            texts.append(clean_text(document.text, CleanConfig(), CleaningCounts()))
+            room -= len(texts[-1])
+            if room < 0:
+                raise DataError(
+                    f"{source.path} is a reference of more than {MOST_CHARACTERS:,} characters",
+                    hint="A part of it does; so much is counted in memory.",
+                )
+    if not any(map(str.strip, texts)):
+        raise DataError(f"{source.path} is a reference without a word", hint="Give clean text.")
+    return texts
+
+
+def _is_apart(text: str) -> bool:
+    """By its content, so that equal documents are not on both sides."""
+    from xxhash import xxh3_64_intdigest
+
+    return bool(xxh3_64_intdigest(text.encode("utf-8", "replace")) % HELD_OUT == 0)
+
+
+def _scores(model: KneserNey, texts: list[str]) -> NDArray[np.float64]:
+    def found() -> Iterator[float]:
+        for text in texts:
+            score = perplexity(model, text)
+            if score is not None:
+                yield score
+
+    return np.array(list(found()))
