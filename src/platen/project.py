@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from platen.checks import check_cron, check_split
+from platen.errors import ConfigError
 from platen.overlay import overlaid
 from platen.projectdata import OnError as OnError
 from platen.projectdata import ReadLimits as ReadLimits
@@ -363,6 +364,9 @@ class Service(Section):
     """Serving."""
 
 
+_ABOUT_A_MODEL = ("model", "evaluate", "gate", "register_as", "compile_to", "variants")
+
+
 class Project(Section):
     """A whole project."""
 
@@ -378,8 +382,8 @@ class Project(Section):
     """How text becomes tokens."""
     model: ModelConfig = ModelConfig()
     """The network."""
-    train: TrainConfig
-    """Pretraining."""
+    train: TrainConfig | None = None
+    """Pretraining; without it the project ends with its data, and its tokens if `tokenizer` is given."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Measuring the trained model."""
     gate: tuple[GateRule, ...] = ()
@@ -401,6 +405,7 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Project:
+        self._check_trains()
         self._check_context()
         if self.model.architecture != "llama" and not self.variants:
             raise ValueError(
@@ -411,7 +416,19 @@ class Project(Section):
             raise ValueError("evaluate.split is test, but data.split.test leaves that split empty")
         return self
 
+    def _check_trains(self) -> None:
+        """Sections about a model need one that is trained; a section without effect is a mistake."""
+        names = {"register_as": "register", "compile_to": "compile"}
+        idle = [names.get(name, name) for name in _ABOUT_A_MODEL if name in self.model_fields_set]
+        if self.train is None and idle:
+            raise ValueError(
+                f"{', '.join(idle)} without train: give train, such as `train: {{minutes: 2}}`, "
+                f"or leave {'it' if len(idle) == 1 else 'them'} out too for a project that trains no model"
+            )
+
     def _check_context(self) -> None:
+        if self.train is None:
+            return
         if self.train.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"train.sequence_length ({self.train.sequence_length}) is longer than "
@@ -423,6 +440,20 @@ class Project(Section):
                 f"model.max_position_embeddings ({self.model.max_position_embeddings})"
             )
 
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether there are a tokenizer and tokens: for a model, or asked for by a section of their own."""
+        return self.train is not None or "tokenizer" in self.model_fields_set
+
+    def training(self) -> TrainConfig:
+        """How the model is trained. Raises ConfigError when the project trains none."""
+        if self.train is None:
+            raise ConfigError(
+                f"the project {self.name} trains no model: its file has no `train` section",
+                hint="add one, such as `train: {minutes: 2}`, and `platen run`; or name a model",
+            )
+        return self.train
+
     def variant(self, name: str) -> Project:
         """This project with the changes of one of its variants made to `model` and `train`.
 
@@ -431,7 +462,10 @@ class Project(Section):
         """
         change = self.variants[name]
         result = self.model_copy(
-            update={"model": overlaid(self.model, change.model), "train": overlaid(self.train, change.train)}
+            update={
+                "model": overlaid(self.model, change.model),
+                "train": overlaid(self.training(), change.train),
+            }
         )
         result._check_context()
         return result
