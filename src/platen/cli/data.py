@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from platen.cli import data_diff, data_label
-from platen.errors import ConfigError, DataError
+from platen.errors import ConfigError, DataError, complaint
+from platen.wording import counted
 
 if TYPE_CHECKING:
     from platen.data.intake import Intake
@@ -116,7 +117,10 @@ def slack(
         pulled = pull(client, out, Wanted(config.sources[0].kinds, names, begin), ConsoleObserver())
     for problem in pulled.problems:
         print(f"{problem.detail}\n  → {problem.hint}", file=sys.stderr)
-    print(f"{pulled.messages} messages of {pulled.users} people in {pulled.channels} channels: {out}")
+    print(
+        f"{counted(pulled.messages, 'message')} of {counted(pulled.users, 'person', 'people')} in "
+        f"{counted(pulled.channels, 'channel')}: {out}"
+    )
 
 
 def source_config(**source: Any) -> DataConfig:
@@ -130,7 +134,7 @@ def source_config(**source: Any) -> DataConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][2:3])
-        raise ConfigError(f"--{where}: {first['msg']}" if where else first["msg"]) from None
+        raise ConfigError(f"--{where}: {complaint(first)}" if where else complaint(first)) from None
 
 
 def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stream: Any) -> int:
@@ -148,7 +152,7 @@ def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stre
 
 def reading_summary(count: int, intake: Intake, quarantine: Path | None) -> str:
     """How many documents there were, and what of the source was none."""
-    parts = [f"{count} documents"]
+    parts = [counted(count, "document")]
     broken = ", ".join(f"{number} {reason}" for reason, number in intake.quarantined.most_common())
     left_out = ", ".join(f"{number} {reason}" for reason, number in intake.left_out.most_common())
     if broken:

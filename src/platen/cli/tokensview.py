@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from platen.wording import counted
+
 if TYPE_CHECKING:
     from platen.tokens.audit import Audit
     from platen.tokens.count import Count
@@ -23,7 +25,8 @@ def show_counts(counts: Iterable[Count], as_json: bool) -> None:
     for count in counts:
         per_token = f"{count.bytes / count.tokens:.2f}" if count.tokens else "–"
         typer.echo(
-            f"{count.tokens:>12,}  {count.name}  ({count.characters:,} characters, {per_token} bytes a token)"
+            f"{count.tokens:>12,}  {count.name}  "
+            f"({counted(count.characters, 'character')}, {per_token} bytes a token)"
         )
 
 

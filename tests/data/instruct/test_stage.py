@@ -184,7 +184,7 @@ def test_broken_records_are_kept_with_their_reason(tmp_path: Path) -> None:
 
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("{}\n")
-    with pytest.raises(DataError, match="the instruction set is empty: 1 records could not be read"):
+    with pytest.raises(DataError, match="the instruction set is empty: 1 record could not be read"):
         make(tmp_path, InstructConfig(sources=(PairSource(path="pairs.jsonl"),)))
 
 
