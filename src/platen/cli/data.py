@@ -95,10 +95,15 @@ def slack(
     since: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only messages from this day (UTC) on.")
     ] = None,
+    look_back: Annotated[
+        float,
+        typer.Option(min=0, help="Days that a further pull reads again, for edits and replies."),
+    ] = 30.0,
 ) -> None:
     """Pull a Slack workspace through its API, with the token in the variable SLACK_TOKEN.
 
-    Broken off, the same command goes on where it stopped. Read the folder with `format: slack`.
+    Broken off, the same command goes on where it stopped; once finished, it adds what is new. The folder is
+    read with `format: slack`.
 
     Examples:
 
@@ -114,12 +119,15 @@ def slack(
     config = source_config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
     begin = since.replace(tzinfo=UTC).timestamp() if since else 0.0
     with SlackClient.from_environment() as client:
-        pulled = pull(client, out, Wanted(config.sources[0].kinds, names, begin), ConsoleObserver())
+        wanted = Wanted(config.sources[0].kinds, names, begin, look_back)
+        pulled = pull(client, out, wanted, ConsoleObserver())
     for problem in pulled.problems:
         print(f"{problem.detail}\n  → {problem.hint}", file=sys.stderr)
     print(
         f"{counted(pulled.messages, 'message')} of {counted(pulled.users, 'person', 'people')} in "
-        f"{counted(pulled.channels, 'channel')}: {out}"
+        f"{counted(pulled.channels, 'channel')}"
+        + (f", {pulled.new:,} of them new" if pulled.new < pulled.messages else "")
+        + f": {out}"
     )
 
 
