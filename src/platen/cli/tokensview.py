@@ -35,6 +35,8 @@ def show_audit(audit: Audit) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from platen.tokens.audit import unknown_share
+
     console = Console(highlight=False)
     table = Table("language", box=None, pad_edge=False)
     for heading in ("characters", "bytes", *audit.vocabularies):
@@ -45,8 +47,8 @@ def show_audit(audit: Audit) -> None:
         for name in audit.vocabularies:
             one = audit.cost(name, cost.language)
             fertility = f"{one.tokens_per_word:.2f}/word" if one.tokens_per_word else ""
-            unknown = f" {one.unknown_rate:.0%} unknown" if one.unknown else ""
-            cells.append(f"{one.tokens}  {one.tokens_per_byte:.2f}/byte  {fertility:>9}{unknown}")
+            cost_of = f"{one.tokens}  {one.tokens_per_byte:.2f}/byte  {fertility:>9} {unknown_share(one)}"
+            cells.append(cost_of.rstrip())
         table.add_row(cost.language, str(cost.size.characters), str(cost.size.bytes), *cells)
     console.print(table)
     for name in audit.vocabularies:
