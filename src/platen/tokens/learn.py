@@ -16,10 +16,10 @@ from typing import Any
 
 from platen.errors import ConfigError, DataError, MissingExtraError
 from platen.project import TokenizerConfig
-from platen.tokens.chat_templates import CHAT_TEMPLATES
+from platen.tokens.chat_templates import CHAT_TEMPLATES, PLAIN_CHAT_TEMPLATE
 from platen.tokens.ranks import LLAMA3_PATTERN
 from platen.tokens.specials import BOS, EOS, FILL_IN_THE_MIDDLE, PAD, UNK, markers_of
-from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, Tokenizer
+from platen.tokens.tokenizer import Tokenizer
 from platen.wording import counted
 
 # Longer lines are skipped by SentencePiece's trainer unless it is told that there are any.
