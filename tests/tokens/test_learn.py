@@ -72,8 +72,8 @@ def test_what_can_not_be_learned_is_refused() -> None:
     config = TokenizerConfig(vocab_size=260, fill_in_the_middle=True, special_tokens=("<|x|>",))
     with pytest.raises(ConfigError, match="7 special tokens have to fit"):
         learn_tokenizer(TEXTS, config, Path())
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # more characters than entries
     with pytest.raises(DataError, match="SentencePiece can't learn"):
-        many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # more characters than entries
         learn_tokenizer([many], TokenizerConfig(kind="sentencepiece_bpe", vocab_size=300), Path())
 
 

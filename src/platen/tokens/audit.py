@@ -147,7 +147,7 @@ def read_language_texts(folder: Path) -> dict[str, str]:
 def plot_audit(audit: Audit, file: Path) -> None:
     """Tokens per byte by language, a bar a tokenizer, as a PNG file.
 
-    A text that becomes one unknown token looks cheap, so bars with unknown tokens are hatched, with the share.
+    A text that becomes one unknown token looks cheap; bars with such tokens are hatched, with the share.
     """
     import numpy as np
     from matplotlib.figure import Figure
@@ -164,21 +164,24 @@ def plot_audit(audit: Audit, file: Path) -> None:
             np.arange(len(languages)) + (number - (len(names) - 1) / 2) * height,
             [cost.tokens_per_byte for cost in costs],
             height,
-            label=f"{name} ({audit.vocabularies[name]:,})",
+            color=f"C{number}",
         )
         for bar, cost in zip(bars, costs, strict=True):
             if cost.unknown:
-                bar.set(hatch="////", edgecolor=bar.get_facecolor(), facecolor="white")
+                bar.set(hatch="////", edgecolor=f"C{number}", facecolor="white")
         axes.bar_label(bars, [unknown_share(cost) for cost in costs], padding=3, fontsize=7)
     axes.set_yticks(range(len(languages)), languages)
     axes.invert_yaxis()
     axes.set_xlabel("tokens per byte of UTF-8 (fewer is cheaper)")
     axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
+    keys = [
+        Patch(color=f"C{number}", label=f"{name} ({audit.vocabularies[name]:,})")
+        for number, name in enumerate(names)
+    ]
     if any(cost.unknown for cost in audit.costs):
-        handles.append(Patch(hatch="////", edgecolor="grey", facecolor="white"))
-        labels.append("not comparable: with unknown tokens")
-    axes.legend(handles, labels, frameon=False)
+        label = "not comparable: with unknown tokens"
+        keys.append(Patch(hatch="////", edgecolor="grey", facecolor="white", label=label))
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(file, dpi=130)
 
 
