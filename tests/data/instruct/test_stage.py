@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -228,6 +229,8 @@ def test_the_help_desks_export_becomes_an_instruction_set(tmp_path: Path) -> Non
     data, made = inputs["data"].path, inputs["instruct"].path
     read = [json.loads(line) for name in ("train", "validation") for line in (data / f"{name}.jsonl").open()]
     assert sum(len(one["metadata"]["conversation"]) for one in read) >= 2000
+    for one in read:  # whoever answers speaks of the error that was asked about
+        assert len(set(re.findall(r"error (\d+)", one["text"]))) <= 1, one["text"]
     places = {one["source"]: split for split in ("train", "validation") for one in examples(made, split)}
     for split in ("train", "validation"):
         documents = {json.loads(line)["id"] for line in (data / f"{split}.jsonl").open()}
