@@ -130,7 +130,7 @@ def validation_ids(task: Task) -> NDArray[np.unsignedinteger]:
 
 def ours(task: Task) -> Score:
     project = load_project(EXAMPLE).project
-    train = project.train.model_copy(update={"minutes": task.minutes, "steps": None, "tokens": None})
+    train = project.training().model_copy(update={"minutes": task.minutes, "steps": None, "tokens": None})
     ctx = task.context("train", PretrainConfig(model=project.model, train=train), "tokens", "tokenizer")
     result = pretrain(ctx)
     bundle = open_bundle(ctx.out)

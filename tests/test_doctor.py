@@ -84,6 +84,11 @@ def test_this_machine_as_it_is(project: Path) -> None:
     assert not (project / ".platen").exists(), "looking leaves nothing behind"
 
 
+def test_a_project_that_trains_nothing(project: Path, torch_says: Any) -> None:
+    (project / "platen.yaml").write_text("name: words\ndata: {sources: [{path: corpus/*.txt}]}\n")
+    assert look(project)["project file"].found.endswith("words, data, no model")
+
+
 def test_looking_imports_nothing_heavy() -> None:
     code = (
         "import sys, platen.doctor as d; d.examine(None); "

@@ -43,7 +43,7 @@ def test_values_arrive_with_their_types(tmp_path: Path) -> None:
     project = loaded.project
     assert project.name == "demo"
     assert project.data.sources[0].path == "corpus/*.txt"
-    assert project.train.learning_rate == 0.001
+    assert project.training().learning_rate == 0.001
     assert project.gate[0].max == 3.0
     assert project.tokenizer.min_frequency == 2  # a default
 
@@ -62,7 +62,7 @@ def test_the_file_itself_can_be_named(tmp_path: Path) -> None:
 )
 def test_numbers_follow_yaml_1_2(tmp_path: Path, written: str, value: float) -> None:
     text = VALID.replace("learning_rate: 1e-3", f"learning_rate: {written}")
-    assert load(tmp_path, text).project.train.learning_rate == value
+    assert load(tmp_path, text).project.training().learning_rate == value
 
 
 @pytest.mark.parametrize("written", ["no", "on", "1:30", "2024-01-01", "=", "1_000", '"5"', "'null'"])
@@ -107,20 +107,23 @@ def test_overrides_win_and_the_last_most(tmp_path: Path) -> None:
         "train.grad_clip=null",
         "store=a=b",
     ).project
-    assert project.train.steps == 30
-    assert project.train.learning_rate == 5e-4
+    assert project.training().steps == 30
+    assert project.training().learning_rate == 5e-4
     assert project.data.sources[0].path == "other.txt"
     assert project.data.sources[0].encoding == "latin-1"
     assert project.gate == ()
     assert project.evaluate.prompts == ("a", "b: c")
     assert project.register_as.promote == "candidate"
     assert project.variants["wide"].model == {"hidden_size": 128}
-    assert project.train.grad_clip is None
+    assert project.training().grad_clip is None
     assert project.store == "a=b"
 
 
 def test_an_override_mends_the_file(tmp_path: Path) -> None:
-    assert load(tmp_path, VALID.replace("steps: 10", "steps: ten"), "train.steps=5").project.train.steps == 5
+    assert (
+        load(tmp_path, VALID.replace("steps: 10", "steps: ten"), "train.steps=5").project.training().steps
+        == 5
+    )
 
 
 # -- environment ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ THANKS = [
     "Great, solved in {number} minutes.",
     "Perfect :pray:",
 ]
-CHAT = ["Lunch at {number}?", "Cake in {place}!", "Who parked in spot {number}?", "Good morning all."]
+CHAT = ["Lunch at {hour}?", "Cake in {place}!", "Who parked in spot {number}?", "Good morning all."]
 
 
 @dataclass
@@ -54,12 +54,12 @@ class Workspace:
         self.days[folder, day].append({"type": "message", "user": user, "ts": ts, "text": text, **more})
         return ts
 
-    def fill(self, text: str) -> str:
-        return text.format(
-            thing=self.chance.choice(MADE_UP["things"]),
-            place=self.chance.choice(MADE_UP["places"]),
-            number=self.chance.randrange(2, 1000),
-        )
+    def some(self) -> dict[str, Any]:
+        """What may be filled into a text, by chance."""
+        thing, place = (self.chance.choice(MADE_UP[kind]) for kind in ("things", "places"))
+        number = self.chance.randrange(2, 1000)
+        day, hour = 4 + number % 17, 2 + number % 10
+        return {"thing": thing, "place": place, "number": number, "error": number, "day": day, "hour": hour}
 
 
 def thread(made: Workspace, folder: str, at: float) -> None:
@@ -68,7 +68,9 @@ def thread(made: Workspace, folder: str, at: float) -> None:
     problem = chance.choice(MADE_UP["problems"])
     asker, helper = chance.choice(made.people)["id"], chance.choice(made.desk)["id"]
     mention = f"<@{helper}> " if chance.random() < 0.2 else ""
-    root = made.say(folder, at, asker, mention + made.fill(chance.choice(problem["ask"])))
+    ask, asked = chance.choice(problem["ask"]), made.some()
+    root = made.say(folder, at, asker, mention + ask.format(**asked))
+    about = {key: asked[key] for key in ("thing", "place", "error")}  # who answers speaks of the same ones
     turns: list[tuple[str, str]] = []
     if chance.random() < 0.6:
         turns += [
@@ -82,7 +84,7 @@ def thread(made: Workspace, folder: str, at: float) -> None:
             turns.append((helper, f"You're welcome, <@{asker}>. See also <#C01DESK|help-desk>."))
     for user, text in turns:
         at += chance.choice([40, 300, 2_000, 60_000]) * (0.5 + chance.random())
-        made.say(folder, at, user, made.fill(text), thread_ts=root)
+        made.say(folder, at, user, text.format(**made.some() | about), thread_ts=root)
 
 
 def workspace(threads: int, seed: int) -> Workspace:
@@ -107,13 +109,15 @@ def workspace(threads: int, seed: int) -> Workspace:
         thread(made, chance.choice(["help-desk"] * 7 + ["help-finance", "D01", "mpdm-ada--ben-1"]), at)
         person = chance.choice(people)["id"]
         if chance.random() < 0.15:
-            made.say("random", at + 60, person, made.fill(chance.choice(CHAT)))
+            made.say("random", at + 60, person, chance.choice(CHAT).format(**made.some()))
         if chance.random() < 0.1:
             made.say(
                 "help-desk", at + 90, person, f"<@{person}> has joined the channel", subtype="channel_join"
             )
         if chance.random() < 0.1:
-            made.say("help-desk", at + 95, "U999", made.fill("Ticket {number} is open."), bot_id="B1")
+            made.say(
+                "help-desk", at + 95, "U999", "Ticket {number} is open.".format(**made.some()), bot_id="B1"
+            )
     return made
 
 

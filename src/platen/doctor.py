@@ -322,6 +322,8 @@ def _key(upstream: UpstreamConfig, variable: str) -> Check:
 def _project_file(loaded: LoadedProject) -> Check:
     project = loaded.project
     what = f"{len(project.variants)} variants" if project.variants else project.model.architecture
+    if project.train is None:
+        what = "data and tokens, no model" if project.makes_tokens else "data, no model"
     return Check("project file", "ok", f"{loaded.path}: {project.name}, {what}")
 
 

@@ -6,6 +6,9 @@ these. The server turns them into OpenAI error objects.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class PlatenError(Exception):
     """Base of every error a user can cause.
@@ -78,3 +81,8 @@ class RegistryError(PlatenError):
 def first_line(error: BaseException) -> str:
     """What an error of a library says in one line, or its type when it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def complaint(details: Mapping[str, Any]) -> str:
+    """What pydantic has against a value, one of its `errors()`, without its own words before a check's."""
+    return str(details["msg"]).removeprefix("Value error, ")

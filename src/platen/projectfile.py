@@ -171,7 +171,7 @@ def _not_a_section(values: Values) -> Problem:
     if values.root is None and not values.problems:
         return Problem(
             (),
-            "the file is empty; a project gives at least name, data and train "
+            "the file is empty; a project gives at least name and data, and train for a model "
             "(`platen new NAME` writes one to start from)",
             Position(1, 1),
         )

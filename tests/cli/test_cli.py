@@ -124,7 +124,8 @@ def test_a_version_goes_through_its_whole_life(tmp_path: Path) -> None:
     assert "platen show evaluate -p hello" in run.stdout
     shown = platen("show", "train", "-p", "hello", cwd=tmp_path, columns=60)
     path = next((tmp_path / "hello" / ".platen" / "store" / "train").iterdir())
-    assert str(path) in "".join(shown.stdout.split()), "a path cut short can't be copied"
+    assert str(path) in shown.stdout, "a path broken in two can't be copied"
+    assert "  model.safetensors\n" in shown.stdout
     assert "tiny@1" in platen("models", "-p", "hello", cwd=tmp_path).stdout
     promoted = platen("models", "promote", "tiny@1", "candidate", "-p", "hello", cwd=tmp_path)
     assert promoted.returncode == 0, promoted.stderr

@@ -91,3 +91,28 @@ def test_reading_leaves_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert mine.read_text() == "precious"
     run("read", "mixed.jsonl", "--quarantine", "new.jsonl")
     assert json.loads((tmp_path / "new.jsonl").read_text())["reason"] == "not-json"
+
+
+def test_hints_fit_a_command_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "binary.txt").write_bytes(b"a\0b")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    for source in ("nowhere.txt", "*.nothing", "binary.txt", "empty.txt", "sqlite:///desk.db"):
+        with pytest.raises(DataError) as refused:
+            run("read", source)
+        assert refused.value.hint
+        assert "data.sources" not in str(refused.value)
+
+
+def test_one_document_is_no_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.jsonl").write_text('{"text": "Good."}\n')
+    (tmp_path / "two.jsonl").write_text('{"text": "Good."}\n{"text": "Better."}\n')
+    assert run("read", "one.jsonl").splitlines()[-1] == "1 document"
+    assert run("read", "two.jsonl").splitlines()[-1] == "2 documents"
+
+
+def test_a_refused_option_is_told_in_our_own_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        run("read", "one.jsonl", "--encoding", "klingon")
+    assert str(refused.value).startswith("--encoding: Python knows no text encoding of this name")

@@ -57,7 +57,7 @@ def test_a_source_of_which_nothing_can_be_read_is_an_error(tmp_path: Path, corpu
     (tmp_path / "bad").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "bad" / name).write_bytes(b"\0")
-    with pytest.raises(DataError, match=r"nothing could be read .* 2 records .* bad/a\.txt is binary"):
+    with pytest.raises(DataError, match=r"nothing could be read .* 2 broken records.* bad/a\.txt is binary"):
         prepared(tmp_path, Source(path="corpus"), Source(path="bad"))
 
 

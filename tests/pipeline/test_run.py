@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from platen.artifacts import Store
+from platen.cli.main import app
 from platen.errors import ArtifactError, ConfigError, GateFailed
 from platen.pipeline.housekeeping import collect, find_garbage
 from platen.pipeline.runner import Pipeline, RunReport
@@ -115,6 +116,43 @@ def test_only_the_named_stage_and_what_it_needs_are_made(tiny_project: Path) -> 
     assert report.made == ["data", "tokenizer", "tokens"]
     with pytest.raises(ConfigError, match="no stage is called 'trian'"):
         run(tiny_project, "trian")
+
+
+DATA_ALONE = "name: words\ndata:\n  sources:\n    - path: corpus/*.txt\n"
+
+
+@pytest.mark.parametrize(
+    ("sections", "stages"),
+    [
+        ("", ["data"]),
+        ("instruct: {build: [documents]}\n", ["data", "instruct"]),
+        ("tokenizer: {vocab_size: 300}\n", ["data", "tokenizer", "tokens"]),
+    ],
+)
+def test_a_project_without_training_ends_with_its_data(
+    tmp_path: Path, sections: str, stages: list[str]
+) -> None:
+    directory = write_project(tmp_path / "words", DATA_ALONE + sections)
+    assert [entry.stage.name for entry in pipeline_of(directory).plan()] == stages
+    with pytest.raises(ConfigError, match="no stage is called 'train'") as caught:
+        run(directory, "train")
+    assert "`train`" in str(caught.value)
+
+
+def test_a_project_of_data_alone_runs(tmp_path: Path) -> None:
+    directory = write_project(tmp_path / "words", DATA_ALONE)
+    assert run(directory).made == ["data"]
+    assert run(directory).fresh == ["data"]
+
+
+@pytest.mark.parametrize("command", ["serve", "generate x", "plan", "compile", "run --serve"])
+def test_what_needs_a_model_says_that_the_project_trains_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(write_project(tmp_path / "words", DATA_ALONE))
+    with pytest.raises(ConfigError, match="the project words trains no model"):
+        app(command.split(), standalone_mode=False)
+    assert not (tmp_path / "words" / ".platen" / "store").exists()
 
 
 def test_a_failed_gate_releases_nothing_says_by_how_much_and_needs_no_retraining(again: Path) -> None:

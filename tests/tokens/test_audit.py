@@ -89,6 +89,14 @@ def test_a_table_of_named_tokenizers(tmp_path: Path) -> None:
     assert (tmp_path / "audit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_plot_marks_what_is_unknown(tmp_path: Path) -> None:
+    """[UNK] for a whole sentence is few tokens, and not cheap. SVG files have their texts as comments."""
+    plot_audit(audit({"bpe": learned("bpe")}, planes=False), tmp_path / "bpe.svg")
+    plot_audit(audit({"wordpiece": learned("wordpiece")}, planes=False), tmp_path / "wordpiece.svg")
+    assert "<!-- 100% unknown -->" in (tmp_path / "wordpiece.svg").read_text()
+    assert "unknown" not in (tmp_path / "bpe.svg").read_text()
+
+
 def test_texts_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no"):
         read_language_texts(tmp_path)

@@ -72,10 +72,18 @@ def test_what_can_not_be_learned_is_refused() -> None:
     config = TokenizerConfig(vocab_size=260, fill_in_the_middle=True, special_tokens=("<|x|>",))
     with pytest.raises(ConfigError, match="7 special tokens have to fit"):
         learn_tokenizer(TEXTS, config, Path())
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # more characters than entries
     with pytest.raises(DataError, match="SentencePiece can't learn"):
-        learn_tokenizer([""], TokenizerConfig(kind="sentencepiece_bpe", vocab_size=9000), Path())
+        learn_tokenizer([many], TokenizerConfig(kind="sentencepiece_bpe", vocab_size=300), Path())
 
 
 def test_a_byte_level_tokenizer_is_no_sentencepiece(tiny_tokenizer: Tokenizer) -> None:
     with pytest.raises(ConversionError, match="cuts texts by rules"):
         from_tokenizer(tiny_tokenizer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texts", [[], [""], ["\n \n", "\t"]])
+def test_nothing_is_learned_from_no_text(kind: str, texts: list[str]) -> None:
+    with pytest.raises(DataError, match="nothing to learn a tokenizer from"):
+        learn_tokenizer(texts, TokenizerConfig(kind=kind, vocab_size=400), Path())

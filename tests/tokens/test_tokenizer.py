@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platen.errors import BundleError
-from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, ChatTemplateError, TextStream, Tokenizer
+from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, ChatTemplateError
+from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.toolmodels import TEMPLATES
 
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=60)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from platen.cli import data_diff, data_label
-from platen.errors import ConfigError, DataError
+from platen.errors import ConfigError, DataError, complaint
+from platen.wording import counted
 
 if TYPE_CHECKING:
     from platen.data.intake import Intake
@@ -94,10 +95,15 @@ def slack(
     since: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only messages from this day (UTC) on.")
     ] = None,
+    look_back: Annotated[
+        float,
+        typer.Option(min=0, help="Days that a further pull reads again, for edits and replies."),
+    ] = 30.0,
 ) -> None:
     """Pull a Slack workspace through its API, with the token in the variable SLACK_TOKEN.
 
-    Broken off, the same command goes on where it stopped. Read the folder with `format: slack`.
+    Broken off, the same command goes on where it stopped; once finished, it adds what is new. The folder is
+    read with `format: slack`.
 
     Examples:
 
@@ -113,10 +119,16 @@ def slack(
     config = source_config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
     begin = since.replace(tzinfo=UTC).timestamp() if since else 0.0
     with SlackClient.from_environment() as client:
-        pulled = pull(client, out, Wanted(config.sources[0].kinds, names, begin), ConsoleObserver())
+        wanted = Wanted(config.sources[0].kinds, names, begin, look_back)
+        pulled = pull(client, out, wanted, ConsoleObserver())
     for problem in pulled.problems:
         print(f"{problem.detail}\n  → {problem.hint}", file=sys.stderr)
-    print(f"{pulled.messages} messages of {pulled.users} people in {pulled.channels} channels: {out}")
+    print(
+        f"{counted(pulled.messages, 'message')} of {counted(pulled.users, 'person', 'people')} in "
+        f"{counted(pulled.channels, 'channel')}"
+        + (f", {pulled.new:,} of them new" if pulled.new < pulled.messages else "")
+        + f": {out}"
+    )
 
 
 def source_config(**source: Any) -> DataConfig:
@@ -130,7 +142,7 @@ def source_config(**source: Any) -> DataConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][2:3])
-        raise ConfigError(f"--{where}: {first['msg']}" if where else first["msg"]) from None
+        raise ConfigError(f"--{where}: {complaint(first)}" if where else complaint(first)) from None
 
 
 def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stream: Any) -> int:
@@ -148,7 +160,7 @@ def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stre
 
 def reading_summary(count: int, intake: Intake, quarantine: Path | None) -> str:
     """How many documents there were, and what of the source was none."""
-    parts = [f"{count} documents"]
+    parts = [counted(count, "document")]
     broken = ", ".join(f"{number} {reason}" for reason, number in intake.quarantined.most_common())
     left_out = ", ".join(f"{number} {reason}" for reason, number in intake.left_out.most_common())
     if broken:

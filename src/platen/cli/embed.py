@@ -14,6 +14,7 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption
 from platen.errors import ConfigError
+from platen.wording import counted
 
 if TYPE_CHECKING:
     from platen.data.document import Document
@@ -105,7 +106,9 @@ def run(
             counts = embed_corpus(documents(), opened, writer, ConsoleObserver(Console(stderr=True)), kept)
         print(reading_summary(counts.texts, intake, None), file=sys.stderr)
     cut = f", {counts.cut} of them cut to what the model reads" if counts.cut else ""
-    typer.echo(f"{counts.texts} vectors ({counts.cached} known before{cut}) of {opened.stamp}: {out}")
+    typer.echo(
+        f"{counted(counts.texts, 'vector')} ({counts.cached} known before{cut}) of {opened.stamp}: {out}"
+    )
 
 
 @app.command()
@@ -161,7 +164,7 @@ def plot(
     from platen.embeddings.vectorfile import VectorFile
 
     points = write_map(VectorFile(vectors), out, method=method, color=color, limit=limit)
-    typer.echo(f"{points} texts: {out}")
+    typer.echo(f"{counted(points, 'text')}: {out}")
 
 
 def _open(model: str | None, project: Path, role: Role, prompt: str | None, pooling: str | None) -> TextModel:

@@ -74,6 +74,8 @@ def _registered(pipeline: Pipeline, which: str | None) -> Version:
     from platen.registry import reading
 
     own = pipeline.project.register_as.model or pipeline.project.name
+    if which is None and not reading.versions(pipeline.directory, own):
+        pipeline.project.training()  # without it there never will be a version, and that is what to say
     model, _, version = (which or own).partition("@")
     return reading.get(pipeline.directory, model, version or "production")
 

@@ -83,6 +83,7 @@ def _subject(
             raise ConfigError(f"can't read {file}: {error}") from error
         return _Subject(str(model), config.num_parameters(), config)
     described = open_pipeline(project, overrides).project
+    described.training()
     from platen.models.config import llama_config
 
     config = llama_config(described.model, described.tokenizer.vocab_size)

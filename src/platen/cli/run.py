@@ -43,6 +43,8 @@ def command(
     if names and looks_like_project(names[0]):
         project = Path(names.pop(0))
     pipeline = open_pipeline(project, overrides)
+    if serve:
+        pipeline.project.training()  # said before the work rather than after it
     report = _make(pipeline, tuple(names), wait)
     if serve:
         from platen.cli.serve import serve_project

@@ -63,45 +63,46 @@ def find_manifest(manifests: list[Manifest], wanted: str) -> Manifest:
 
 def _draw(pipeline: Pipeline, manifest: Manifest, by_ref: dict[str, Manifest]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
     from rich.tree import Tree
 
     from platen.cli.console import human_size, human_time
 
-    console = Console(highlight=False)
+    # Lines go on beyond the terminal's edge: a path or hash cut short or broken in two can't be copied.
+    console = Console(highlight=False, soft_wrap=True)
     found = pipeline.store.find(manifest.name, manifest.fingerprint)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a path or hash cut short can't be copied
-    table.add_row("artifact", f"[bold]{manifest.ref}[/] ({manifest.kind})")
-    table.add_row("where", str(found.path) if found else pipeline.store.shown)
-    table.add_row("made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in {human_time(manifest.duration_s)}")
-    table.add_row("with", ", ".join(f"{k} {v}" for k, v in manifest.made_with.items()))
-    for key, value in manifest.metrics.items():
-        table.add_row(key, f"{value:,.6g}")
-    for key, note in manifest.notes.items():
-        table.add_row(key, note)
-    console.print(table)
-    files = Table("file", "size", "sha256", box=None, pad_edge=False)
+    facts = {
+        "artifact": f"{manifest.ref} ({manifest.kind})",
+        "where": str(found.path) if found else pipeline.store.shown,
+        "made": f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in {human_time(manifest.duration_s)}",
+        "with": ", ".join(f"{name} {version}" for name, version in manifest.made_with.items()),
+    }
+    rows = [*facts.items(), *((key, f"{value:,.6g}") for key, value in manifest.metrics.items())]
+    rows += manifest.notes.items()
+    width = max(len(key) for key, _ in rows)
+    for key, value in rows:
+        console.print(f"[bold]{escape(key):<{width}}[/]  {escape(value)}")
+    console.print(f"\n[bold]{'size':>9}  {'sha256':<16}  file[/]")
     for entry in manifest.files:
-        files.add_row(entry.path, human_size(entry.size), entry.sha256[:16])
-    console.print(files)
-    tree = Tree("[bold]lineage[/]")
+        console.print(f"{human_size(entry.size):>9}  {entry.sha256[:16]}  {escape(entry.path)}")
+    tree = Tree("\n[bold]lineage[/]")
     _grow(tree, manifest, by_ref, set())
     console.print(tree)
     plots = [str(found.path / e.path) for e in manifest.files if e.path.endswith(".png")] if found else []
     for plot in plots:
-        console.print(f"plot  file://{plot}", soft_wrap=True)
+        console.print(f"plot  file://{escape(plot)}")
 
 
 def _grow(tree: Tree, manifest: Manifest, by_ref: dict[str, Manifest], shown: set[str]) -> None:
+    from rich.markup import escape
+
     if manifest.ref in shown:
         tree.add(f"{manifest.ref} [dim](above)[/]")
         return
     shown.add(manifest.ref)
     branch = tree.add(f"{manifest.ref} [dim]{manifest.kind}[/]")
     for source in manifest.sources:
-        branch.add(f"{source.path} [dim]{source.sha256[:12]}[/]")
+        branch.add(f"{escape(source.path)} [dim]{source.sha256[:12]}[/]")
     for role, ref in manifest.inputs.items():
         if ref in by_ref:
             _grow(branch, by_ref[ref], by_ref, shown)

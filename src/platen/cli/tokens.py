@@ -13,7 +13,8 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.cli.tokensview import show_audit, show_counts
-from platen.errors import ConfigError
+from platen.errors import ConfigError, complaint
+from platen.wording import counted
 
 if TYPE_CHECKING:
     from platen.tokens.tokenizer import Tokenizer
@@ -86,7 +87,7 @@ def train(
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{option}: {first['msg']}", hint="see platen tokens train --help") from None
+        raise ConfigError(f"--{option}: {complaint(first)}", hint="see platen tokens train --help") from None
     with _new_folder(out) as folder:
         reading = read_texts(find_texts(texts), "reading text", ConsoleObserver())
         tokenizer = learn_tokenizer(reading, config, Path.cwd())
@@ -129,12 +130,11 @@ def extend(
             from platen.models.resize import resize_bundle
 
             rows = resize_bundle(open_bundle(what), extension.tokenizer, extension.origins, folder)
-            typer.echo(f"{out}: {len(extension.origins)} new tokens, {rows:,} rows")
+            typer.echo(f"{out}: {counted(len(extension.origins), 'new token')}, {rows:,} rows")
         else:
             extension.tokenizer.save(folder)
-            typer.echo(
-                f"{out}: {len(extension.origins)} new tokens, {extension.tokenizer.vocab_size:,} in all"
-            )
+            new = counted(len(extension.origins), "new token")
+            typer.echo(f"{out}: {new}, {extension.tokenizer.vocab_size:,} in all")
     for word, reason in extension.refused.items():
         typer.echo(f"  not added: {word} {reason}")
 
@@ -272,8 +272,8 @@ def encode(
     for name, found in meta.splits.items():
         if found.documents:
             typer.echo(
-                f"{out / name}.bin: {found.tokens:,} tokens of {found.documents:,} texts, {meta.dtype}, "
-                f"{found.bytes / found.tokens:.2f} bytes a token"
+                f"{out / name}.bin: {counted(found.tokens, 'token')} of {counted(found.documents, 'text')}, "
+                f"{meta.dtype}, {found.bytes / found.tokens:.2f} bytes a token"
             )
 
 

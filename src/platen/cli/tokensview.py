@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from platen.wording import counted
+
 if TYPE_CHECKING:
     from platen.tokens.audit import Audit
     from platen.tokens.count import Count
@@ -23,7 +25,8 @@ def show_counts(counts: Iterable[Count], as_json: bool) -> None:
     for count in counts:
         per_token = f"{count.bytes / count.tokens:.2f}" if count.tokens else "–"
         typer.echo(
-            f"{count.tokens:>12,}  {count.name}  ({count.characters:,} characters, {per_token} bytes a token)"
+            f"{count.tokens:>12,}  {count.name}  "
+            f"({counted(count.characters, 'character')}, {per_token} bytes a token)"
         )
 
 
@@ -31,6 +34,8 @@ def show_audit(audit: Audit) -> None:
     """A row a language, a column a tokenizer; then the characters that are lost."""
     from rich.console import Console
     from rich.table import Table
+
+    from platen.tokens.audit import unknown_share
 
     console = Console(highlight=False)
     table = Table("language", box=None, pad_edge=False)
@@ -42,8 +47,8 @@ def show_audit(audit: Audit) -> None:
         for name in audit.vocabularies:
             one = audit.cost(name, cost.language)
             fertility = f"{one.tokens_per_word:.2f}/word" if one.tokens_per_word else ""
-            unknown = f" {one.unknown_rate:.0%} unknown" if one.unknown else ""
-            cells.append(f"{one.tokens}  {one.tokens_per_byte:.2f}/byte  {fertility:>9}{unknown}")
+            cost_of = f"{one.tokens}  {one.tokens_per_byte:.2f}/byte  {fertility:>9} {unknown_share(one)}"
+            cells.append(cost_of.rstrip())
         table.add_row(cost.language, str(cost.size.characters), str(cost.size.bytes), *cells)
     console.print(table)
     for name in audit.vocabularies:

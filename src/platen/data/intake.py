@@ -14,6 +14,7 @@ from platen.data.readers.choose import read_records
 from platen.data.sourcefile import SourceFile
 from platen.errors import DataError
 from platen.projectdata import OnError, Source
+from platen.wording import counted
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -68,9 +69,9 @@ class Intake:
         for source, tally in self._tallies.items():
             if tally.first is not None and not tally.documents:
                 raise DataError(
-                    f"nothing could be read from a source, {tally.broken} records are broken; the first: "
-                    f"{tally.first.detail}",
-                    hint=tally.first.hint or f"Take {source.path.rpartition('@')[2]} out of data.sources.",
+                    "nothing could be read from a source: "
+                    f"{counted(tally.broken, 'broken record')}, the first: {tally.first.detail}",
+                    hint=tally.first.hint or f"Leave {source.path.rpartition('@')[2]} out.",
                 )
 
     def _put_aside(self, broken: Broken) -> None:

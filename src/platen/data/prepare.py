@@ -19,6 +19,7 @@ from platen.data.split import Item, SplitName, assign, item_of
 from platen.errors import DataError, MissingExtraError
 from platen.project import CleanConfig, DataConfig
 from platen.stages import StageContext, StageResult
+from platen.wording import counted
 
 SPLITS = ("train", "validation", "test")
 _LISTED = 100  # names in the report; a web-sized corpus has too many to list
@@ -99,7 +100,7 @@ def prepare(ctx: StageContext) -> StageResult:
     report.quarantined, report.left_out = dict(intake.quarantined), dict(intake.left_out)
     if not items:
         raise DataError(
-            f"the corpus is empty: of {report.documents_read} documents none is left after cleaning",
+            f"the corpus is empty: of {counted(report.documents_read, 'document')} none is left",
             hint="Look at data.sources and data.clean.min_characters.",
         )
     _write_splits(ctx, spool, items, config, report)
@@ -116,7 +117,7 @@ def prepare(ctx: StageContext) -> StageResult:
     for reason, dropped in report.dropped.items():
         metrics[f"dropped_{reason}"] = float(dropped.documents)
         if dropped.documents:
-            ctx.progress.say(f"Dropped {dropped.documents} documents: {reason.replace('_', ' ')}.")
+            ctx.progress.say(f"Dropped {counted(dropped.documents, 'document')}: {reason.replace('_', ' ')}.")
     return StageResult(metrics=metrics)
 
 
@@ -139,7 +140,7 @@ def _read(
                 kept += 1
                 yield replace(document, text=text)
             done += file.size()
-            task.update(done, note=f"{kept} documents")
+            task.update(done, note=counted(kept, "document"))
 
 
 def _keep(documents: Iterable[Document], config: DataConfig, report: Report, spool: Path) -> list[Item]:

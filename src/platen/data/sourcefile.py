@@ -75,14 +75,12 @@ class SourceFile:
                 self.name,
                 "too-large",
                 f"{self.name} has more than {limit:,} bytes",
-                "Cut the file at its natural boundaries, or raise data.limits.document_bytes.",
+                "Cut it at its natural boundaries, or raise data.limits.document_bytes in a project file.",
             )
         return raw
 
     def empty(self) -> Broken:
-        return Broken(
-            self.name, "empty", f"{self.name} is empty", "Fill the file or take it out of data.sources."
-        )
+        return Broken(self.name, "empty", f"{self.name} is empty", "Fill the file or leave it out.")
 
     def size(self) -> int:
         """Bytes as stored, for progress; 0 where nobody knows."""

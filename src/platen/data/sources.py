@@ -63,13 +63,13 @@ def _files_of(project_dir: Path, source: Source, config: DataConfig) -> list[Sou
             return [whole]
     elif source.path.partition("://")[0] in _DATABASES:
         raise DataError(
-            f"data.sources: {source.path.partition('://')[0]}:// is a database",
-            hint="Say format: sql, and what to read from it in query: SELECT …",
+            f"{source.path.partition('://')[0]}:// is a database",
+            hint="Read it with format sql and a query: SELECT …",
         )
     found = _remote_files(source) if "://" in source.path else _local_files(project_dir, source, config)
     if not found:
         raise DataError(
-            f"data.sources: {source.path} matches no file",
+            f"{source.path} matches no file",
             hint=f"A folder gives its {', '.join(FORMATS)} files; for other names give a glob such as "
             "corpus/*.log.",
         )
@@ -88,8 +88,8 @@ def _local_files(project_dir: Path, source: Source, config: DataConfig) -> list[
         paths = [absolute]
     else:
         raise DataError(
-            f"data.sources: {absolute} does not exist",
-            hint="Paths are relative to the project file; correct data.sources.",
+            f"{absolute} does not exist",
+            hint="Correct the path; in a project it is relative to the project file.",
         )
     for found in paths if config.on_error == "stop" else ():
         if found.is_symlink() and not found.exists():
@@ -109,7 +109,7 @@ def _remote_files(source: Source) -> list[tuple[Path | str, str]]:
             paths = filesystem.glob(path) if filesystem.exists(path) or _is_glob(path) else []
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
-            f"data.sources: {source.path} can't be listed: {error}",
+            f"{source.path} can't be listed: {error}",
             hint="Check the address and your access; some protocols need a package (s3fs, gcsfs, adlfs).",
         ) from None
     urls: list[Any] = [filesystem.unstrip_protocol(name) for name in sorted(paths)]

@@ -26,7 +26,7 @@ def find_whole(project_dir: Path, source: Source, limits: ReadLimits) -> SourceF
         return SourceFile(path, file_name(path, project_dir), source, limits)
     if source.format == "git":
         raise DataError(
-            f"data.sources: {path} is no folder, so no git repository",
+            f"{path} is no folder, so no git repository",
             hint="Clone a remote repository first and give the clone's folder.",
         )
     return None
@@ -71,13 +71,13 @@ def _database(project_dir: Path, source: Source, limits: ReadLimits) -> SourceFi
         url = make_url(source.path)
     except (ArgumentError, ValueError):
         raise DataError(
-            f"data.sources: {name} is no database URL",
+            f"{name} is no database URL",
             hint="One looks like sqlite:///tickets.db or postgresql+psycopg://user@host/database.",
         ) from None
     if url.get_backend_name() == "sqlite" and url.database:
         url = url.set(database=str(project_dir / url.database))
         if not Path(url.database or "").is_file():  # SQLite would make an empty one
-            raise DataError(f"data.sources: {url.database} does not exist", hint="Correct data.sources.")
+            raise DataError(f"{url.database} does not exist", hint="Correct the path in the URL.")
     return SourceFile(url.render_as_string(hide_password=False), name, source, limits)
 
 

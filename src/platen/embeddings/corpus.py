@@ -12,6 +12,7 @@ from platen.embeddings.cache import VectorCache, text_key
 from platen.embeddings.models import Embedded, TextModel
 from platen.embeddings.vectorfile import VectorWriter
 from platen.stages import Progress
+from platen.wording import counted
 
 _TEXTS, _CHARACTERS = 512, 4_000_000
 """Of a batch, at most: what is held at once, and what a killed run loses."""
@@ -43,7 +44,7 @@ def embed_corpus(
                 counts.texts += len(batch)
                 counts.cached += cached
                 counts.cut += sum(embedded.cut)
-                task.update(counts.texts, note=f"{counts.texts} texts, {counts.cached} known")
+                task.update(counts.texts, note=f"{counted(counts.texts, 'text')}, {counts.cached} known")
         writer.finish()
     except BaseException:
         writer.discard()

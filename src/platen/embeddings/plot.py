@@ -17,6 +17,7 @@ from platen.data.document import Document
 from platen.embeddings.models import Vectors
 from platen.embeddings.vectorfile import VectorFile
 from platen.errors import ConfigError, DataError
+from platen.wording import counted
 
 _EXCERPT = 300
 _COLOURS = 9
@@ -57,7 +58,7 @@ def write_map(file: VectorFile, out: Path, *, method: str, color: str | None, li
         raise ConfigError(f"--method {method} is neither pca nor umap")
     documents, vectors = _sample(file, limit)
     if len(documents) < 3:
-        raise DataError(f"{file.path} has {len(documents)} texts, too few for a map")
+        raise DataError(f"{file.path} has {counted(len(documents), 'text')}, too few for a map")
     if method == "umap":
         points, axes = umap_points(vectors), ("UMAP 1", "UMAP 2")
     else:

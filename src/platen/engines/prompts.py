@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
+from platen.tokens.chat_templates import ChatTemplateError
+from platen.tokens.tokenizer import Tokenizer
 
 ModelKind = Literal["base", "chat"]
 """A base model continues text; a chat model was trained on turns."""

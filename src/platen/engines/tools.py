@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
+from platen.tokens.chat_templates import ChatTemplateError
+from platen.tokens.tokenizer import Tokenizer
 
 ToolStyle = Literal["tags", "list", "bare"]
 """`<tool_call>{…}</tool_call>` (Hermes, Qwen); `[TOOL_CALLS] [{…}, …]` (Mistral); `{…}` (Llama 3)."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 from platen.errors import ConfigError
-from platen.project import PretrainConfig, Project, ReleaseConfig
+from platen.project import PretrainConfig, Project, ReleaseConfig, StageName
 from platen.projectparts import Section
 from platen.stages import Stage, StageContext, StageResult
 
@@ -48,6 +49,21 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
             sources=(*source_files(directory, project.data), *filter_files(project.data.filters, directory)),
         ),
         *_instructions(project, directory),
+        *_tokens(project, directory),
+    ]
+    if project.train is None:
+        return tuple(stages)
+    if not project.variants:
+        return (*stages, *_training(project, ""), _release(project), *_compilation(project))
+    for name in project.variants:
+        stages += _training(project.variant(name), f"@{name}")
+    return (*stages, _comparison(project))
+
+
+def _tokens(project: Project, directory: Path) -> tuple[Stage, ...]:
+    if not project.makes_tokens:
+        return ()
+    return (
         Stage(
             name="tokenizer",
             kind="tokenizer",
@@ -65,12 +81,7 @@ def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
             config=Section(),
             inputs={"data": "data", "tokenizer": "tokenizer"},
         ),
-    ]
-    if not project.variants:
-        return (*stages, *_training(project, ""), _release(project), *_compilation(project))
-    for name in project.variants:
-        stages += _training(project.variant(name), f"@{name}")
-    return (*stages, _comparison(project))
+    )
 
 
 def _instructions(project: Project, directory: Path) -> tuple[Stage, ...]:
@@ -106,7 +117,7 @@ def _training(project: Project, suffix: str) -> list[Stage]:
         kind="model" if llama else "baseline",
         version=1,
         run=_function("platen.train.pretrain:pretrain"),
-        config=PretrainConfig(model=project.model, train=project.train),
+        config=PretrainConfig(model=project.model, train=project.training()),
         inputs={"tokens": "tokens", "tokenizer": "tokenizer"},
         seeded=True,
         resumable=True,
@@ -178,7 +189,10 @@ def select(stages: tuple[Stage, ...], targets: tuple[str, ...]) -> tuple[Stage, 
     for target in targets:
         named = [name for name in by_name if name == target or name.partition("@")[0] == target]
         if not named:
-            raise ConfigError(f"no stage is called {target!r}", hint=f"stages: {', '.join(by_name)}")
+            hint = f"stages: {', '.join(by_name)}"
+            if target in get_args(StageName):
+                hint += "; others come with their sections in platen.yaml, such as `train`"
+            raise ConfigError(f"no stage is called {target!r}", hint=hint)
         wanted.update(named)
     for stage in reversed(stages):
         if stage.name in wanted:

@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from platen.errors import complaint
+
 TYPES = {
     429: "rate_limit_error",
     500: "server_error",
@@ -158,9 +160,9 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     elif first["type"] == "missing":
         message, code = f"Missing required parameter: '{param}'.", "missing_required_parameter"
     elif first["type"] == "unsupported":
-        message, code = f"'{param}': {first['msg']}", "unsupported_parameter"
+        message, code = f"'{param}': {complaint(first)}", "unsupported_parameter"
     else:
-        message, code = f"Invalid '{param}': {first['msg']}.", "invalid_value"
+        message, code = f"Invalid '{param}': {complaint(first)}.", "invalid_value"
     if len(errors) > 1:
         message += f" ({len(errors) - 1} more problem{'s' if len(errors) > 2 else ''} in this request.)"
     return ApiError(400, message, param=param, code=code)

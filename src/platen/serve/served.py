@@ -23,7 +23,8 @@ from platen.engines.tools import ToolFormat, tool_format
 from platen.serve.errors import ApiError
 from platen.serve.guards import Incoming
 from platen.serve.openai_types import ModelCard
-from platen.tokens.tokenizer import ChatTemplateError, Tokenizer
+from platen.tokens.chat_templates import ChatTemplateError
+from platen.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

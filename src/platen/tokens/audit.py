@@ -145,9 +145,13 @@ def read_language_texts(folder: Path) -> dict[str, str]:
 
 
 def plot_audit(audit: Audit, file: Path) -> None:
-    """Tokens per byte by language, a bar a tokenizer, as a PNG file."""
+    """Tokens per byte by language, a bar a tokenizer, as a PNG file.
+
+    A text that becomes one unknown token looks cheap; bars with such tokens are hatched, with the share.
+    """
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     languages = list(dict.fromkeys(cost.language for cost in audit.costs))
     names = list(audit.vocabularies)
@@ -155,16 +159,32 @@ def plot_audit(audit: Audit, file: Path) -> None:
     axes = figure.subplots()
     height = 0.8 / len(names)
     for number, name in enumerate(names):
-        values = [audit.cost(name, language).tokens_per_byte for language in languages]
-        axes.barh(
+        costs = [audit.cost(name, language) for language in languages]
+        bars = axes.barh(
             np.arange(len(languages)) + (number - (len(names) - 1) / 2) * height,
-            values,
+            [cost.tokens_per_byte for cost in costs],
             height,
-            label=f"{name} ({audit.vocabularies[name]:,})",
+            color=f"C{number}",
         )
+        for bar, cost in zip(bars, costs, strict=True):
+            if cost.unknown:
+                bar.set(hatch="////", edgecolor=f"C{number}", facecolor="white")
+        axes.bar_label(bars, [unknown_share(cost) for cost in costs], padding=3, fontsize=7)
     axes.set_yticks(range(len(languages)), languages)
     axes.invert_yaxis()
     axes.set_xlabel("tokens per byte of UTF-8 (fewer is cheaper)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    keys = [
+        Patch(color=f"C{number}", label=f"{name} ({audit.vocabularies[name]:,})")
+        for number, name in enumerate(names)
+    ]
+    if any(cost.unknown for cost in audit.costs):
+        label = "not comparable: with unknown tokens"
+        keys.append(Patch(hatch="////", edgecolor="grey", facecolor="white", label=label))
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(file, dpi=130)
+
+
+def unknown_share(cost: LanguageCost) -> str:
+    """`12% unknown`, or nothing where all is known."""
+    return f"{cost.unknown_rate:.0%} unknown" if cost.unknown else ""

@@ -10,15 +10,17 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from platen.errors import ConfigError, DataError, MissingExtraError
 from platen.project import TokenizerConfig
-from platen.tokens.chat_templates import CHAT_TEMPLATES
+from platen.tokens.chat_templates import CHAT_TEMPLATES, PLAIN_CHAT_TEMPLATE
 from platen.tokens.ranks import LLAMA3_PATTERN
 from platen.tokens.specials import BOS, EOS, FILL_IN_THE_MIDDLE, PAD, UNK, markers_of
-from platen.tokens.tokenizer import PLAIN_CHAT_TEMPLATE, Tokenizer
+from platen.tokens.tokenizer import Tokenizer
+from platen.wording import counted
 
 # Longer lines are skipped by SentencePiece's trainer unless it is told that there are any.
 _LINE_BYTES = 4096
@@ -36,6 +38,7 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: 
     template = _chat_template(config, project_dir)
     specials = _specials(config, template)
     _check_room(config, specials)
+    texts = _with_text(texts)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -52,6 +55,19 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: 
     if config.kind == "wordpiece":
         tokenizer_config["unk_token"] = UNK
     return Tokenizer((backend.to_str(pretty=True) + "\n").encode(), tokenizer_config)
+
+
+def _with_text(texts: Iterable[str]) -> Iterator[str]:
+    """The same texts. Raises DataError when all are blank: the libraries would learn from them too."""
+    coming, blank = iter(texts), []
+    for text in coming:
+        blank.append(text)
+        if text.strip():
+            return chain(blank, coming)
+    raise DataError(
+        f"there is nothing to learn a tokenizer from: {counted(len(blank), 'text')}, all blank",
+        hint="Give text to learn from.",
+    )
 
 
 def _parts(config: TokenizerConfig, specials: Sequence[str]) -> tuple[Any, Any]:
@@ -131,7 +147,7 @@ def _sentencepiece(texts: Iterable[str], config: TokenizerConfig, specials: Sequ
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"SentencePiece can't learn {config.vocab_size} pieces from this text: {str(error).strip()}",
-            hint="Give more text or set a smaller tokenizer.vocab_size.",
+            hint="Set a tokenizer.vocab_size that fits the text.",
         ) from None
     return to_tokenizer(read_sentencepiece(written.getvalue()))
 

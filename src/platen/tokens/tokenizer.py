@@ -11,32 +11,17 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from platen.errors import BundleError, PlatenError
+from platen.errors import BundleError
+from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, compile_template, render_template
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-
-PLAIN_CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-    {{- message.content -}}
-    {%- if not loop.last and (message.role == 'assistant' or loop.nextitem.role != 'assistant') -%}
-        {{- '\\n\\n' -}}
-    {%- endif -%}
-{%- endfor -%}
-"""
-"""For base models, which know texts and no turns: an answer continues the message before it, and anything
-else starts a new paragraph."""
-
-
-class ChatTemplateError(PlatenError):
-    """The messages don't fit the model's chat template, or the template itself is broken."""
 
 
 @dataclass(frozen=True)
@@ -253,32 +238,18 @@ class Tokenizer:
         Encode the result with `encode(prompt)`: a template writes its own special tokens. Raises
         ChatTemplateError with the template's own complaint.
         """
-        import jinja2
-
         own = (self._template_named("tool_use") if tools else None) or self.chat_template
         template = self._compiled(own or PLAIN_CHAT_TEMPLATE)
         specials = {
             key: _token_text(self._config.get(key)) or "" for key in ("bos_token", "eos_token", "pad_token")
         }
-        try:
-            return str(
-                template.render(
-                    messages=[dict(message) for message in messages],
-                    add_generation_prompt=add_generation_prompt,
-                    tools=tools or None,
-                    **specials,
-                )
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise ChatTemplateError(
-                f"the model's chat template refused the messages: {error}",
-                hint="Give each message a role (system, user, assistant) and a text; most models want user "
-                "and assistant in turn.",
-            ) from None
+        return render_template(
+            template, messages, tools=tools, add_generation_prompt=add_generation_prompt, specials=specials
+        )
 
     def _compiled(self, source: str) -> Any:
         if source not in self._templates:
-            self._templates[source] = _compile_template(source)
+            self._templates[source] = compile_template(source)
         return self._templates[source]
 
     def _special(self, key: str) -> int | None:
@@ -376,38 +347,3 @@ BYTE_OF_LETTER = _letters_of_bytes()
 def _token_text(entry: Any) -> str | None:
     """A special token in `tokenizer_config.json` is a string or an object with its `content`."""
     return entry.get("content") if isinstance(entry, Mapping) else entry
-
-
-def _compile_template(source: str) -> Any:
-    """A chat template as transformers runs it, but it can neither change nor reach anything outside."""
-    import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ChatTemplateError(
-            f"the chat template is not valid Jinja: line {error.lineno}: {error.message}",
-            hint="Correct the template file.",
-        ) from None

@@ -58,7 +58,7 @@ def context(project: Path, tokens: Path, tokenizer: Path, out: Path, overrides: 
     return StageContext(
         name="train",
         fingerprint="",
-        config=PretrainConfig(model=loaded.project.model, train=loaded.project.train),
+        config=PretrainConfig(model=loaded.project.model, train=loaded.project.training()),
         inputs={"tokens": _artifact("tokens", tokens), "tokenizer": _artifact("tokenizer", tokenizer)},
         out=out,
         project_dir=loaded.directory,

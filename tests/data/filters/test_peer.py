@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from benchmarks._words import Blanks
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
     C4QualityFilter,
@@ -14,26 +15,12 @@ from datatrove.pipeline.filters import (
     GopherRepetitionFilter,
 )
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.utils.word_tokenizers import WordTokenizer
 
 from platen.data.filters.block import Block, Removed
 from platen.data.filters.c4 import C4
 from platen.data.filters.fineweb import FineWeb
 from platen.data.filters.gopher import GopherQuality, GopherRepetition
 from platen.projectfilters import C4Block, FineWebBlock, GopherQualityBlock, GopherRepetitionBlock
-
-
-class Blanks(WordTokenizer):  # type: ignore[misc]
-    """Words are what blanks part; a line is a sentence."""
-
-    def word_tokenize(self, text: str) -> list[str]:
-        return text.split()
-
-    def sent_tokenize(self, text: str) -> list[str]:
-        return [text]
-
-    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        return [(0, len(text))]
 
 
 @pytest.fixture(scope="module")

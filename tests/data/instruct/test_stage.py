@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_broken_records_are_kept_with_their_reason(tmp_path: Path) -> None:
 
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("{}\n")
-    with pytest.raises(DataError, match="the instruction set is empty: 1 records could not be read"):
+    with pytest.raises(DataError, match="the instruction set is empty: 1 record could not be read"):
         make(tmp_path, InstructConfig(sources=(PairSource(path="pairs.jsonl"),)))
 
 
@@ -228,6 +229,8 @@ def test_the_help_desks_export_becomes_an_instruction_set(tmp_path: Path) -> Non
     data, made = inputs["data"].path, inputs["instruct"].path
     read = [json.loads(line) for name in ("train", "validation") for line in (data / f"{name}.jsonl").open()]
     assert sum(len(one["metadata"]["conversation"]) for one in read) >= 2000
+    for one in read:  # whoever answers speaks of the error that was asked about
+        assert len(set(re.findall(r"error (\d+)", one["text"]))) <= 1, one["text"]
     places = {one["source"]: split for split in ("train", "validation") for one in examples(made, split)}
     for split in ("train", "validation"):
         documents = {json.loads(line)["id"] for line in (data / f"{split}.jsonl").open()}

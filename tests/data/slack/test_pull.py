@@ -86,6 +86,83 @@ def test_every_kind_of_channel_with_its_threads(fake: tuple[Workspace, str], tmp
     assert {document.metadata["kind"] for document in documents} == {"public", "private", "dm", "group-dm"}
 
 
+HOUR = 3600
+
+
+def grown(made: Workspace) -> None:
+    """An hour later there are one more message and a fifth reply in the thread."""
+    made.calls.clear()
+    messages, thread = made.messages["C1"], made.replies["C1", ts(6 * HOUR)]
+    messages.append({"ts": ts(13 * HOUR), "user": "U3", "text": "message 7"})
+    reply = {"ts": ts(13 * HOUR + 1), "thread_ts": ts(6 * HOUR), "user": "U2", "text": "reply 5"}
+    thread.append(reply)
+    thread[0] |= {"reply_count": 5, "latest_reply": reply["ts"]}
+
+
+def asked(made: Workspace, method: str) -> list[str]:
+    return [about for called, about, _ in made.calls if called == f"conversations.{method}"]
+
+
+def test_a_further_pull_reads_only_threads_that_have_grown(
+    fake: tuple[Workspace, str], tmp_path: Path
+) -> None:
+    made, address = fake
+    made.messages["C1"][3]["latest_reply"] = ts(6 * HOUR + 4)
+    with SlackClient(TOKEN, address) as client:
+        assert pull(client, tmp_path, Wanted()).new == 14
+        made.calls.clear()
+        again = pull(client, tmp_path, Wanted())
+        assert (again.messages, again.new, asked(made, "replies")) == (14, 0, [])
+        assert texts(tmp_path) == EVERYTHING
+        grown(made)
+        made.messages["C1"][5]["text"] = "edited"
+        del made.messages["C1"][4]
+        assert pull(client, tmp_path, Wanted()).new == 2
+    assert set(asked(made, "replies")) == {"C1" + ts(6 * HOUR)}
+    changed = sorted({*EVERYTHING} - {"message 4", "message 5"} | {"edited", "message 7", "reply 5"})
+    assert texts(tmp_path) == changed
+
+
+def test_beyond_the_look_back_only_newer_messages_are_read(
+    fake: tuple[Workspace, str], tmp_path: Path
+) -> None:
+    made, address = fake
+    wanted = Wanted(kinds=("public",), channels=("help",), look_back=0)
+    with SlackClient(TOKEN, address) as client:
+        pull(client, tmp_path, wanted)
+        grown(made)
+        pull(client, tmp_path, wanted)
+        kept = sorted(text for text in EVERYTHING if text.split()[0] in ("message", "reply"))
+        assert texts(tmp_path) == sorted([*kept, "message 7"])  # the reply to an old thread is not told of
+        assert (asked(made, "history"), asked(made, "replies")) == (["C1"], [])
+        made.messages["C1"].append(
+            made.replies["C1", ts(6 * HOUR)][-1] | {"ts": ts(14 * HOUR), "text": "to the channel too"}
+        )
+        made.replies["C1", ts(6 * HOUR)].append(made.messages["C1"][-1])
+        pull(client, tmp_path, wanted)
+        assert texts(tmp_path) == sorted([*kept, "message 7", "reply 5", "to the channel too"])
+        made.calls.clear()
+        pull(client, tmp_path, wanted)
+        assert asked(made, "replies") == []
+
+
+def test_a_channel_that_was_not_pulled_alike_is_read_whole(
+    fake: tuple[Workspace, str], tmp_path: Path
+) -> None:
+    made, address = fake
+    since = float(ts(4 * 7200))
+    with SlackClient(TOKEN, address) as client:
+        pull(client, tmp_path, Wanted(kinds=("public",), channels=("help",), since=since, look_back=0))
+        made.messages["C2"] = [{"ts": ts(0), "user": "U1", "text": "the app was let in"}]
+        pulled = pull(client, tmp_path, Wanted(look_back=0))
+        assert texts(tmp_path) == sorted([*EVERYTHING, "the app was let in"])
+        assert (pulled.new, pulled.problems) == (15, [])
+        day = next((tmp_path / "help").glob("*.json"))
+        day.write_text(day.read_text()[:-20])
+        pull(client, tmp_path, Wanted(look_back=0))
+    assert texts(tmp_path) == sorted([*EVERYTHING, "the app was let in"])
+
+
 def test_what_is_refused_or_fails_is_asked_for_again(fake: tuple[Workspace, str], tmp_path: Path) -> None:
     made, address = fake
     made.trouble = [None, "429", "429", None, "500", None, "hang up", None, None, "503", "hang up", "429"]

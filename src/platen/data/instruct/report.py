@@ -15,6 +15,7 @@ from pathlib import Path
 from platen.data.instruct.acts import ACTS, MEANINGS
 from platen.data.instruct.balance import Balance, percent
 from platen.data.instruct.messages import SPLITS, Example
+from platen.wording import counted
 
 _SAMPLES = 5
 
@@ -78,7 +79,8 @@ def _card(report: InstructReport, samples: Sequence[Example]) -> str:
         "",
         f"# {report.name}",
         "",
-        f"Version `{report.version}`: {report.examples:,} conversations, {report.messages:,} messages. "
+        f"Version `{report.version}`: {counted(report.examples, 'conversation')}, "
+        f"{counted(report.messages, 'message')}. "
         "Each line of a file has `messages` with `role` and `content`, the example's `id` and `source`, the "
         "`shape` it was made from and one speech act a message in `acts`.",
         "",
@@ -97,7 +99,7 @@ def _card(report: InstructReport, samples: Sequence[Example]) -> str:
     lines += [
         "## What is not in it",
         "",
-        f"{report.quarantined:,} records could not be read (`quarantine.jsonl`).",
+        f"{counted(report.quarantined, 'record')} could not be read (`quarantine.jsonl`).",
         "",
     ]
     lines += _table("left out", "conversations or documents", report.left_out)

@@ -18,6 +18,7 @@ from platen.data.instruct.versions import version_of
 from platen.errors import DataError
 from platen.projectinstruct import ActsConfig, InstructConfig
 from platen.stages import StageContext, StageResult
+from platen.wording import counted
 
 _BATCH = 512
 CLASSIFIER_FOLDER = "classifier"
@@ -33,7 +34,7 @@ def make_instructions(ctx: StageContext) -> StageResult:
     if not collected.splits["train"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in collected.left_out.items())
         raise DataError(
-            f"the instruction set is empty: {len(collected.rejects)} records could not be read"
+            f"the instruction set is empty: {counted(len(collected.rejects), 'record')} could not be read"
             + (f"; left out: {reasons}" if reasons else ""),
             hint="Look at instruct.sources and instruct.build.",
         )
@@ -45,7 +46,9 @@ def make_instructions(ctx: StageContext) -> StageResult:
     report = _report(ctx.project_dir.resolve().name, config, collected, tagged_by)
     write_report(ctx.out, report, collected.splits["train"])
     if collected.rejects:
-        ctx.progress.say(f"{len(collected.rejects)} records could not be read: see quarantine.jsonl.")
+        ctx.progress.say(
+            f"{counted(len(collected.rejects), 'record')} could not be read: see quarantine.jsonl."
+        )
     if report.balance:
         ctx.progress.say(f"Speech acts of users: {report.balance.summary}.")
     metrics = {f"{split}_examples": float(count) for split, count in report.splits.items()}

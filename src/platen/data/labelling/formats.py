@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from platen.data.labelling.items import Item, Judgement, Task, TaskSet
 from platen.errors import DataError
+from platen.wording import counted
 
 Format = Literal["jsonl", "doccano", "label-studio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -57,7 +58,8 @@ def read_items(file: Path, task: Task) -> Imported:
     twice = len(items) - len({item.id for item in items})
     if twice:
         raise DataError(
-            f"{file}: {twice} records have the id of another", hint="Give each its own id, or none."
+            f"{file}: {counted(twice, 'record')} with the id of another",
+            hint="Give each its own id, or none.",
         )
     return Imported(tuple(items), tuple(judgements))
 

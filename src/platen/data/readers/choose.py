@@ -69,7 +69,7 @@ def read_records(file: SourceFile) -> Iterator[Record]:
     except DataError as error:
         yield Broken(file.name, "unreadable", error.message, error.hint or "")
     except TooMuch as error:
-        hint = "It may be a bomb; if it is not, raise data.limits.expansion."
+        hint = "It may be a bomb; if it is not, raise data.limits.expansion in a project file."
         yield Broken(file.name, "expansion", f"{file.name} {error}", hint)
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         detail = f"{file.name} is cut short or damaged: {error}"

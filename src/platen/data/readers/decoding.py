@@ -31,7 +31,7 @@ def decode(raw: bytes, file: SourceFile, at: int = 0, place: str | None = None) 
             place,
             "binary",
             f"{file.name} is binary: a zero byte at offset {at + zero}",
-            "Take the file out of data.sources; if it is UTF-16, say encoding: utf-16.",
+            "Leave the file out; if it is UTF-16, give encoding utf-16.",
         )
     try:
         return raw.decode(file.encoding)
@@ -41,7 +41,7 @@ def decode(raw: bytes, file: SourceFile, at: int = 0, place: str | None = None) 
             "encoding",
             f"{file.name} is not {file.encoding}: byte 0x{raw[error.start]:02x} at offset {at + error.start} "
             f"({error.reason})",
-            "Give the source its true encoding (for example encoding: cp1252), or repair the file.",
+            "Give the source its true encoding (for example cp1252), or repair the file.",
         )
 
 
@@ -67,7 +67,7 @@ def lines(file: SourceFile) -> Iterator[Line | Broken]:
                     place,
                     "line-too-long",
                     f"{place}: longer than {file.limits.line_bytes:,} bytes",
-                    "Raise data.limits.line_bytes if it is one record.",
+                    "Raise data.limits.line_bytes in a project file if it is one record.",
                 )
                 continue
             text = _decode_wide(raw, form, file, at, place) if form != file.encoding else None

@@ -32,7 +32,7 @@ def read(file: SourceFile) -> Iterator[Record]:
                     name,
                     "too-large",
                     f"{name} has {int(size):,} bytes",
-                    "Raise data.limits.document_bytes if it is wanted.",
+                    "Raise data.limits.document_bytes in a project file if it is wanted.",
                 )
                 continue
             yield _document(blobs.content(hash, int(size)), file, name, commit)

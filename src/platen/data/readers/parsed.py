@@ -62,7 +62,7 @@ def _records(parsed: Parsed, file: SourceFile, id: str, metadata: dict[str, obje
 def _hint(reason: str) -> str:
     return {
         "encrypted": "Remove its password.",
-        "time": "Raise data.limits.parse_seconds if it is worth it.",
-        "memory": "Raise data.limits.parse_memory_bytes if it is worth it.",
-        "expansion": "It may be a bomb; if it is not, raise data.limits.expansion or expanded_bytes.",
-    }.get(reason, "Get the file again, or take it out of data.sources.")
+        "time": "Raise data.limits.parse_seconds in a project file if it is worth it.",
+        "memory": "Raise data.limits.parse_memory_bytes in a project file if it is worth it.",
+        "expansion": "A bomb? If not, raise data.limits.expansion or expanded_bytes in a project file.",
+    }.get(reason, "Get the file again, or leave it out.")

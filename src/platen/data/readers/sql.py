@@ -50,7 +50,7 @@ def _failed(file: SourceFile, error: Exception) -> Broken:
         file.name,
         "unreadable",
         f"{file.name}: {said}",
-        "Check the URL, the driver's package and the query (query: …).",
+        "Check the URL, the driver's package and the query.",
     )
 
 

@@ -2,6 +2,11 @@
 
 What has come so far lies in one SQLite file in it, a page and the cursor after it in one transaction. So a
 pull that is killed at any moment goes on with the next page. At the end the file is removed.
+
+A further pull of the same folder reads only what is newer than it, and the last `look_back` days once more,
+where messages may have been changed or removed and threads may have grown. Slack tells of a thread's new
+replies only where its first message is listed, by `latest_reply`, so replies to older threads are found only
+when they were sent to the channel too.
 """
 
 from __future__ import annotations
@@ -21,6 +26,14 @@ from typing import Any
 
 from platen.data.document import Broken
 from platen.data.slack.client import SlackClient, SlackError, next_cursor
+from platen.data.slack.earlier import (
+    days_before_newest,
+    kept_messages,
+    read_mark,
+    same_replies,
+    thread_of,
+    write_mark,
+)
 from platen.data.slack.export import LISTS
 from platen.data.sourcefile import SourceFile
 from platen.errors import DataError
@@ -36,12 +49,15 @@ _TYPES: dict[ChannelKind, str] = {
 }
 _PAGE = 200
 _SAFE = re.compile(r"\w[\w.-]{0,99}")
+_COPY = "INSERT OR IGNORE INTO message SELECT channel, ts, json FROM earlier WHERE channel = ?"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS user (id TEXT PRIMARY KEY, json TEXT);
 CREATE TABLE IF NOT EXISTS channel (id TEXT PRIMARY KEY, kind TEXT, json TEXT, cursor TEXT DEFAULT '',
-    read INTEGER DEFAULT 0, problem TEXT DEFAULT '');
+    oldest TEXT DEFAULT '', read INTEGER DEFAULT 0, problem TEXT DEFAULT '');
 CREATE TABLE IF NOT EXISTS message (channel TEXT, ts TEXT, json TEXT,
+    PRIMARY KEY (channel, ts)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS earlier (channel TEXT, ts TEXT, thread TEXT, json TEXT,
     PRIMARY KEY (channel, ts)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS thread (channel TEXT, ts TEXT, cursor TEXT DEFAULT '', read INTEGER DEFAULT 0,
     PRIMARY KEY (channel, ts));
@@ -50,25 +66,33 @@ CREATE TABLE IF NOT EXISTS thread (channel TEXT, ts TEXT, cursor TEXT DEFAULT ''
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to pull. `channels` are names or ids, all when empty; `since` is in seconds since 1970."""
+    """What to pull. `channels` are names or ids, all when empty; `since` is in seconds since 1970.
+
+    `look_back` is how many days before the newest message a further pull reads again.
+    """
 
     kinds: tuple[ChannelKind, ...] = ("public", "private", "dm", "group-dm")
     channels: tuple[str, ...] = ()
     since: float = 0.0
+    look_back: float = 30.0
 
 
 @dataclass
 class Pulled:
-    """What a pull brought; `problems` are channels and threads that Slack would not give."""
+    """What there is after a pull; `problems` are channels and threads that Slack would not give.
+
+    `new` counts the messages that no earlier pull of the folder had brought.
+    """
 
     channels: int = 0
     messages: int = 0
+    new: int = 0
     users: int = 0
     problems: list[Broken] = field(default_factory=list)
 
 
 def pull(client: SlackClient, folder: Path, wanted: Wanted, progress: Progress | None = None) -> Pulled:
-    """Pull all that is wanted into `folder`, or go on with a pull that was broken off there.
+    """Pull all that is wanted into `folder`, or go on with a pull that was broken off or finished there.
 
     Raises DataError when Slack is out of reach (what has come is kept), and for a folder with another pull
     half done.
@@ -80,7 +104,7 @@ def pull(client: SlackClient, folder: Path, wanted: Wanted, progress: Progress |
         state = _State(database, client, wanted)
         state.check_same(folder)
         with progress.task("pulling Slack", unit="messages") as task:
-            for count in state.fetch():
+            for count in state.fetch(folder):
                 task.update(count)
         pulled = state.write(folder)
     (folder / STATE).unlink()
@@ -100,7 +124,8 @@ class _State:
         self._db, self._client, self._wanted = database, client, wanted
 
     def check_same(self, folder: Path) -> None:
-        asked = json.dumps([self._wanted.kinds, self._wanted.channels, self._wanted.since])
+        wanted = self._wanted
+        asked = json.dumps([wanted.kinds, wanted.channels, wanted.since, wanted.look_back])
         self._db.execute("INSERT OR IGNORE INTO setting VALUES ('wanted', ?)", (asked,))
         if self._setting("wanted") != asked:
             raise DataError(
@@ -108,16 +133,17 @@ class _State:
                 hint=f"Go on with it by the options it had, or remove {folder / STATE}.",
             )
 
-    def fetch(self) -> Iterator[int]:
+    def fetch(self, folder: Path) -> Iterator[int]:
         """Fetch page after page; gives how many messages there are so far."""
         if self._setting("listed") != "yes":
             self._list_users()
             self._list_channels()
+            self._take_over(folder)
             self._db.execute("INSERT OR REPLACE INTO setting VALUES ('listed', 'yes')")
         yield self._count("message")
-        unread = "SELECT id, cursor FROM channel WHERE read = 0 ORDER BY rowid"
-        for channel, cursor in self._db.execute(unread).fetchall():
-            yield from self._history(channel, cursor)
+        unread = "SELECT id, cursor, oldest FROM channel WHERE read = 0 ORDER BY rowid"
+        for channel, cursor, oldest in self._db.execute(unread).fetchall():
+            yield from self._history(channel, cursor, oldest)
         unread = "SELECT channel, ts, cursor FROM thread WHERE read = 0 ORDER BY channel, ts"
         for channel, ts, cursor in self._db.execute(unread).fetchall():
             yield from self._replies(channel, ts, cursor)
@@ -147,18 +173,35 @@ class _State:
                 hint="Check its name and kind, and that the token's user is in it.",
             )
 
-    def _history(self, channel: str, cursor: str) -> Iterator[int]:
+    def _take_over(self, folder: Path) -> None:
+        """Keep what an earlier pull brought of each channel, up to where this one begins."""
+        before = read_mark(folder, self._wanted.since)
+        for (channel,) in self._db.execute("SELECT id FROM channel").fetchall():
+            messages = kept_messages(folder / before[channel]) if channel in before else None
+            if not messages:
+                continue
+            oldest = days_before_newest(messages, self._wanted.look_back)
+            with self._db:
+                self._db.execute("BEGIN")
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO earlier VALUES (?, ?, ?, ?)",
+                    [(channel, message.ts, message.thread, message.json) for message in messages],
+                )
+                self._db.execute(f"{_COPY} AND thread <= ?", (channel, oldest))
+                self._db.execute("UPDATE channel SET oldest = ? WHERE id = ?", (oldest, channel))
+
+    def _history(self, channel: str, cursor: str, oldest: str) -> Iterator[int]:
         parameters: dict[str, str | int] = {"channel": channel, "limit": _PAGE}
-        if self._wanted.since:
-            parameters["oldest"] = f"{self._wanted.since:.6f}"
+        if oldest or self._wanted.since:
+            parameters["oldest"] = max(oldest, f"{self._wanted.since:017.6f}")
         try:
             for page in self._client.pages("conversations.history", cursor, **parameters):
                 messages = _objects(page, "messages", "ts")
                 with self._db:
                     self._db.execute("BEGIN")
                     self._keep(channel, messages)
-                    threads = [(channel, m["ts"]) for m in messages if m.get("reply_count")]
-                    self._db.executemany("INSERT OR IGNORE INTO thread (channel, ts) VALUES (?, ?)", threads)
+                    for message in messages:
+                        self._note_thread(channel, message, oldest)
                     after = next_cursor(page)
                     self._db.execute(
                         "UPDATE channel SET cursor = ?, read = ? WHERE id = ?", (after, not after, channel)
@@ -166,6 +209,22 @@ class _State:
                 yield self._count("message")
         except SlackError as error:  # of this channel only, such as not_in_channel
             self._db.execute("UPDATE channel SET read = 1, problem = ? WHERE id = ?", (str(error), channel))
+
+    def _note_thread(self, channel: str, message: dict[str, Any], oldest: str) -> None:
+        """Have a thread's replies fetched, unless an earlier pull brought the same ones."""
+        thread, ts = thread_of(message), message["ts"]
+        before = self._db.execute(
+            "SELECT json FROM earlier WHERE channel = ? AND ts = ?", (channel, ts)
+        ).fetchone()
+        if message.get("reply_count"):
+            if before is not None and same_replies(message, before[0]):
+                self._db.execute(f"{_COPY} AND thread = ?", (channel, ts))
+                return
+        elif (
+            before is not None or not ts > oldest >= thread
+        ):  # a reply, sent to the channel too, to an old thread
+            return
+        self._db.execute("INSERT OR IGNORE INTO thread (channel, ts) VALUES (?, ?)", (channel, thread))
 
     def _replies(self, channel: str, ts: str, cursor: str) -> Iterator[int]:
         try:
@@ -192,7 +251,10 @@ class _State:
 
     def write(self, folder: Path) -> Pulled:
         """Lay out the folder as an export has it."""
-        pulled = Pulled(self._count("channel"), self._count("message"), self._count("user"))
+        known = "SELECT count(*) FROM message JOIN earlier USING (channel, ts)"
+        messages, whole = self._count("message"), {}
+        new = messages - int(self._db.execute(known).fetchone()[0])
+        pulled = Pulled(self._count("channel"), messages, new, self._count("user"))
         _write_list(folder / "users.json", (row[0] for row in self._db.execute("SELECT json FROM user")))
         for kind in LISTS:
             listed = self._db.execute("SELECT json FROM channel WHERE kind = ? ORDER BY rowid", (kind,))
@@ -209,6 +271,9 @@ class _State:
                     f"Slack names a channel {name!r}, which is no name", hint="Check SLACK_API_URL."
                 )
             self._write_channel(folder / name, id)
+            if not problem:
+                whole[id] = name
+        write_mark(folder, self._wanted.since, whole)
         return pulled
 
     def _write_channel(self, folder: Path, channel: str) -> None:
