@@ -1,7 +1,8 @@
 """Texts to vectors: the last hidden states of a model, pooled.
 
 `open_embedder` opens a Platen bundle, a Llama-family folder or a sentence-transformers folder of an encoder
-(BERT and its kin, through transformers). Letters in shapes: B texts, T tokens, C hidden size.
+(BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in shapes:
+B texts, T tokens, C hidden size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from platen.engines.prompts import text_prompt
-from platen.errors import BundleError, MissingExtraError
+from platen.errors import BundleError, MissingExtraError, first_line
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.config import SUPPORTED_ARCHITECTURES
-from platen.models.sentence import Pooling, SentenceConfig, read_sentence_config
+from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests
 from platen.tokens.tokenizer import Tokenizer
 
@@ -160,10 +161,15 @@ class LlamaEncoder:
         self.parameters = bundle.config.num_parameters()
 
     def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
-        return [text_prompt(self._tokenizer, text)[:limit] for text in texts]
+        return llama_ids(self._tokenizer, texts, limit)
 
     def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self._model.hidden_states(ids)
+
+
+def llama_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    """Ids of each text as a Llama reads it. Raises ValueError for one without any."""
+    return [text_prompt(tokenizer, text)[:limit] for text in texts]
 
 
 class TransformersEncoder:
@@ -172,60 +178,83 @@ class TransformersEncoder:
     name = "transformers"
 
     def __init__(self, path: Path) -> None:
-        try:
-            from transformers import AutoModel
-            from transformers.utils.logging import disable_progress_bar
-        except ImportError:
-            raise MissingExtraError("embeddings", f"the model {path}") from None
         self._tokenizer = Tokenizer.from_dir(path)
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            self._model: Any = AutoModel.from_pretrained(
-                path,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            ).eval()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise BundleError(
-                f"transformers can't open {path}: {str(error).strip().splitlines()[0]}",
-                hint="Take a folder with safetensors of an encoder such as BERT.",
-            ) from None
-        config = self._model.config
+        weights = {"dtype": torch.float32, "use_safetensors": True}
+        self.network: Any = open_transformers(path, "AutoModel", **weights).eval()
+        config = self.network.config
         if config.is_encoder_decoder:
             raise BundleError(
                 f"{path} is an encoder-decoder", hint="Platen embeds with encoders and Llama-family models."
             )
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
-        self.max_tokens = _positions(config)
-        self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self.max_tokens = positions(config)
+        self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
         return self._tokenizer.encode_framed(texts, limit=limit)
 
     def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.network(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden
 
 
-def _positions(config: Any) -> int:
+def open_transformers(path: Path, kind: Literal["AutoModel", "AutoConfig"], **options: Any) -> Any:
+    """What a class of transformers makes of a folder, without running the folder's code.
+
+    Raises BundleError, MissingExtraError.
+    """
+    try:
+        import transformers
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+    except ImportError:
+        raise MissingExtraError("embeddings", f"the model {path}") from None
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    # A Llama's output layer, which nothing here needs, is worth a report to it.
+    set_verbosity_error()  # type: ignore[no-untyped-call]
+    opener = getattr(transformers, kind)
+    try:
+        return opener.from_pretrained(path, trust_remote_code=False, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BundleError(
+            f"transformers can't open {path}: {first_line(error)}",
+            hint="Take a folder with safetensors of an encoder such as BERT.",
+        ) from None
+
+
+def positions(config: Any) -> int:
     """Positions that texts can use: RoBERTa and its kin count from after the padding's id."""
     positions = int(config.max_position_embeddings)
     counts_from_padding = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
     return positions - config.pad_token_id - 1 if counts_from_padding else positions
 
 
-def open_embedder(path_or_name: Path | str, *, pooling: Pooling | None = None) -> Embedder:
+def open_embedder(
+    path_or_name: Path | str, *, pooling: Pooling | None = None, backend: Backend | None = None
+) -> Embedder:
     """Open an embedding model; `pooling` overrides what its folder says, by default the mean.
 
-    Raises BundleError when the folder can't be opened, MissingExtraError.
+    `backend` None takes the weights, or a graph where there are none. Raises BundleError when the folder
+    can't be opened, MissingExtraError.
     """
-    path = find_bundle(path_or_name)
+    path = find_bundle(path_or_name, graph=None if backend in (None, "torch") else GRAPHS[backend])
     config = read_sentence_config(path, pooling)
     architectures = read_json(path / "config.json").get("architectures") or [""]
-    ours = architectures[0] in SUPPORTED_ARCHITECTURES
-    encoder: Encoder = LlamaEncoder(path) if ours else TransformersEncoder(path)
+    llama = architectures[0] in SUPPORTED_ARCHITECTURES
+    backend = backend or _backend_of(path)
     with remembered_digests() as digest:
-        identity = f"{bundle_fingerprint(path, digest)} {config}"
-    return Embedder(encoder, config, path, hashlib.sha256(identity.encode()).hexdigest()[:16])
+        if backend == "torch":
+            encoder: Encoder = LlamaEncoder(path) if llama else TransformersEncoder(path)
+            weights = bundle_fingerprint(path, digest)
+        else:
+            from platen.engines.embedding_graph import GraphEncoder, graph_fingerprint
+
+            encoder = GraphEncoder(path, backend, llama=llama)
+            weights = graph_fingerprint(path, backend, digest)
+    fingerprint = hashlib.sha256(f"{weights} {config}".encode()).hexdigest()[:16]
+    return Embedder(encoder, config, path, fingerprint)
+
+
+def _backend_of(path: Path) -> Backend:
+    if any(path.glob("*.safetensors")):
+        return "torch"
+    return next((backend for backend, file in GRAPHS.items() if (path / file).is_file()), "torch")
