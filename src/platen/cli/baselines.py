@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,6 +32,8 @@ def _group() -> None:
       platen baselines compare corpus/*.txt
 
       platen baselines ngram corpus --out filter-model
+
+      platen baselines vectors corpus --out word-vectors
     """
 
 
@@ -130,16 +132,9 @@ def ngram(
       platen baselines ngram corpus --out filter-model --order 5 --sample 20
     """
     from platen.baselines.ngram import KneserNey
-    from platen.baselines.words import sentences, words
     from platen.cli.console import human_size
-    from platen.data.sources import find_files, read_documents
-    from platen.project import DataConfig, Source
 
-    files = find_files(Path.cwd(), DataConfig(sources=tuple(Source(path=path) for path in corpus)))
-    texts = (document.text for file in files for document in read_documents(file))
-    model = KneserNey.fit(
-        [words(sentence) for text in texts for sentence in sentences(text)], order=order, min_count=min_count
-    )
+    model = KneserNey.fit(_sentences(corpus), order=order, min_count=min_count)
     model.save(out)
     typer.echo(
         f"{model.table.size():,} n-grams of {len(model.vocabulary):,} words, "
@@ -147,3 +142,52 @@ def ngram(
     )
     if sample:
         typer.echo(" ".join(model.sample(sample, seed=seed)))
+
+
+@app.command("vectors")
+def vectors(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the vectors.")],
+    kind: Annotated[
+        Literal["cbow", "skipgram"],
+        typer.Option(help="Guess a word from those around it, or those around it from a word."),
+    ] = "skipgram",
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Numbers in a vector.")] = 100,
+    window: Annotated[int, typer.Option(min=1, max=100, help="Words on either side, at most.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that the text is gone through.")] = 5,
+    min_count: Annotated[int, typer.Option(min=1, help="Rarer words get no vector.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same vectors.")] = 0,
+) -> None:
+    """Train word vectors (word2vec) on a text; `platen embed` takes the folder as a model.
+
+    Examples:
+
+      platen baselines vectors corpus --out word-vectors --size 50
+
+      platen embed run corpus --model ./word-vectors --out vectors.parquet
+    """
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
+    from rich.console import Console
+
+    from platen.baselines.word_vectors import VectorOptions, train_vectors
+    from platen.cli.console import ConsoleObserver
+
+    options = VectorOptions(
+        kind=kind, size=size, window=window, epochs=epochs, min_count=min_count, seed=seed
+    )
+    trained = train_vectors(_sentences(corpus), options, ConsoleObserver(Console(stderr=True)))
+    trained.save(out)
+    typer.echo(f"vectors of {len(list(trained.vocabulary)):,} words, {size} numbers each  {out}")
+
+
+def _sentences(corpus: list[str]) -> list[list[str]]:
+    """The words of each sentence in the sources. Raises DataError."""
+    from platen.baselines.words import sentences, words
+    from platen.data.sources import find_files, read_documents
+    from platen.project import DataConfig, Source
+
+    files = find_files(Path.cwd(), DataConfig(sources=tuple(Source(path=path) for path in corpus)))
+    texts = (document.text for file in files for document in read_documents(file))
+    return [words(sentence) for text in texts for sentence in sentences(text)]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,8 +17,8 @@ from platen.errors import ConfigError
 from platen.wording import counted
 
 if TYPE_CHECKING:
-    from platen.data.document import Document
     from platen.embeddings.models import Role, TextModel
+    from platen.models.sentence import Backend, Pooling
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,7 +33,12 @@ PromptOption = Annotated[
     typer.Option(help="The model's prompt of this name before each text. Default: the one meant for it."),
 ]
 PoolingOption = Annotated[
-    str | None, typer.Option(help="mean, last, first or max. Default: what the model's folder says, or mean.")
+    Literal["mean", "last", "first", "max"] | None,
+    typer.Option(help="Of the last hidden states. Default: what the model's folder says, or mean."),
+]
+BackendOption = Annotated[
+    Literal["torch", "openvino", "onnx"] | None,
+    typer.Option(help="What computes. Default: torch, or a graph that the folder has instead of weights."),
 ]
 VectorsArgument = Annotated[Path, typer.Argument(help="A file that platen embed run made.")]
 
@@ -62,6 +67,7 @@ def run(
     model: ModelOption = None,
     prompt: PromptOption = None,
     pooling: PoolingOption = None,
+    backend: BackendOption = None,
     append: Annotated[bool, typer.Option(help="Keep what --out has, if the same model made it.")] = False,
     format: Annotated[
         str | None, typer.Option(help="How to read it; default: by the suffix, jsonl for -.")
@@ -84,8 +90,8 @@ def run(
     from platen.cli.data import reading_summary, source_config
     from platen.data.intake import Intake
     from platen.data.sources import find_files
-    from platen.embeddings.cache import VectorCache
-    from platen.embeddings.corpus import embed_corpus
+    from platen.embeddings.cache import MOST_BYTES, VectorCache
+    from platen.embeddings.corpus import Corpus, embed_corpus
     from platen.embeddings.vectorfile import VectorWriter
 
     if not out.parent.is_dir():
@@ -94,16 +100,14 @@ def run(
         stdin_format = "jsonl" if source == "-" else None
         config = source_config(path=path, format=format or stdin_format, text=text)
         files = find_files(Path.cwd(), config)
-        opened = _open(model, project, "document", prompt, pooling)
-
-        def documents() -> Iterator[Document]:
-            for file in files:
-                yield from intake.documents(file)
-            intake.check()  # before the file is in its place: nothing read is no reason to replace it
+        opened = _open(model, project, "document", prompt, pooling, backend)
 
         with closing(VectorCache()) if cache else nullcontext() as kept:
             writer = VectorWriter(out, opened.stamp, append=append)
-            counts = embed_corpus(documents(), opened, writer, ConsoleObserver(Console(stderr=True)), kept)
+            progress = ConsoleObserver(Console(stderr=True))
+            counts = embed_corpus(Corpus(files, intake), opened, writer, progress, kept)
+            if kept is not None:
+                kept.shrink(MOST_BYTES)
         print(reading_summary(counts.texts, intake, None), file=sys.stderr)
     cut = f", {counts.cut} of them cut to what the model reads" if counts.cut else ""
     typer.echo(
@@ -118,6 +122,7 @@ def search(
     model: ModelOption = None,
     prompt: PromptOption = None,
     pooling: PoolingOption = None,
+    backend: BackendOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Texts to show.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="A JSON object a line, with the whole text.")
@@ -137,7 +142,7 @@ def search(
     from platen.embeddings.vectorfile import VectorFile
 
     file = VectorFile(vectors)
-    for match in nearest(file, _open(model, project, "query", prompt, pooling), query, count):
+    for match in nearest(file, _open(model, project, "query", prompt, pooling, backend), query, count):
         if as_json:
             found = {"score": match.score} | asdict(match.document)
             typer.echo(json.dumps(found, ensure_ascii=False))
@@ -150,7 +155,7 @@ def search(
 def plot(
     vectors: VectorsArgument,
     out: Annotated[Path, typer.Option(help="The page, which needs nothing else.")],
-    method: Annotated[str, typer.Option(help="pca or umap (needs the package umap-learn).")] = "pca",
+    method: Annotated[str, typer.Option(help="pca, or umap (the extra [umap]).")] = "pca",
     color: Annotated[str | None, typer.Option(help="Colour by source or a key of the metadata.")] = None,
     limit: Annotated[int, typer.Option(min=2, help="Points at most, evenly taken from the file.")] = 20_000,
 ) -> None:
@@ -167,22 +172,82 @@ def plot(
     typer.echo(f"{counted(points, 'text')}: {out}")
 
 
-def _open(model: str | None, project: Path, role: Role, prompt: str | None, pooling: str | None) -> TextModel:
-    from typing import get_args
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="Folder, Hub name or MODEL@VERSION.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, a new one.")],
+    to: Annotated[Literal["openvino", "onnx"], typer.Option(help="Whose format.")] = "openvino",
+    pooling: PoolingOption = None,
+    project: ProjectOption = HERE,
+) -> None:
+    """Make a graph of a model that OpenVINO computes, as OpenVINO's own format or ONNX; compare its vectors.
 
+    Examples:
+
+      platen embed convert ./all-MiniLM-L6-v2 minilm-openvino
+
+      platen embed run corpus --model ./minilm-openvino --out vectors.parquet
+    """
+    from platen.cli.options import named_model
+    from platen.engines.threads import prepare_process
+
+    prepare_process()
+    from platen.embeddings.convert import convert as make_graph
+
+    if out.exists():
+        raise ConfigError(f"{out} exists already", hint="Name a new folder.")
+    path, _ = named_model(model, project)
+    cosine = make_graph(path, out, to, pooling=pooling)
+    typer.echo(f"{out}: {to}, cosine with the model's own vectors at least {cosine:.6f}")
+
+
+@app.command()
+def cache(
+    max_size: Annotated[
+        str | None, typer.Option(help="Take out those unused for longest until it is no larger, as in 2GB.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take out all.")] = False,
+) -> None:
+    """Say how large the cache of vectors is, or make it smaller. A run keeps it below 10 GB.
+
+    Examples:
+
+      platen embed cache
+
+      platen embed cache --max-size 2GB
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from platen.cli.console import human_size
+    from platen.embeddings.cache import VectorCache
+
+    try:
+        most = TypeAdapter(ByteSize | None).validate_python("0" if clear else max_size)
+    except ValidationError:
+        raise ConfigError(f"--max-size {max_size} is no size", hint="As in 500MB or 2GB.") from None
+    with closing(VectorCache()) as kept:
+        if most is not None:
+            typer.echo(f"{kept.shrink(most)} vectors taken out")
+            kept.compact()
+        typer.echo(f"{len(kept)} vectors, {human_size(kept.size())}: {kept.file}")
+
+
+def _open(
+    model: str | None,
+    project: Path,
+    role: Role,
+    prompt: str | None,
+    pooling: Pooling | None,
+    backend: Backend | None,
+) -> TextModel:
     from platen.cli.options import named_model
     from platen.engines.threads import prepare_process
 
     prepare_process()
     from platen.embeddings.models import open_model
-    from platen.models.sentence import Pooling
 
-    known: tuple[Pooling, ...] = get_args(Pooling)
-    chosen = next((one for one in known if one == pooling), None)
-    if chosen != pooling:
-        raise ConfigError(f"--pooling {pooling} is none of {', '.join(known)}")
     path, name = named_model(model, project)
-    return open_model(path, role=role, prompt=prompt, pooling=chosen, name=name)
+    return open_model(path, role=role, prompt=prompt, pooling=pooling, backend=backend, name=name)
 
 
 @contextmanager

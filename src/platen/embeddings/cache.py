@@ -5,7 +5,9 @@ Any number of processes may use it; one that is killed leaves whole vectors or n
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -21,6 +23,10 @@ from platen.models.store import cache_folder
 Vector = NDArray[np.float32]
 _WAIT_SECONDS = 60
 _ASKED_AT_ONCE = 500
+MOST_BYTES = 10 * 10**9
+"""What a run leaves behind at most, in gigabytes of ten: six million vectors of 384 numbers."""
+_TOUCHED_AFTER_SECONDS = 3600
+"""Reading is to write little: a use within the hour after the last is not written down."""
 
 
 def text_key(stamp: Stamp, text: str) -> bytes:
@@ -41,20 +47,33 @@ class VectorCache:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             with self._db:
+                self._db.execute("BEGIN IMMEDIATE")  # no two processes change the table at once
                 self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, cut INTEGER, vector BLOB)"
-                    " WITHOUT ROWID"
+                    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, cut INTEGER, vector BLOB,"
+                    " used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
                 )
+                columns = self._db.execute("SELECT name FROM pragma_table_info('vectors')").fetchall()
+                if ("used",) not in columns:  # made before there was a bound
+                    self._db.execute("ALTER TABLE vectors ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
+
+    @property
+    def file(self) -> Path:
+        return self._file
 
     def get(self, keys: Sequence[bytes], dimensions: int) -> dict[bytes, tuple[Vector, bool]]:
         """What is known of the keys. Raises ArtifactError."""
         found = {}
+        now = int(time.time())
         for begin in range(0, len(keys), _ASKED_AT_ONCE):
             part = keys[begin : begin + _ASKED_AT_ONCE]
-            query = f"SELECT key, vector, cut FROM vectors WHERE key IN ({','.join('?' * len(part))})"
-            with self._errors():
-                rows = self._db.execute(query, part).fetchall()
-            for key, raw, cut in rows:
+            asked = f"key IN ({','.join('?' * len(part))})"
+            with self._errors(), self._db:
+                rows = self._db.execute(
+                    f"SELECT key, vector, cut, used FROM vectors WHERE {asked}", part
+                ).fetchall()
+                if any(used < now - _TOUCHED_AFTER_SECONDS for *_, used in rows):
+                    self._db.execute(f"UPDATE vectors SET used = ? WHERE {asked}", [now, *part])
+            for key, raw, cut, _ in rows:
                 vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
                 if len(vector) == dimensions:
                     found[key] = (vector, bool(cut))
@@ -62,9 +81,46 @@ class VectorCache:
 
     def put(self, vectors: Mapping[bytes, tuple[Vector, bool]]) -> None:
         """Keep vectors, all or none of them. Raises ArtifactError."""
-        rows = [(key, cut, vector.astype("<f4").tobytes()) for key, (vector, cut) in vectors.items()]
+        now = int(time.time())
+        rows = [(key, cut, vector.astype("<f4").tobytes(), now) for key, (vector, cut) in vectors.items()]
         with self._errors(), self._db:
-            self._db.executemany("INSERT OR REPLACE INTO vectors (key, cut, vector) VALUES (?, ?, ?)", rows)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO vectors (key, cut, vector, used) VALUES (?, ?, ?, ?)", rows
+            )
+
+    def __len__(self) -> int:
+        with self._errors():
+            return int(self._db.execute("SELECT count(*) FROM vectors").fetchone()[0])
+
+    def size(self) -> int:
+        """Bytes that the vectors take in the file. Raises ArtifactError."""
+        with self._errors():
+            pages, free, bytes_ = (
+                int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * bytes_
+
+    def shrink(self, most: int) -> int:
+        """Take out those unused for longest until the rest is within `most` bytes, 0 being none; how many.
+
+        The file keeps its size, for what comes next. Raises ArtifactError.
+        """
+        removed = 0
+        while (size := self.size()) > most and (rows := len(self)):
+            count = math.ceil(rows * (1 - most / size))
+            with self._errors(), self._db:
+                self._db.execute(
+                    "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors ORDER BY used LIMIT ?)",
+                    [count],
+                )
+            removed += count
+        return removed
+
+    def compact(self) -> None:
+        """Make the file as small as what is in it. Raises ArtifactError."""
+        with self._errors():
+            self._db.execute("VACUUM")
 
     def close(self) -> None:
         self._db.close()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from platen.data.document import Document
+from platen.data.intake import Intake
+from platen.data.sourcefile import SourceFile
 from platen.embeddings.cache import VectorCache, text_key
-from platen.embeddings.models import Embedded, TextModel
+from platen.embeddings.models import Embedded, TextModel, UnreadableText
 from platen.embeddings.vectorfile import VectorWriter
+from platen.errors import DataError
 from platen.stages import Progress
 from platen.wording import counted
 
@@ -27,8 +30,29 @@ class Counts:
     cut: int = 0
 
 
+class Corpus:
+    """The documents of files, and how many of their `size` bytes are `read`; None where nobody knows."""
+
+    def __init__(self, files: Sequence[SourceFile], intake: Intake) -> None:
+        self._files, self._intake = files, intake
+        sizes = [file.size() for file in files]
+        self.size = sum(sizes) if all(sizes) else None
+        self.read = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        """Raises DataError, also when there was nothing that could be read."""
+        for file in self._files:
+            end = self.read + file.size()
+            for document in self._intake.documents(file):
+                # As far as can be told from texts: markup adds to a file, and compression takes away.
+                self.read = min(self.read + len(document.text.encode()), end)
+                yield document
+            self.read = end
+        self._intake.check()
+
+
 def embed_corpus(
-    documents: Iterable[Document],
+    corpus: Corpus,
     model: TextModel,
     writer: VectorWriter,
     progress: Progress,
@@ -37,19 +61,31 @@ def embed_corpus(
     """Write a row for each document. Raises DataError, ArtifactError; then nothing is written."""
     counts = Counts()
     try:
-        with progress.task("embedding", unit="texts") as task:
-            for batch in _batches(documents):
-                embedded, cached = embed_texts([document.text for document in batch], model, cache)
+        with progress.task("embedding", total=corpus.size, unit="B") as task:
+            for batch in _batches(corpus):
+                embedded, cached = _embed_documents(batch, model, cache)
                 writer.write(batch, embedded)
                 counts.texts += len(batch)
                 counts.cached += cached
                 counts.cut += sum(embedded.cut)
-                task.update(counts.texts, note=f"{counted(counts.texts, 'text')}, {counts.cached} known")
+                task.update(corpus.read, note=f"{counted(counts.texts, 'text')}, {counts.cached} known")
         writer.finish()
     except BaseException:
         writer.discard()
         raise
     return counts
+
+
+def _embed_documents(
+    batch: Sequence[Document], model: TextModel, cache: VectorCache | None
+) -> tuple[Embedded, int]:
+    try:
+        return embed_texts([document.text for document in batch], model, cache)
+    except UnreadableText as error:
+        culprit = next(document for document in batch if document.text == error.text)
+        raise DataError(
+            f"{culprit.id}: {error.message}", hint="Take the text out of the source, or use another model."
+        ) from None
 
 
 def embed_texts(texts: list[str], model: TextModel, cache: VectorCache | None) -> tuple[Embedded, int]:

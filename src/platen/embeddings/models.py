@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from platen.embeddings.stamp import Stamp
 from platen.errors import ConfigError, DataError
-from platen.models.bundle import find_bundle
-from platen.models.sentence import Pooling, read_prompts
+from platen.models.sentence import Backend, Pooling, read_prompts
 from platen.models.store import remembered_digests
 
 if TYPE_CHECKING:
@@ -36,6 +35,14 @@ class Embedded:
     cut: list[bool]
 
 
+class UnreadableText(DataError):
+    """A text that has no vector."""
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
 class TextModel(Protocol):
     """What makes vectors of texts. The stamp says all that their values depend on."""
 
@@ -43,7 +50,7 @@ class TextModel(Protocol):
     def stamp(self) -> Stamp: ...
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """A vector for each text. Raises DataError for a text that has none."""
+        """A vector for each text. Raises UnreadableText for one that has none."""
         ...
 
 
@@ -63,8 +70,16 @@ class NetworkModel:
                 # Anew, since what frames a text ends the shorter one too.
                 ids[index] = self.embedder.token_ids([texts[index]], limit)[0]
             return Embedded(self.embedder.embed(ids), cut)
+        except ValueError:
+            for text in texts:  # once more one by one, to tell which it is
+                self._check(text)
+            raise
+
+    def _check(self, text: str) -> None:
+        try:
+            self.embedder.check(self.embedder.token_ids([text], self.embedder.max_tokens)[0])
         except ValueError as error:
-            raise DataError(f"{self.stamp.model} can't embed a text: {error}") from None
+            raise UnreadableText(text, f"{self.stamp.model} can't embed it: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -88,25 +103,35 @@ def open_model(
     role: Role,
     prompt: str | None = None,
     pooling: Pooling | None = None,
+    backend: Backend | None = None,
     name: str | None = None,
 ) -> TextModel:
     """Open a model for texts in a role; `prompt` names one of its prompts, by default the role's.
 
+    `backend` as `open_embedder` takes it.
+
     Raises BundleError, MissingExtraError, and ConfigError for a prompt that the model does not have.
     """
-    path = find_bundle(path_or_name)
-    name = name or path.resolve().name
-    if (path / _WORD_VECTORS_FILE).is_file():
-        if prompt is not None or pooling is not None:
-            raise ConfigError(f"{name} has word vectors, which take neither a prompt nor a pooling")
-        return _open_words(path, name)
+    name = name or Path(path_or_name).resolve().name
+    if (Path(path_or_name) / _WORD_VECTORS_FILE).is_file():
+        if any(option is not None for option in (prompt, pooling, backend)):
+            raise ConfigError(f"{name} has word vectors, which take no prompt, pooling or backend")
+        return _open_words(Path(path_or_name), name)
     from platen.engines.embedding import open_embedder
 
-    embedder = open_embedder(path, pooling=pooling)
-    text = _prompt(path, name, role, prompt, embedder.config.prompt)
+    embedder = open_embedder(path_or_name, pooling=pooling, backend=backend)
+    text = _prompt(embedder.path, name, role, prompt, embedder.config.prompt)
     config = replace(embedder.config, prompt=text)
     # The fingerprint stays that of the model as its folder has it: queries and documents are to be compared.
-    stamp = Stamp(name, embedder.fingerprint, config.pooling, config.normalize, embedder.dimensions, text)
+    stamp = Stamp(
+        model=name,
+        fingerprint=embedder.fingerprint,
+        pooling=config.pooling,
+        normalized=config.normalize,
+        dimensions=embedder.dimensions,
+        prompt=text,
+        backend=embedder.encoder.name,
+    )
     return NetworkModel(stamp, replace(embedder, config=config))
 
 

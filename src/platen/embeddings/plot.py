@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from platen.artifacts import write_atomic
 from platen.data.document import Document
 from platen.embeddings.models import Vectors
 from platen.embeddings.vectorfile import VectorFile
-from platen.errors import ConfigError, DataError
+from platen.errors import ConfigError, DataError, MissingExtraError
+from platen.pages import render_page
 from platen.wording import counted
 
 _EXCERPT = 300
@@ -40,11 +40,9 @@ def principal_components(vectors: Vectors) -> tuple[Plane, tuple[float, float]]:
 
 
 def umap_points(vectors: Vectors) -> Plane:
-    """Points (N, 2) by UMAP with cosine distances; the same every time. Raises ConfigError without it."""
+    """Points (N, 2) by UMAP with cosine distances; the same every time. Raises MissingExtraError."""
     if find_spec("umap") is None:
-        raise ConfigError(
-            "--method umap needs the package umap-learn", hint="pip install umap-learn, or --method pca"
-        )
+        raise MissingExtraError("umap", "--method umap")
     from umap import UMAP
 
     neighbours = min(15, len(vectors) - 1)
@@ -53,7 +51,7 @@ def umap_points(vectors: Vectors) -> Plane:
 
 
 def write_map(file: VectorFile, out: Path, *, method: str, color: str | None, limit: int) -> int:
-    """Write the page and give its number of points. Raises DataError, ConfigError."""
+    """Write the page and give its number of points. Raises DataError, ConfigError, MissingExtraError."""
     if method not in ("pca", "umap"):
         raise ConfigError(f"--method {method} is neither pca nor umap")
     documents, vectors = _sample(file, limit)
@@ -117,10 +115,6 @@ def _excerpt(text: str) -> str:
 
 
 def _page(data: dict[str, object], about: str, color: str | None) -> str:
-    from jinja2 import Environment
-
-    template = files("platen.embeddings").joinpath("map.html.j2").read_text("utf-8")
     # In a script element only what looks like markup ends the data; JSON may escape it.
     raw = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    page: str = Environment(autoescape=True).from_string(template).render(data=raw, about=about, color=color)
-    return page
+    return render_page("platen.embeddings", "map.html.j2", data=raw, about=about, color=color)

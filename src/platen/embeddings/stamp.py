@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from platen.errors import DataError
+from platen.models.sentence import GRAPHS
 
 KEY = b"platen.vectors"
 """Of the stamp in a Parquet schema's metadata."""
@@ -14,7 +15,11 @@ KEY = b"platen.vectors"
 
 @dataclass(frozen=True)
 class Stamp:
-    """`fingerprint` changes when the model's vectors do; `prompt` came before each text."""
+    """`fingerprint` changes when the model's vectors do; `prompt` came before each text.
+
+    `backend` computed them: a graph that is known to give the model's vectors has the model's fingerprint,
+    any other one its own.
+    """
 
     model: str
     fingerprint: str
@@ -22,11 +27,13 @@ class Stamp:
     normalized: bool
     dimensions: int
     prompt: str = ""
+    backend: str = ""
 
     def __str__(self) -> str:
         prompt = f", prompt {self.prompt!r}" if self.prompt else ""
         shape = f"{self.dimensions} numbers, {self.pooling}{', normalized' if self.normalized else ''}"
-        return f"{self.model} (fingerprint {self.fingerprint}, {shape}{prompt})"
+        backend = f", by {self.backend}" if self.backend in GRAPHS else ""
+        return f"{self.model} (fingerprint {self.fingerprint}{backend}, {shape}{prompt})"
 
     def metadata(self) -> dict[bytes, bytes]:
         """As a Parquet schema keeps it."""
@@ -52,7 +59,8 @@ class Stamp:
             raise DataError(
                 f"vectors of different models can't be compared: those in {name} are of {self}, "
                 f"the others of {other}",
-                hint=f"Give the model that made {name} (its files, as they were then), or embed it anew.",
+                hint=f"Give the model that made {name} (its files and --backend as they were then), or embed "
+                "it anew.",
             )
 
     def check_same(self, other: Stamp, name: str) -> None:

@@ -5,11 +5,13 @@ Written beside its place and moved there when whole; read a batch at a time.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,11 @@ class VectorWriter:
             kept.stamp.check_same(stamp, str(path))
         self._before = _state(path)
         self._schema = _schema(stamp)
+        _remove_leftovers(path)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._writer = parquet.ParquetWriter(self._temporary, self._schema, compression="zstd")
+        self._file = self._temporary.open("wb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         try:
             for table in kept.tables() if kept else ():
                 self._writer.write_batch(table.cast(self._schema))
@@ -105,14 +110,24 @@ class VectorWriter:
         if self._append and _state(self._path) != self._before:
             self.discard()
             raise DataError(f"{self._path} was changed by another process meanwhile", hint="Run it again.")
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._temporary.replace(self._path)
+        self._file.close()
 
     def discard(self) -> None:
         """Leave nothing behind."""
         self._writer.close()
         self._temporary.unlink(missing_ok=True)
+        self._file.close()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what runs left beside a file that were killed: nobody holds its lock any more."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _schema(stamp: Stamp) -> Any:

@@ -1,7 +1,8 @@
 """Texts to vectors: the last hidden states of a model, pooled.
 
 `open_embedder` opens a Platen bundle, a Llama-family folder or a sentence-transformers folder of an encoder
-(BERT and its kin, through transformers). Letters in shapes: B texts, T tokens, C hidden size.
+(BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in shapes:
+B texts, T tokens, C hidden size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from platen.errors import BundleError
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.config import SUPPORTED_ARCHITECTURES
 from platen.models.hub import open_transformers, positions
-from platen.models.sentence import Pooling, SentenceConfig, read_sentence_config
+from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests
 from platen.tokens.tokenizer import Tokenizer
+
+ENCODER_ADVICE = "Take a folder with safetensors of an encoder such as BERT."
 
 MAX_BATCH_TOKENS = 8192
 """Tokens computed at once, padding included."""
@@ -161,10 +164,15 @@ class LlamaEncoder:
         self.parameters = bundle.config.num_parameters()
 
     def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
-        return [text_prompt(self._tokenizer, text)[:limit] for text in texts]
+        return llama_ids(self._tokenizer, texts, limit)
 
     def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self._model.hidden_states(ids)
+
+
+def llama_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    """Ids of each text as a Llama reads it. Raises ValueError for one without any."""
+    return [text_prompt(tokenizer, text)[:limit] for text in texts]
 
 
 class TransformersEncoder:
@@ -174,35 +182,51 @@ class TransformersEncoder:
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = Tokenizer.from_dir(path)
-        advice = "Take a folder with safetensors of an encoder such as BERT."
-        self._model = open_transformers(path, "AutoModel", advice=advice, complete=False)
-        config = self._model.config
+        self.network: Any = open_transformers(path, "AutoModel", advice=ENCODER_ADVICE, complete=False)
+        config = self.network.config
         if config.is_encoder_decoder:
             raise BundleError(
                 f"{path} is an encoder-decoder", hint="Platen embeds with encoders and Llama-family models."
             )
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.max_tokens = positions(config)
-        self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     def token_ids(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
         return self._tokenizer.encode_framed(texts, limit=limit)
 
     def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.network(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden
 
 
-def open_embedder(path_or_name: Path | str, *, pooling: Pooling | None = None) -> Embedder:
+def open_embedder(
+    path_or_name: Path | str, *, pooling: Pooling | None = None, backend: Backend | None = None
+) -> Embedder:
     """Open an embedding model; `pooling` overrides what its folder says, by default the mean.
 
-    Raises BundleError when the folder can't be opened, MissingExtraError.
+    `backend` None takes the weights, or a graph where there are none. Raises BundleError when the folder
+    can't be opened, MissingExtraError.
     """
-    path = find_bundle(path_or_name)
+    path = find_bundle(path_or_name, graph=None if backend in (None, "torch") else GRAPHS[backend])
     config = read_sentence_config(path, pooling)
     architectures = read_json(path / "config.json").get("architectures") or [""]
-    ours = architectures[0] in SUPPORTED_ARCHITECTURES
-    encoder: Encoder = LlamaEncoder(path) if ours else TransformersEncoder(path)
+    llama = architectures[0] in SUPPORTED_ARCHITECTURES
+    backend = backend or _backend_of(path)
     with remembered_digests() as digest:
-        identity = f"{bundle_fingerprint(path, digest)} {config}"
-    return Embedder(encoder, config, path, hashlib.sha256(identity.encode()).hexdigest()[:16])
+        if backend == "torch":
+            encoder: Encoder = LlamaEncoder(path) if llama else TransformersEncoder(path)
+            weights = bundle_fingerprint(path, digest)
+        else:
+            from platen.engines.embedding_graph import GraphEncoder, graph_fingerprint
+
+            encoder = GraphEncoder(path, backend, llama=llama)
+            weights = graph_fingerprint(path, backend, digest)
+    fingerprint = hashlib.sha256(f"{weights} {config}".encode()).hexdigest()[:16]
+    return Embedder(encoder, config, path, fingerprint)
+
+
+def _backend_of(path: Path) -> Backend:
+    if any(path.glob("*.safetensors")):
+        return "torch"
+    return next((backend for backend, file in GRAPHS.items() if (path / file).is_file()), "torch")

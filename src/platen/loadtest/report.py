@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 
 from platen import __version__
 from platen.errors import MissingExtraError
 from platen.loadtest.knee import SHARE
 from platen.loadtest.records import Record, Slo, Spread, Summary
 from platen.loadtest.traffic import Load, Run
+from platen.pages import render_page
 
 TIMES = (
     ("ttft", "time to first token"),
@@ -124,11 +124,10 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _page(report: Report, plots: Sequence[tuple[str, Path]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("platen.loadtest", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     images = [(title, base64.b64encode(file.read_bytes()).decode()) for title, file in plots]
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "platen.loadtest",
+        "report.html.j2",
         report=report,
         runs=sorted(report.measured, key=_traffic),
         knee=_at_the_knee(report),

@@ -119,8 +119,11 @@ def model_card(config: LlamaConfig, *, name: str = "A language model", body: str
     )
 
 
-def find_bundle(path_or_name: str | Path) -> Path:
-    """The local folder of a bundle: the path itself, or the Hub's snapshot, downloaded if need be."""
+def find_bundle(path_or_name: str | Path, *, graph: str | None = None) -> Path:
+    """The local folder of a bundle: the path itself, or the Hub's snapshot, downloaded if need be.
+
+    `graph` is a file that is to be there too, with those that have its name and another suffix.
+    """
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         return path
@@ -140,7 +143,8 @@ def find_bundle(path_or_name: str | Path) -> Path:
             hint="pip install huggingface_hub, or give a local folder.",
         ) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        graphs = [] if graph is None else [f"{graph.rpartition('.')[0]}.*"]
+        return Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, *graphs]))
     except LocalEntryNotFoundError:
         raise BundleError(
             f"{name} is neither a folder here nor in the Hub cache, and the Hub can't be reached",

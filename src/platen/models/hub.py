@@ -17,7 +17,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from platen.errors import BundleError, MissingExtraError
+from platen.errors import BundleError, MissingExtraError, first_line
 from platen.models.bundle import read_json
 from platen.tokens.tokenizer import Tokenizer
 
@@ -35,28 +35,32 @@ def open_transformers(path: Path, auto: str, *, advice: str, complete: bool) -> 
     Raises BundleError with `advice` when it can't be opened, or is to be `complete` and weights are missing,
     which transformers would make up; MissingExtraError.
     """
-    try:
-        import transformers
-        from transformers.utils.logging import disable_progress_bar
-    except ImportError:
-        raise MissingExtraError("embeddings", f"the model {path}") from None
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model, loading = getattr(transformers, auto).from_pretrained(
-            path,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BundleError(
-            f"transformers can't open {path}: {str(error).strip().splitlines()[0]}", hint=advice
-        ) from None
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, loading = _opened(path, auto, advice, **options)
     if complete and (missing := sorted(loading["missing_keys"])):
         raise BundleError(f"{path} has no weights for {', '.join(missing[:3])}", hint=advice)
     return model.eval()
+
+
+def open_config(path: Path, *, advice: str) -> Any:
+    """What the folder says of its model. Raises BundleError with `advice`, MissingExtraError."""
+    return _opened(path, "AutoConfig", advice)
+
+
+def _opened(path: Path, auto: str, advice: str, **options: Any) -> Any:
+    try:
+        import transformers
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+    except ImportError:
+        raise MissingExtraError("embeddings", f"the model {path}") from None
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    # Weights that are not needed, such as a Llama's output layer for vectors, are worth a report to it.
+    set_verbosity_error()  # type: ignore[no-untyped-call]
+    opener = getattr(transformers, auto)
+    try:
+        return opener.from_pretrained(path, trust_remote_code=False, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BundleError(f"transformers can't open {path}: {first_line(error)}", hint=advice) from None
 
 
 def positions(config: Any) -> int:

@@ -22,6 +22,10 @@ MODULES_FILE = "modules.json"
 _PROMPTS_FILE = "config_sentence_transformers.json"
 Pooling = Literal["mean", "last", "first", "max"]
 """Of a text's last hidden states: their mean, that of the last or the first token, each feature's largest."""
+Backend = Literal["torch", "openvino", "onnx"]
+"""What computes the network: its weights in PyTorch, or a graph beside them in OpenVINO."""
+GRAPHS: dict[Backend, str] = {"openvino": "openvino/openvino_model.xml", "onnx": "onnx/model.onnx"}
+"""Where sentence-transformers keeps a model's graphs."""
 
 _MODES: dict[str, Pooling] = {"mean": "mean", "lasttoken": "last", "cls": "first", "max": "max"}
 _LEGACY_MODES = {
@@ -78,6 +82,26 @@ def read_sentence_config(folder: Path, pooling: Pooling | None = None) -> Senten
         lowercase=bool(reading.get("do_lower_case")),
         prompt=_default_prompt(folder),
     )
+
+
+def sentence_files(config: SentenceConfig, dimensions: int) -> dict[str, Any]:
+    """The files, by path, from which `read_sentence_config` reads the pooling; JSON values."""
+    names = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
+    modules = [
+        {
+            "idx": place,
+            "name": str(place),
+            "path": f"{place}_{name}" if place else "",
+            "type": f"sentence_transformers.models.{name}",
+        }
+        for place, name in enumerate(names)
+    ]
+    mode = next(mode for mode, pooling in _MODES.items() if pooling == config.pooling)
+    poolings = {key: _LEGACY_MODES[key] == mode for key in _LEGACY_MODES}
+    return {
+        MODULES_FILE: modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": dimensions} | poolings,
+    }
 
 
 def _modules(folder: Path) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from platen.data.filters.bias import MOSTLY_MEN, MOSTLY_WOMEN, BiasProbe
 from platen.data.filters.block import BlockCounts
 from platen.data.filters.profile import Profile
+from platen.pages import render_page
 
 _DUPLICATES = ("exact_duplicates", "near_duplicates")
 
@@ -41,12 +41,10 @@ class Occupation:
 
 def write_report(file: Path, counts: Sequence[BlockCounts], before: Profile, after: Profile) -> None:
     """Write the page. `before` and `after` are of the documents that went in and came out."""
-    from jinja2 import Environment
-
-    template = files("platen.data.filters").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     bias = after.bias or BiasProbe()
-    html = page.render(
+    html = render_page(
+        "platen.data.filters",
+        "report.html.j2",
         before=before,
         after=after,
         blocks=counts,

@@ -15,6 +15,7 @@ from pathlib import Path
 from platen.data.instruct.acts import ACTS, MEANINGS
 from platen.data.instruct.balance import Balance, percent
 from platen.data.instruct.messages import SPLITS, Example
+from platen.pages import render_page
 from platen.wording import counted
 
 _SAMPLES = 5
@@ -125,15 +126,12 @@ def _table(left: str, right: str, rows: Mapping[str, int]) -> list[str]:
 
 
 def _page(report: InstructReport, samples: Sequence[Example]) -> str:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("report.html.j2")
     rows = []
     if report.balance:
         total = sum(report.balance.user.values())
         rows = [
             (act, count, count / total, percent(count / total)) for act, count in report.balance.user.items()
         ]
-    return template.render(report=report, acts=rows, samples=samples, meanings=MEANINGS)
+    return render_page(
+        "platen.data.instruct", "report.html.j2", report=report, acts=rows, samples=samples, meanings=MEANINGS
+    )
