@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -44,9 +45,11 @@ def umap_points(vectors: Vectors) -> Plane:
         raise MissingExtraError("umap", "--method umap")
     from umap import UMAP
 
-    neighbours = min(15, len(vectors) - 1)
-    points = UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors)
-    return np.asarray(points, dtype=np.float64)
+    # A fixed seed takes one thread, which UMAP warns of also where one is asked for.
+    umap = UMAP(n_neighbors=min(15, len(vectors) - 1), metric="cosine", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(umap.fit_transform(vectors), dtype=np.float64)
 
 
 def write_map(file: VectorFile, out: Path, *, method: str, color: str | None, limit: int) -> int:
