@@ -45,9 +45,10 @@ def umap_points(vectors: Vectors) -> Plane:
         raise MissingExtraError("umap", "--method umap")
     from umap import UMAP
 
-    # A fixed seed takes one thread, which UMAP warns of also where one is asked for.
-    umap = UMAP(n_neighbors=min(15, len(vectors) - 1), metric="cosine", random_state=0)
-    with warnings.catch_warnings():
+    neighbours = min(15, len(vectors) - 1)
+    init = "spectral" if len(vectors) > 3 else "random"  # three points have too few eigenvectors
+    umap = UMAP(n_neighbors=neighbours, metric="cosine", init=init, random_state=0)
+    with warnings.catch_warnings():  # of the one thread that a fixed seed takes
         warnings.simplefilter("ignore")
         return np.asarray(umap.fit_transform(vectors), dtype=np.float64)
 
