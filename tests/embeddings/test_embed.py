@@ -299,7 +299,8 @@ def test_umap_keeps_what_is_alike_together() -> None:
     apart = np.linalg.norm(points[:, None] - points, axis=-1)
     np.fill_diagonal(apart, np.inf)
     assert (apart.argmin(axis=1) // 30 == np.arange(90) // 30).all()
-    assert umap_points(vectors[:3]).shape == (3, 2)
+    for few in (3, 4):
+        assert np.isfinite(umap_points(vectors[:few])).all()
 
 
 def test_principal_components_are_scikit_learn_s() -> None:

@@ -126,7 +126,7 @@ def test_a_graph_of_unknown_make_has_a_fingerprint_of_its_own(
     assert own not in (torch_.stamp.fingerprint, onnx.stamp.fingerprint)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # tracing warns of every branch that it takes
 def test_a_published_graph_may_have_the_inputs_and_outputs_of_other_exporters(
     bert: Path, tmp_path: Path
 ) -> None:

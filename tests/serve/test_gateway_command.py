@@ -102,7 +102,7 @@ def test_what_a_file_says_of_serving(tmp_path: Path) -> None:
     for text, problem in (
         ("name: desk\nserve:\n  prot: 9000\n", r"platen\.yaml:3.*prot"),
         ("name: Desk!\nserve: {}\n", r"platen\.yaml:1.*name"),
-        ("name: desk\nserve: {}\ndata: {}\n", "train"),
+        ("name: desk\nserve: {}\ndata: {}\n", r"data\.sources: missing"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=problem):

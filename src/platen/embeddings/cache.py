@@ -24,7 +24,7 @@ Vector = NDArray[np.float32]
 _WAIT_SECONDS = 60
 _ASKED_AT_ONCE = 500
 MOST_BYTES = 10 * 10**9
-"""What a run leaves behind at most, in gigabytes of ten: six million vectors of 384 numbers."""
+"""What a run leaves behind at most: some six million vectors of 384 numbers."""
 _TOUCHED_AFTER_SECONDS = 3600
 """Reading is to write little: a use within the hour after the last is not written down."""
 

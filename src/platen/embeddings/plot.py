@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -46,8 +47,11 @@ def umap_points(vectors: Vectors) -> Plane:
     from umap import UMAP
 
     neighbours = min(15, len(vectors) - 1)
-    points = UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors)
-    return np.asarray(points, dtype=np.float64)
+    init = "spectral" if len(vectors) > 3 else "random"  # three points have too few eigenvectors
+    umap = UMAP(n_neighbors=neighbours, metric="cosine", init=init, random_state=0)
+    with warnings.catch_warnings():  # of the one thread that a fixed seed takes
+        warnings.simplefilter("ignore")
+        return np.asarray(umap.fit_transform(vectors), dtype=np.float64)
 
 
 def write_map(file: VectorFile, out: Path, *, method: str, color: str | None, limit: int) -> int:

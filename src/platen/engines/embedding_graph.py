@@ -3,6 +3,7 @@
 The graphs lie in a model's folder where sentence-transformers puts them. Whoever publishes one does not say
 what it was made from, so its vectors have a fingerprint of their own; those that `platen embed convert` made
 and compared with the model's say it in a record and have the model's.
+(sentence-transformers runs graphs through optimum, whose releases for ONNX ask for an older transformers.)
 """
 
 from __future__ import annotations

@@ -88,6 +88,19 @@ def test_pairs_stay_in_their_documents_split_and_everything_is_accounted_for(tmp
     assert "split: test" not in card  # an empty split is no configuration
 
 
+def test_the_page_fits_a_phone(tmp_path: Path) -> None:
+    from tests.browser import chromium
+
+    out, _ = make(tmp_path, BUILD)
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(f"file://{out / 'report.html'}")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        row = page.locator(".acts tr", has_text="verdictive")
+        assert row.evaluate("row => row.scrollWidth <= row.clientWidth")
+        assert row.get_by_text("ranking, assessment").is_visible()
+
+
 def pairs(folder: Path, count: int) -> InstructConfig:
     """A source of so many pairs, every tenth with the prompt of the one before."""
     lines = [

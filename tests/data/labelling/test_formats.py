@@ -173,7 +173,7 @@ def test_what_other_tools_write(
         ('{"text": "x"}', "compare", "0 answers, where the task compare needs 2"),
         ('{"text": "x", "label": [[0, 1, "PER"]]}', "label", "labels of spans"),
         ('{"text": "x", "label": ["a", "b"]}', "label", "2 labels, where one is asked for"),
-        ('{"text": "x", "id": 1}\n{"text": "y", "id": 1}', "label", "1 records have the id of another"),
+        ('{"text": "x", "id": 1}\n{"text": "y", "id": 1}', "label", "1 record with the id of another"),
         ("{", "label", "can't be read"),
         ("", "label", "nothing to label"),
     ],

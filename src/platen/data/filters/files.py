@@ -34,5 +34,4 @@ def reference_files(directory: Path, source: Source) -> tuple[SourceFile, ...]:
     try:
         return find_files(directory, DataConfig(sources=(source,)))
     except DataError as error:
-        message = error.message.replace("data.sources", "the reference of a perplexity block")
-        raise DataError(message, hint=error.hint and error.hint.replace("data.sources", "it")) from None
+        raise DataError(f"the reference of a perplexity block: {error.message}", hint=error.hint) from None
