@@ -32,6 +32,8 @@ def _group() -> None:
       platen baselines compare corpus/*.txt
 
       platen baselines ngram corpus --out filter-model
+
+      platen baselines draft tokens --out draft-model
     """
 
 
@@ -147,3 +149,31 @@ def ngram(
     )
     if sample:
         typer.echo(" ".join(model.sample(sample, seed=seed)))
+
+
+@app.command("draft")
+def draft(
+    tokens: Annotated[Path, typer.Argument(help="Folder of token files, by `platen tokens encode`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the counts.")],
+    order: Annotated[int, typer.Option(min=3, max=16, help="Tokens of an n-gram, at most.")] = 4,
+    min_count: Annotated[int, typer.Option(min=1, help="Rarer n-grams are dropped.")] = 2,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="In this share of all times the token came next, at least.")
+    ] = 0.5,
+) -> None:
+    """Count how the texts of train.bin go on, for a server to guess by (`serve.draft.ngram`).
+
+    Encode the texts with the tokenizer of the model that is to be served.
+
+    Examples:
+
+      platen tokens encode answers.jsonl -t my-model --out tokens
+
+      platen baselines draft tokens --out draft-model
+    """
+    from platen.baselines.continuations import count_continuations
+    from platen.cli.console import human_size
+
+    counted = count_continuations(tokens, order=order, min_count=min_count, share=share)
+    counted.save(out)
+    typer.echo(f"{len(counted):,} contexts and what follows them, {human_size(counted.bytes())}  {out}")
