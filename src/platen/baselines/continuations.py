@@ -19,8 +19,8 @@ from platen.tokens.files import TokensMeta
 
 Keys = NDArray[np.uint64]
 
-PART_TOKENS = 1 << 25
-"""Tokens whose contexts are counted at a time, about."""
+PART_TOKENS = 1 << 24
+"""Tokens whose contexts are counted at a time, about; each takes some 60 bytes meanwhile."""
 _BLOCK = 1 << 22
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, for Fibonacci hashing
 
