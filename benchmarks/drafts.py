@@ -8,6 +8,7 @@ as a document holds its next version, and how well it is guessed follows from th
   quotes   the text quotes twelve tokens of the prompt, then has twelve that are new, and so on
   new      nothing of the text is in the prompt
   misled   every fourth token is another: what is looked up is found each time and wrong at once
+  corpus   as new, but the text is in a corpus that was counted, every twentieth token another there
 
 Compared are tokens a second of 128 new ones after some 200, temperature 0, 1 text and 4 or 8 at once (_x4,
 _x8). `ours` is with the draft, `peer` without; edit_vs_transformers has transformers' own `generate` with
@@ -19,17 +20,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _harness import Result, interleaved, options, report
 from _served import FULL, SMALL
 
+from platen.baselines.continuations import count_continuations
 from platen.engines.batching import BatchingEngine
+from platen.engines.continuations import Continuations
 from platen.engines.draft import DraftOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.threads import prepare_process
@@ -37,9 +43,21 @@ from platen.engines.torch_runner import TorchRunner
 from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
 from platen.models.packed import pack
+from platen.tokens.files import SplitTokens, TokensMeta
 
 WRITTEN = 128
-CASES = ("edit", "edit_x4", "edit_x8", "quotes", "quotes_x4", "new", "misled", "misled_x4")
+CASES = (
+    "edit",
+    "edit_x4",
+    "edit_x8",
+    "quotes",
+    "quotes_x4",
+    "new",
+    "misled",
+    "misled_x4",
+    "corpus",
+    "corpus_x4",
+)
 
 
 def scripted_model(config: LlamaConfig) -> Llama:
@@ -68,6 +86,17 @@ def prompt_of(kind: str, first: int, vocab_size: int) -> list[int]:
         shown = other
     beginning = [(first - 20 + index) % vocab_size for index in range(20)]
     return [*beginning, *shown, *beginning]
+
+
+def corpus_counts(folder: Path, vocab_size: int) -> Continuations:
+    """Counts of a text of the whole vocabulary, twice, in which every twentieth token is another."""
+    text = np.arange(vocab_size)
+    shown = np.where(text % 20 == 10, (text + vocab_size // 2) % vocab_size, text)
+    row = np.tile(shown, 2).astype("<u4")
+    row.tofile(folder / "train.bin")
+    split = SplitTokens(tokens=len(row), bytes=len(row), documents=1)
+    TokensMeta("uint32", vocab_size, vocab_size, "", {"train": split}).write(folder)
+    return count_continuations(folder, order=4)
 
 
 class Ours:
@@ -158,8 +187,9 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--only", nargs="*", choices=(*CASES, "transformers"), help="these alone")
     defaults = DraftOptions()
-    for field, value in vars(defaults).items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=value)
+    for field in ("tokens", "match", "step_tokens"):
+        default = getattr(defaults, field)
+        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
     args = parser.parse_args()
     prepare_process()
     torch.set_num_threads(args.threads)
@@ -170,21 +200,28 @@ def main() -> None:
     lookup = transformers_lookup(model, draft) if "transformers" in only else None
     pack(model)
     ours, plain = Ours(model, draft), Ours(model, None)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = corpus_counts(Path(folder), config.vocab_size)
+    informed = Ours(model, replace(draft, ngram=counts))
     first = itertools.cycle(range(1000, config.vocab_size // 2, 300))
 
     def prompts(case: str) -> list[list[int]]:
         kind, _, count = case.partition("_x")
         return [prompt_of(kind, next(first), config.vocab_size) for _ in range(int(count or 1))]
 
-    for engine in (ours, plain):
+    for engine in (ours, plain, informed):
         engine.run(prompts("edit"))
     results = [
-        compare(case, partial(prompts, case), ours, plain.run, rounds) for case in CASES if case in only
+        compare(
+            case, partial(prompts, case), informed if case.startswith("corpus") else ours, plain.run, rounds
+        )
+        for case in CASES
+        if case in only
     ]
     if lookup is not None:
         results.append(compare("edit_vs_transformers", partial(prompts, "edit"), ours, lookup, rounds))
-    ours.close()
-    plain.close()
+    for engine in (ours, plain, informed):
+        engine.close()
     report(results, json_file=args.json, quick=args.quick)
     for result in results:
         print(

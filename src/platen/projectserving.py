@@ -199,6 +199,13 @@ class DraftConfig(Section):
     """So many last tokens must have come before in prompt or text; what followed them is the guess."""
     step_tokens: Annotated[int, Field(ge=2, le=1024)] = 16
     """Most tokens computed in a step for all texts, guesses among them; a fuller batch is not guessed for."""
+    ngram: Text | None = None
+    """Folder that `platen baselines draft` made: guesses from a corpus where prompt and text have none."""
+
+    def located(self, directory: Path) -> DraftConfig:
+        """With the path as seen from anywhere; in the file it is relative to its `directory`."""
+        ngram = None if self.ngram is None else str(directory / self.ngram)
+        return self.model_copy(update={"ngram": ngram})
 
 
 class ServeConfig(Section):
@@ -256,4 +263,6 @@ class ServeConfig(Section):
     def located(self, directory: Path) -> ServeConfig:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""
         blocklist = self.guards.blocklist.located(directory)
-        return self.model_copy(update={"guards": self.guards.model_copy(update={"blocklist": blocklist})})
+        guards = self.guards.model_copy(update={"blocklist": blocklist})
+        draft = None if self.draft is None else self.draft.located(directory)
+        return self.model_copy(update={"guards": guards, "draft": draft})

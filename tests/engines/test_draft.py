@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Sequence as TokenSequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,9 +35,15 @@ class Scripted:
 
     name, context_window, vocab_size, adapters = "scripted", 100, 10, None
 
-    def __init__(self, script: list[int]) -> None:
+    def __init__(self, script: list[int], *, held: bool = False) -> None:
+        """One that is `held` computes nothing until it may `go`."""
         self._script = script
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
         self.steps: list[tuple[int, ...]] = []
+        self.writing: list[tuple[int, int]] = []
+        """Of each step: how many texts were written in it, and how many tokens were guessed for them."""
         self.released: list[tuple[int, int]] = []
 
     def admit(self, sequence: Sequence, *, reuse: bool) -> int:
@@ -46,7 +53,10 @@ class Scripted:
         return True
 
     def forward(self, parts: TokenSequence[Part]) -> Tensor:
+        self.go.wait(timeout=30)
         rows = []
+        written = [part for part in parts if part.writes]
+        self.writing.append((len(written), sum(len(part.draft) for part in written)))
         for part in parts:
             self.steps.append(part.draft)
             rows += [self._script[part.stop + index] for index in range(part.rows)]
@@ -272,13 +282,24 @@ async def test_a_draft_beside_the_end_of_anothers_window(make: Make) -> None:
     assert_same(together, plain)
 
 
-async def test_a_full_batch_is_not_drafted_for(make: Make) -> None:
-    requests = [GenerationRequest(f"r{i}", repeating(30, 1), GREEDY) for i in range(4)]
-    async with make(DraftOptions(match=1, step_tokens=7), max_concurrent=4, prefill_chunk=200) as engine:
-        await asyncio.gather(*(collect(engine.submit(request)) for request in requests))
-        assert engine.stats().extra["draft_tokens"] == 0
-        await collect(engine.submit(requests[0]))
-        assert engine.stats().extra["draft_tokens"] > 0
+async def test_a_full_batch_is_not_drafted_for() -> None:
+    """Of seven tokens a step four texts get one each, three two at most."""
+    script = [1, 2, 3] * 30
+    runner = Scripted(script, held=True)
+    options = DraftOptions(match=1, step_tokens=7)
+    engine = BatchingEngine(runner, new_detokenizer=lambda _: Digits(), token_text=str, draft=options)
+    lengths = (20, 40, 40, 40)
+    requests = [
+        GenerationRequest(f"r{i}", script[:9], SamplingParams(temperature=0, max_tokens=length))
+        for i, length in enumerate(lengths)
+    ]
+    streams = [engine.submit(request) for request in requests]
+    runner.go.set()
+    results = await asyncio.gather(*(collect(stream) for stream in streams))
+    await engine.close()
+    assert [len(result.token_ids) for result in results] == [20, 40, 40, 40]
+    assert {drafted for texts, drafted in runner.writing if texts == 4} == {0}
+    assert max(drafted for texts, drafted in runner.writing if texts == 3) == 3
 
 
 @given(

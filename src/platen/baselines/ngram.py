@@ -11,8 +11,6 @@ probabilities, perplexity or text:
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -22,6 +20,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.artifacts import replaced_folder
 from platen.baselines import ngram_counts
 from platen.baselines.ngram_counts import NgramCounts
 from platen.baselines.ngram_table import NgramTable
@@ -114,11 +113,6 @@ class NgramModel:
 
     def save(self, folder: Path) -> None:
         """Write the model as a folder; one that is there is replaced once the new one is complete."""
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self.vocabulary.save(partial)
-        self.table.save(partial)
         about = {
             "schema_version": 1,
             "smoothing": self.smoothing,
@@ -127,9 +121,10 @@ class NgramModel:
             "shorter": self.table.shorter,
             "base": self.table.base,
         }
-        (partial / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with replaced_folder(folder) as new:
+            self.vocabulary.save(new)
+            self.table.save(new)
+            (new / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:

@@ -34,6 +34,8 @@ def _group() -> None:
       platen baselines ngram corpus --out filter-model
 
       platen baselines vectors corpus --out word-vectors
+
+      platen baselines draft tokens --out draft-model
     """
 
 
@@ -191,3 +193,31 @@ def _sentences(corpus: list[str]) -> list[list[str]]:
     files = find_files(Path.cwd(), DataConfig(sources=tuple(Source(path=path) for path in corpus)))
     texts = (document.text for file in files for document in read_documents(file))
     return [words(sentence) for text in texts for sentence in sentences(text)]
+
+
+@app.command("draft")
+def draft(
+    tokens: Annotated[Path, typer.Argument(help="Folder of token files, by `platen tokens encode`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the counts.")],
+    order: Annotated[int, typer.Option(min=3, max=16, help="Tokens of an n-gram, at most.")] = 4,
+    min_count: Annotated[int, typer.Option(min=1, help="Rarer n-grams are dropped.")] = 2,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="In this share of all times the token came next, at least.")
+    ] = 0.5,
+) -> None:
+    """Count how the texts of train.bin go on, for a server to guess by (`serve.draft.ngram`).
+
+    Encode the texts with the tokenizer of the model that is to be served.
+
+    Examples:
+
+      platen tokens encode answers.jsonl -t my-model --out tokens
+
+      platen baselines draft tokens --out draft-model
+    """
+    from platen.baselines.continuations import count_continuations
+    from platen.cli.console import human_size
+
+    counted = count_continuations(tokens, order=order, min_count=min_count, share=share)
+    counted.save(out)
+    typer.echo(f"{len(counted):,} contexts and what follows them, {human_size(counted.bytes())}  {out}")

@@ -1,10 +1,11 @@
 """Guesses of how a text goes on, so that the model checks several tokens in one step instead of writing one.
 
 Speculative decoding (Leviathan et al. and Chen et al., both 2023) with drafts that cost next to nothing: what
-followed the same words earlier in the text (prompt lookup, Saxena 2023). Such a draft is certain of what
-it proposes, so their rule to accept a token with probability p(token) and else draw from what is left of p
-is the same as to draw from p with the number that the position would have been drawn with anyway, and to
-go on while the drawn token is the proposed one. So a text is the same with and without a draft.
+followed the same words earlier in the text (prompt lookup, Saxena 2023), or else most often in a corpus. Such
+a draft is certain of what it proposes, so their rule to accept a token with probability p(token) and else
+draw from what is left of p is the same as to draw from p with the number that the position would have been
+drawn with anyway, and to go on while the drawn token is the proposed one. So a text is the same with and
+without a draft.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from platen.engines.continuations import Continuations
+
 
 @dataclass(frozen=True)
 class DraftOptions:
     """`tokens` are proposed at most for a text in a step, after its last `match` tokens were found in it.
 
+    Where they were not, it is what `ngram` knows of how the corpus' texts go on.
     Nothing is proposed while a step would then compute more than `step_tokens` tokens of all texts.
     """
 
     tokens: int = 8
     match: int = 3
     step_tokens: int = 16
+    ngram: Continuations | None = None
 
 
 class Draft:
@@ -35,7 +40,11 @@ class Draft:
 
     def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
         """Up to `room` tokens that may follow `tokens`, which begin with those it was asked about before."""
-        return () if room <= 0 else self._lookup.after(tokens, min(room, self._most))
+        if room <= 0:
+            return ()
+        most, ngram = min(room, self._most), self._options.ngram
+        found = self._lookup.after(tokens, most)
+        return ngram.after(tokens, most) if ngram is not None and not found else found
 
     def learn(self, proposed: int, right: int) -> None:
         """Propose as many as were right, and twice as many when all were."""

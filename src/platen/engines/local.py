@@ -76,7 +76,8 @@ def open_model(
     folder, by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process.
     `draft` lets PyTorch's engine check guesses of how texts go on.
     Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched, ConfigError
-    for a draft where another engine would run, MissingExtraError, VllmError.
+    for a draft where another engine would run or with another tokenizer's n-grams, MissingExtraError,
+    VllmError.
     """
     files = None
     if is_url(str(path_or_name)):
@@ -104,6 +105,7 @@ def open_model(
     elif compiled is None:
         with phase("open weights"):
             bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
+        _check_ngram(draft, bundle.tokenizer, path)
         with phase("pack"):
             if can_pack(bundle.model):
                 on_passing_thread(lambda: pack(bundle.model))
@@ -140,6 +142,16 @@ def open_model(
             engine = start_vllm(path, config, vllm, **text)
     parameters = config.num_parameters()
     return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
+
+
+def _check_ngram(draft: DraftOptions | None, tokenizer: Tokenizer, path: Path) -> None:
+    if draft is None or draft.ngram is None or draft.ngram.about.tokenizer_sha256 == tokenizer.sha256:
+        return
+    raise ConfigError(
+        f"serve.draft.ngram was counted with another tokenizer than that of {path}",
+        hint=f"Count again: platen tokens encode CORPUS -t {path} --out TOKENS; "
+        "platen baselines draft TOKENS --out FOLDER",
+    )
 
 
 class _Text(TypedDict):

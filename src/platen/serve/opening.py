@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from platen.download import Report, no_report
+from platen.engines.continuations import Continuations
 from platen.engines.draft import DraftOptions
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.protocol import EngineFailed
@@ -19,7 +20,7 @@ from platen.models.remote import is_url
 from platen.models.sentence import Pooling, is_embedding_folder
 from platen.models.store import HeldFolder, ModelCache
 from platen.phases import Phase, no_phase
-from platen.projectserving import ServeConfig
+from platen.projectserving import DraftConfig, ServeConfig
 from platen.serve.embedding_model import open_embedding_model
 from platen.serve.served import AnyModel, ModelInfo, ServedModel
 
@@ -113,7 +114,7 @@ def open_configured(
         max_wait=config.queue_seconds,
         fetched=lambda url: held or _fetched(url, config, report, phase),
         vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
-        draft=None if config.draft is None else DraftOptions(**config.draft.model_dump()),
+        draft=None if config.draft is None else _draft_options(config.draft),
         phase=phase,
     )
     try:
@@ -125,6 +126,11 @@ def open_configured(
             f"{path_or_name} opens, but can't write: {error}", hint="Check it with platen generate."
         ) from None
     return model
+
+
+def _draft_options(config: DraftConfig) -> DraftOptions:
+    ngram = None if config.ngram is None else Continuations.load(config.ngram)
+    return DraftOptions(config.tokens, config.match, config.step_tokens, ngram)
 
 
 def _fetched(url: str, config: ServeConfig, report: Report, phase: Phase) -> HeldFolder:
