@@ -39,8 +39,9 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# A file's tests stay in one process, which makes what they share once.
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup lint
 	$(BIN)/pytest -m 'slow or not slow' --timeout=1800

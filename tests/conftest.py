@@ -29,6 +29,15 @@ TEXT = (
 )
 
 
+LONGEST = ("test_docs.py", "test_kill.py", "test_cli.py")
+"""Files that take minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: of several processes one would else be left alone with them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What this user has cached neither helps the tests nor is touched by them."""
