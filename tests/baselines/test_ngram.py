@@ -3,17 +3,20 @@
 import itertools
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from nltk.lm import MLE as NltkMLE
 from nltk.lm import KneserNeyInterpolated, Vocabulary
 from nltk.lm import Laplace as NltkLaplace
+from typer.testing import CliRunner
 
 from platen.baselines.ngram import SMOOTHINGS, BackOff, KneserNey, Laplace, MaximumLikelihood
 from platen.baselines.ngram_counts import NgramCounts, back_off, kneser_ney
 from platen.baselines.words import sentences, words
-from platen.errors import DataError
+from platen.cli.main import app
+from platen.errors import ConfigError, DataError
 from tests.conftest import TEXT
 
 CORPUS = [
@@ -210,3 +213,21 @@ def test_words_and_sentences():
         "A title",
         "The end",
     ]
+
+
+@pytest.mark.parametrize("command", [("ngram",), ("vectors", "--epochs", "1", "--min-count", "1")])
+def test_a_model_takes_no_folder_of_somebody_elses(tmp_path: Path, command: tuple[str, ...]) -> None:
+    corpus, mine = tmp_path / "corpus.txt", tmp_path / "mine"
+    corpus.write_text("the cat sat on the mat. the dog sat on the mat.\n" * 20)
+    mine.mkdir()
+    (mine / "notes.txt").write_text("kept")
+    name, *options = command
+    arguments = ["baselines", name, str(corpus), *options, "--out"]
+    refused = CliRunner().invoke(app, [*arguments, str(mine)])
+    assert isinstance(refused.exception, ConfigError)
+    assert "would be lost" in refused.exception.message
+    assert [(file.name, file.read_text()) for file in mine.iterdir()] == [("notes.txt", "kept")]
+    for _ in range(2):  # its own kind is replaced
+        made = CliRunner().invoke(app, [*arguments, str(tmp_path / "model")])
+        assert made.exit_code == 0, made.output
+    assert {file.name for file in tmp_path.iterdir()} == {"corpus.txt", "mine", "model"}

@@ -121,7 +121,7 @@ class NgramModel:
             "shorter": self.table.shorter,
             "base": self.table.base,
         }
-        with replaced_folder(folder) as new:
+        with replaced_folder(folder, MODEL_FILE) as new:
             self.vocabulary.save(new)
             self.table.save(new)
             (new / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

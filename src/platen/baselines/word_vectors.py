@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from platen.baselines.words import FIRST_WORD, UNKNOWN, Vocabulary
+from platen.artifacts import replaced_folder
+from platen.baselines.words import FIRST_WORD, UNKNOWN, VECTORS_FILE, Vocabulary
 from platen.errors import BundleError, DataError
 from platen.stages import Progress, SilentProgress
 
@@ -89,12 +90,12 @@ class WordVectors:
         return mean
 
     def save(self, folder: Path) -> None:
-        """Write `vectors.json`, `model.safetensors` and the vocabulary into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the vectors as a folder; one that is there is replaced once the new one is complete."""
         about = {"kind": "word_vectors", "size": self.vectors.shape[1]}
-        (folder / "vectors.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-        save_file({"vectors": self.vectors}, folder / "model.safetensors")
-        self.vocabulary.save(folder)
+        with replaced_folder(folder, VECTORS_FILE) as new:
+            save_file({"vectors": self.vectors}, new / "model.safetensors")
+            self.vocabulary.save(new)
+            (new / VECTORS_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> WordVectors:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 START, END, UNKNOWN = 0, 1, 2
 """Ids of the sentence's start and end and of words that the vocabulary lacks; its own words follow."""
 FIRST_WORD = 3
+VECTORS_FILE = "vectors.json"
+"""By it a folder of word vectors is known."""
 _SPECIALS = ("<s>", "</s>", "<unk>")
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W\d_a-z])|\n\s*\n")

@@ -133,9 +133,11 @@ def ngram(
 
       platen baselines ngram corpus --out filter-model --order 5 --sample 20
     """
-    from platen.baselines.ngram import KneserNey
+    from platen.artifacts import check_replaceable
+    from platen.baselines.ngram import MODEL_FILE, KneserNey
     from platen.cli.console import human_size
 
+    check_replaceable(out, MODEL_FILE)
     model = KneserNey.fit(_sentences(corpus), order=order, min_count=min_count)
     model.save(out)
     typer.echo(
@@ -173,9 +175,12 @@ def vectors(
     prepare_process()
     from rich.console import Console
 
+    from platen.artifacts import check_replaceable
     from platen.baselines.word_vectors import VectorOptions, train_vectors
+    from platen.baselines.words import VECTORS_FILE
     from platen.cli.console import ConsoleObserver
 
+    check_replaceable(out, VECTORS_FILE)
     options = VectorOptions(
         kind=kind, size=size, window=window, epochs=epochs, min_count=min_count, seed=seed
     )
@@ -215,9 +220,12 @@ def draft(
 
       platen baselines draft tokens --out draft-model
     """
+    from platen.artifacts import check_replaceable
     from platen.baselines.continuations import count_continuations
     from platen.cli.console import human_size
+    from platen.engines.continuations import ABOUT_FILE
 
+    check_replaceable(out, ABOUT_FILE)
     counted = count_continuations(tokens, order=order, min_count=min_count, share=share)
     counted.save(out)
     typer.echo(f"{len(counted):,} contexts and what follows them, {human_size(counted.bytes())}  {out}")

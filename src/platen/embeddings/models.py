@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.baselines.words import VECTORS_FILE
 from platen.embeddings.stamp import Stamp
 from platen.errors import ConfigError, DataError
 from platen.models.sentence import Backend, Pooling, read_prompts
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 Role = Literal["document", "query"]
-_WORD_VECTORS_FILE = "vectors.json"
 _PROMPTS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
 """Names that a role's prompt has in a model's folder, the likelier first, as sentence-transformers has it."""
 
@@ -113,7 +113,7 @@ def open_model(
     Raises BundleError, MissingExtraError, and ConfigError for a prompt that the model does not have.
     """
     name = name or Path(path_or_name).resolve().name
-    if (Path(path_or_name) / _WORD_VECTORS_FILE).is_file():
+    if (Path(path_or_name) / VECTORS_FILE).is_file():
         if any(option is not None for option in (prompt, pooling, backend)):
             raise ConfigError(f"{name} has word vectors, which take no prompt, pooling or backend")
         return _open_words(Path(path_or_name), name)

@@ -81,7 +81,7 @@ class Continuations:
 
     def save(self, folder: Path) -> None:
         """Write it as a folder; one that is there is replaced once the new one is complete."""
-        with replaced_folder(folder) as new:
+        with replaced_folder(folder, ABOUT_FILE) as new:
             for length, level in self._longest_first:
                 np.save(new / f"contexts.{length}.npy", level.contexts, allow_pickle=False)
                 np.save(new / f"tokens.{length}.npy", level.tokens, allow_pickle=False)

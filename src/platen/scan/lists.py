@@ -23,8 +23,10 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 
 def read_words(path: Path, what: str) -> list[str]:
-    """The same for words. Raises ConfigError also for one that is too long to be found."""
+    """The same for words. Raises ConfigError also where there are none, or one is too long to be found."""
     words = read_lines(path, what)
+    if not words:
+        raise ConfigError(f"the {what} {path} has no word in it", hint="Give one word or phrase a line.")
     if too_long := [word for word in words if len(word) > LONGEST_ENTRY // 2]:
         raise ConfigError(f"{path}: '{too_long[0][:40]}…' is longer than {LONGEST_ENTRY // 2} characters")
     return words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from platen.errors import ConfigError
 from platen.scan.screen import Match
 
 # Digits in groups, one of which may stand in brackets; the library decides.
@@ -25,7 +26,15 @@ class Phones:
     name = "phones"
 
     def __init__(self, regions: Iterable[str]) -> None:
+        """Raises ConfigError for a code without a numbering plan: it would find nothing, and not say so."""
+        import phonenumbers
+
         self._regions = tuple(regions)
+        if unknown := [region for region in self._regions if region not in phonenumbers.SUPPORTED_REGIONS]:
+            raise ConfigError(
+                f"regions: {', '.join(unknown)}: no country whose phone numbers are known",
+                hint="Give codes of ISO 3166, such as GB for the United Kingdom.",
+            )
 
     def matches(self, text: str, start: int) -> Iterator[Match]:
         for found in _CANDIDATE.finditer(text, start):

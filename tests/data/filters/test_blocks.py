@@ -151,6 +151,12 @@ def test_words_of_a_list(run_blocks: RunBlocks, tmp_path: Path) -> None:
         run_blocks({"a": "b"}, {"block": "toxicity", "words": "missing.txt"})
 
 
+def test_a_list_without_words_is_refused(run_blocks: RunBlocks, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("# nothing yet\n\n")
+    with pytest.raises(ConfigError, match="has no word in it"):
+        run_blocks({"a": PROSE}, {"block": "toxicity", "words": str(tmp_path / "empty.txt")})
+
+
 def test_secrets_are_masked_hashed_or_their_documents_dropped(run_blocks: RunBlocks) -> None:
     texts = {
         "a": "Write to jane@example.org or jane@example.org, pay 4111 1111 1111 1111.",
@@ -176,6 +182,11 @@ def test_national_phone_numbers_of_the_wanted_countries(run_blocks: RunBlocks) -
     ran = run_blocks(texts, {"block": "pii", "regions": ["GB", "DE"]})
     assert ran.texts == {"gb": "Ring [PHONE] today.", "de": "Tel. [PHONE]", "no": texts["no"]}
     assert run_blocks(texts, {"block": "pii"}).texts == texts
+
+
+def test_a_country_without_a_numbering_plan_is_refused(run_blocks: RunBlocks) -> None:
+    with pytest.raises(ConfigError, match="regions: UK"):
+        run_blocks({"a": PROSE}, {"block": "pii", "regions": ["UK"]})
 
 
 def test_examples_of_other_blocks_hide_what_pii_looks_for(run_blocks: RunBlocks) -> None:
