@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from platen.models.llama import Llama
 from platen.projectserving import ServeConfig
 from platen.serve.access import AccessControl
@@ -18,15 +20,19 @@ from platen.serve.server import serve_bundle
 
 def main() -> None:
     bundle, seconds_per_step, drain_seconds, *project = sys.argv[1:]
-    forward = Llama.forward
+    hidden_states, logits = Llama.hidden_states, Llama.logits
 
-    def slow_forward(self: Llama, *args: Any, **kwargs: Any) -> Any:
+    def slow(self: Llama, *args: Any, **kwargs: Any) -> Tensor:
         time.sleep(float(seconds_per_step))
-        logits = forward(self, *args, **kwargs)
-        logits[..., list(self.config.eos_token_ids)] = float("-inf")
-        return logits
+        return hidden_states(self, *args, **kwargs)
 
-    Llama.forward = slow_forward  # type: ignore[method-assign]
+    def without_end(self: Llama, hidden: Tensor) -> Tensor:
+        found = logits(self, hidden)
+        found[..., list(self.config.eos_token_ids)] = float("-inf")
+        return found
+
+    Llama.hidden_states = slow  # type: ignore[method-assign]
+    Llama.logits = without_end  # type: ignore[method-assign]
     keys: Literal["required", "off"] = "required" if project else "off"
     config = ServeConfig(port=0, drain_seconds=float(drain_seconds), keys=keys)
     access = AccessControl(config, Path(project[0]) if project else None)

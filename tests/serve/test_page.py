@@ -271,7 +271,7 @@ def test_a_reload_keeps_text_mode_and_draft(
 
 
 def test_a_server_killed_in_the_middle(tab: Tab, tiny_bundle: Path) -> None:
-    with process(tiny_bundle, seconds_per_step=0.2, drain_seconds=1) as (server, url):
+    with process(tiny_bundle, seconds_per_step=0.05, drain_seconds=1) as (server, url):
         tab.page.goto(url)
         expect(tab.page.locator("#model-name")).to_have_text("tiny")
         tab.say("To be ")
