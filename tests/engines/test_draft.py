@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Callable
 from collections.abc import Sequence as TokenSequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from platen.engines.protocol import GenerationRequest, Grammar, SamplingParams
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence
 from platen.models.llama import Llama
-from platen.tokens.tokenizer import TextStream, Tokenizer
+from platen.tokens.tokenizer import Tokenizer
+from tests.engines.test_torch_engine import Make as Engines
 from tests.engines.test_torch_engine import Result, collect
 from tests.engines.torch_engine import TorchEngine
 
@@ -155,32 +157,19 @@ def test_a_draft_is_as_long_as_the_last_was_right() -> None:
     assert draft.propose(text, 0) == ()
 
 
-class Make:
-    """Opens engines over the tiny model, with and without drafts."""
-
-    def __init__(self, model: Llama, tokenizer: Tokenizer) -> None:
-        self._model, self._tokenizer = model, tokenizer
-
-    @asynccontextmanager
-    async def __call__(self, draft: DraftOptions | None, **options: Any) -> Any:
-        engine = TorchEngine(
-            self._model,
-            new_detokenizer=lambda prompt_ids: TextStream(self._tokenizer, after=prompt_ids),
-            token_text=self._tokenizer.token_text,
-            grammars=GrammarCompiler(self._tokenizer, 320, (0,)),
-            eos_ids=(0,),
-            draft=draft,
-            **options,
-        )
-        try:
-            yield engine
-        finally:
-            await engine.close()
+Make = Callable[..., AbstractAsyncContextManager[TorchEngine]]
 
 
 @pytest.fixture
 def make(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Make:
-    return Make(tiny_llama, tiny_tokenizer)
+    """Opens engines over the tiny model, with and without drafts."""
+    plain = Engines(tiny_llama, tiny_tokenizer)
+
+    def opened(draft: DraftOptions | None, **options: Any) -> AbstractAsyncContextManager[TorchEngine]:
+        grammars = GrammarCompiler(tiny_tokenizer, 320, (0,))
+        return plain(draft=draft, grammars=grammars, eos_ids=(0,), **options)
+
+    return opened
 
 
 def repeating(length: int, start: int) -> list[int]:

@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from platen.artifacts import write_atomic
+
 MARK = ".pulled.json"
 
 
@@ -26,9 +28,8 @@ class Kept:
 
 def write_mark(folder: Path, since: float, channels: Mapping[str, str]) -> None:
     """Note which channels are whole from `since` on: their ids, and the folders they lie in."""
-    temporary = folder / f"{MARK}.new"
-    temporary.write_text(json.dumps({"since": since, "channels": dict(channels)}, indent=1), encoding="utf-8")
-    temporary.replace(folder / MARK)
+    mark = json.dumps({"since": since, "channels": dict(channels)}, indent=1)
+    write_atomic(folder / MARK, mark.encode())
 
 
 def read_mark(folder: Path, since: float) -> dict[str, str]:
