@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLE ?= examples/shakespeare
 RUN_FLAGS ?=
-MISSING := $(strip $(foreach program,chromium redis-server,$(if $(shell command -v $(program)),,$(program))))
+MISSING := $(strip $(foreach program,chromium redis-server g++,$(if $(shell command -v $(program)),,$(program))))
 
 .PHONY: run test test-slow lint format bench docs setup clean
 .DELETE_ON_ERROR:

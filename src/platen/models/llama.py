@@ -30,6 +30,15 @@ class Cache(Protocol):
         """Add new (B, K, T, D) keys and values; return all of them, (B, K, S, D)."""
         ...
 
+    @property
+    def ragged(self) -> bool:
+        """Whether rows hold different numbers of tokens; a new one looks at all before it in its row."""
+        ...
+
+    def room(self, layer: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's keys and values (B, K, capacity, D), and where each row's new tokens go, (B) int64."""
+        ...
+
     def advance(self, tokens: int) -> None:
         """Called once when a forward pass is over: `tokens` more are held in every layer."""
         ...
@@ -56,11 +65,24 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, K, T, D) after what is held; return views of all, (B, K, S, D)."""
-        end = self.length + keys.shape[2]
+    @property
+    def ragged(self) -> bool:
+        return False
+
+    def room(self, layer: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        self._check_room(tokens)
+        held = self._keys[layer]
+        return held, self._values[layer], torch.full((held.shape[0],), self.length, device=held.device)
+
+    def _check_room(self, tokens: int) -> None:
+        end = self.length + tokens
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {end} are needed")
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, K, T, D) after what is held; return views of all, (B, K, S, D)."""
+        self._check_room(keys.shape[2])
+        end = self.length + keys.shape[2]
         held_keys, held_values = self._keys[layer], self._values[layer]
         held_keys[:, :, self.length : end] = keys
         held_values[:, :, self.length : end] = values

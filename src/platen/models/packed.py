@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from platen.models.llama import Cache, DecoderLayer, Llama, rotate
+from platen.models.kernels import Kernels, kernels_for
+from platen.models.llama import Cache, DecoderLayer, Llama, RMSNorm, rotate
 
 _ROWS = 8
 """Rows that the layout is made for. With this one a row's result does not depend on how many there are..."""
 _LONG_ROW = 1024
 """...but for a single row of more inputs than this, which oneDNN sums up in another order."""
+_MANY = 16
+"""Tokens of a prompt from which on it pays to turn all keys for them."""
 
 
 class PackedLinear(nn.Module):
@@ -40,7 +43,7 @@ class PackedLinear(nn.Module):
     def _product(self, x: Tensor, added: Tensor | None) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise
         if added is None:
-            return product(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
+            return product.default(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
         return product.binary(x, added, self._packed, None, "add")  # type: ignore[no-any-return]
 
 
@@ -65,7 +68,7 @@ class HalfLinear(nn.Module):
         return bool((weight.half().float() - weight).abs().max() <= cls.LOSS)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._packed)
         return product if added is None else product.add_(added)
 
 
@@ -76,32 +79,38 @@ def packed_linear(weight: Tensor) -> nn.Module:
 
 
 class PackedNorm(nn.Module):
-    """RMSNorm in four operations; PyTorch composes its own for CPUs of eight."""
+    """RMSNorm in one pass or, without kernels, in four operations; PyTorch composes its own of eight."""
 
-    def __init__(self, weight: Tensor, eps: float) -> None:
+    def __init__(self, weight: Tensor, eps: float, kernels: Kernels | None) -> None:
         super().__init__()
         self._gain = weight.detach()
         self._eps = torch.tensor(eps)
+        self._epsilon, self._kernels = eps, kernels
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._kernels.rms_norm(x, self._gain, self._epsilon)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(self._gain).to(x.dtype)
 
 
+def packed_norm(norm: RMSNorm, kernels: Kernels | None) -> PackedNorm:
+    return PackedNorm(norm.weight, norm.eps, kernels)
+
+
 class PackedLayer(nn.Module):
     """What `DecoderLayer` computes."""
 
-    def __init__(self, layer: DecoderLayer) -> None:
+    def __init__(self, layer: DecoderLayer, kernels: Kernels | None) -> None:
         super().__init__()
+        self._kernels = kernels
         attention, mlp = layer.self_attn, layer.mlp
         self._layer, self._head_dim = attention.layer, attention.head_dim
         queries, keys = attention.q_proj.out_features, attention.k_proj.out_features
         self._heads = (queries // self._head_dim, keys // self._head_dim)
-        self._before_attention = PackedNorm(layer.input_layernorm.weight, layer.input_layernorm.eps)
-        self._before_mlp = PackedNorm(
-            layer.post_attention_layernorm.weight, layer.post_attention_layernorm.eps
-        )
+        self._before_attention = packed_norm(layer.input_layernorm, kernels)
+        self._before_mlp = packed_norm(layer.post_attention_layernorm, kernels)
         self.qkv = packed_linear(
             torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
         )
@@ -122,17 +131,38 @@ class PackedLayer(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
     ) -> Tensor:
-        rows, tokens, _ = x.shape
-        queries, keys = self._heads
         qkv = self.qkv(self._before_attention(x))
+        if self._kernels is None or cache is None:
+            y = self._attention(*self._split(qkv, cos, sin, cache), mask, causal)
+        else:
+            y = self._with_kernels(self._kernels, qkv, cos, sin, mask, cache)
+        x = self.out(y, x)
+        return self.down(self._gated(self.gate_up(self._before_mlp(x))), x)  # type: ignore[no-any-return]
+
+    def _with_kernels(
+        self, kernels: Kernels, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache
+    ) -> Tensor:
+        """From queries, keys and values side by side to the heads' outputs, (B, T, H * D)."""
+        tokens = qkv.shape[1]
+        keys, values, starts = cache.room(self._layer, tokens)
+        queries = kernels.rotate_and_keep(qkv, cos, sin, keys, values, starts)
+        if mask is not None and mask.dim() == 4 and not cache.ragged:  # padding: not just what comes before
+            end = cache.length + tokens
+            return self._attention(queries, keys[:, :, :end], values[:, :, :end], mask, causal=False)
+        if cache.ragged or tokens < _MANY:
+            return kernels.attend(queries, keys, values, starts)
+        return kernels.attend_prompt(queries, keys, values, cache.length)
+
+    def _split(
+        self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D) and all keys and values (B, K, S, D)."""
+        rows, tokens, _ = qkv.shape
+        queries, keys = self._heads
         heads = qkv.view(rows, tokens, queries + 2 * keys, self._head_dim).transpose(1, 2)
         turned = rotate(heads[:, : queries + keys], cos, sin)
         q, k, v = turned[:, :queries], turned[:, queries:], heads[:, queries + keys :]
-        if cache is not None:
-            k, v = cache.update(self._layer, k, v)
-        x = self.out(self._attention(q, k, v, mask, causal), x)
-        gate, up = self.gate_up(self._before_mlp(x)).chunk(2, dim=-1)
-        return self.down(F.silu(gate).mul_(up), x)  # type: ignore[no-any-return]
+        return (q, k, v) if cache is None else (q, *cache.update(self._layer, k, v))
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """(B, T, H * D)."""
@@ -143,6 +173,12 @@ class PackedLayer(nn.Module):
         grouped = heads != k.shape[1]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         return y.transpose(1, 2).reshape(rows, tokens, -1)
+
+    def _gated(self, gate_up: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._kernels.gated(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
 
 
 def can_pack(model: Llama) -> bool:
@@ -158,10 +194,12 @@ def pack(model: Llama) -> None:
     A tied output layer becomes a matrix of its own, so memory grows by the embedding's size.
     """
     layers = model.model.layers
+    in_float32 = model.model.embed_tokens.weight.dtype == torch.float32
+    kernels = kernels_for(model.config) if in_float32 else None
 
     def packed_layer(layer: nn.Module) -> PackedLayer:
         assert isinstance(layer, DecoderLayer)
-        return PackedLayer(layer)
+        return PackedLayer(layer, kernels)
 
     # Layer beside layer: within one weight, threads wait for each other 200 times over, which on a busy
     # machine takes 5 times as long as the work.
@@ -170,7 +208,7 @@ def pack(model: Llama) -> None:
         for number, layer in enumerate(pool.map(packed_layer, layers)):
             layers[number] = layer
         model.packed_output = output.result()
-    model.model.norm = PackedNorm(model.model.norm.weight, model.model.norm.eps)  # type: ignore[assignment]
+    model.model.norm = packed_norm(model.model.norm, kernels)  # type: ignore[assignment]
 
 
 def projection(model: Llama, name: str) -> tuple[nn.Module, slice]:

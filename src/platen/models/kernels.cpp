@@ -1,0 +1,307 @@
+// What a decoder layer does between its products, in float32: norms, rotations, attention of few new tokens.
+//
+// A token's numbers do not depend on what else is computed beside it: every sum runs over the same lanes in
+// the same order. Letters in shapes as in llama.py; all pointers are to contiguous memory but where a stride
+// is given, counted in floats.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int64_t LANES = 16;
+typedef float Lanes __attribute__((vector_size(64)));
+typedef int32_t Bits __attribute__((vector_size(64)));
+
+inline Lanes load(const float* from) {
+    Lanes lanes;
+    std::memcpy(&lanes, from, sizeof lanes);
+    return lanes;
+}
+
+inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+
+inline Lanes all(float value) { return Lanes{} + value; }
+
+inline float sum(Lanes lanes) {
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    Eight eight[2];
+    std::memcpy(eight, &lanes, sizeof eight);
+    eight[0] += eight[1];
+    Four four[2];
+    std::memcpy(four, eight, sizeof four);
+    four[0] += four[1];
+    return (four[0][0] + four[0][2]) + (four[0][1] + four[0][3]);
+}
+
+inline float largest(Lanes lanes) {
+    float most = lanes[0];
+    for (int i = 1; i < LANES; ++i) most = lanes[i] > most ? lanes[i] : most;
+    return most;
+}
+
+// e^x within 2 units in the last place for -87 <= x <= 88, as at -87 below and infinite from 88.4 on: 2^n times
+// the polynomial of Cephes' expf.
+inline Lanes exponential(Lanes x) {
+    const Lanes least = all(-87.0f), most = all(89.0f), magic = all(12582912.0f);
+    x = x < least ? least : x;
+    x = x > most ? most : x;
+    const Lanes n = (x * 1.44269504088896341f + magic) - magic;  // to the nearest integer
+    const Lanes r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    Lanes y = all(1.9875691500e-4f);
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * (r * r) + r + 1.0f;
+    const Bits exponent = (__builtin_convertvector(n, Bits) + 127) << 23;
+    Lanes power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return y * power;
+}
+
+// Turn one head's pairs (i, i + D/2) by their angles; the sines' first half is negative.
+inline void rotate(const float* x, const float* cos, const float* sin, float* to, int64_t size) {
+    const int64_t half = size / 2;
+    for (int64_t i = 0; i < half; ++i) {
+        to[i] = x[i] * cos[i] + x[i + half] * sin[i];
+        to[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half];
+    }
+}
+
+inline int64_t in_lanes(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+// Softmax of the first `count` of `full` scores, in place, but for the division: returns what to divide by.
+inline float weigh(float* scores, int64_t count, int64_t full) {
+    for (int64_t s = count; s < full; ++s) scores[s] = -INFINITY;
+    Lanes most = load(scores);
+    for (int64_t s = LANES; s < full; s += LANES) {
+        const Lanes next = load(scores + s);
+        most = next > most ? next : most;
+    }
+    const Lanes top = all(largest(most));
+    Lanes total = Lanes{};
+    for (int64_t s = 0; s < full; s += LANES) {
+        const Lanes weights = exponential(load(scores + s) - top);
+        total += weights;  // those behind the end add e^-87 each: nothing beside the largest, which is 1
+        store(scores + s, weights);
+    }
+    return sum(total);
+}
+
+// `rows` queries (rows, D) look at the keys and values (S, D) of their head: the first limits[r] of them.
+template <int D>
+void look(const float* queries, const float* keys, const float* values, const int64_t* limits, int64_t rows,
+          float* const* out, std::vector<float>& scratch) {
+    constexpr int PARTS = D / LANES;
+    int64_t span = 0;
+    for (int64_t r = 0; r < rows; ++r) span = limits[r] > span ? limits[r] : span;
+    const int64_t width = in_lanes(span);
+    if ((int64_t)scratch.size() < rows * (width + 1)) scratch.resize(rows * (width + 1));
+    float *scores = scratch.data(), *totals = scores + rows * width;
+    const float scale = 1.0f / std::sqrt((float)D);
+    for (int64_t s = 0; s < span; ++s) {
+        Lanes key[PARTS];
+        for (int p = 0; p < PARTS; ++p) key[p] = load(keys + s * D + p * LANES);
+        for (int64_t r = 0; r < rows; ++r) {
+            Lanes product = key[0] * load(queries + r * D);
+            for (int p = 1; p < PARTS; ++p) product += key[p] * load(queries + r * D + p * LANES);
+            scores[r * width + s] = sum(product) * scale;
+        }
+    }
+    constexpr int64_t BLOCK = 64;  // values that stay in the first cache for all rows
+    for (int64_t r = 0; r < rows; ++r) {
+        totals[r] = weigh(scores + r * width, limits[r], in_lanes(limits[r]));
+        std::memset(out[r], 0, D * sizeof(float));
+    }
+    for (int64_t begin = 0; begin < span; begin += BLOCK) {
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t end = limits[r] < begin + BLOCK ? limits[r] : begin + BLOCK;
+            Lanes sums[PARTS];
+            for (int p = 0; p < PARTS; ++p) sums[p] = load(out[r] + p * LANES);
+            for (int64_t s = begin; s < end; ++s) {
+                const Lanes weight = all(scores[r * width + s]);
+                for (int p = 0; p < PARTS; ++p) sums[p] += weight * load(values + s * D + p * LANES);
+            }
+            for (int p = 0; p < PARTS; ++p) store(out[r] + p * LANES, sums[p]);
+        }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const Lanes share = all(1.0f / totals[r]);
+        for (int p = 0; p < PARTS; ++p) store(out[r] + p * LANES, load(out[r] + p * LANES) * share);
+    }
+}
+
+// Add to sums (R, P lanes) the product of a (R, n) and b (n, P lanes), each with its stride.
+template <int R, int P>
+inline void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t n,
+                     Lanes (&sums)[R][P]) {
+    for (int64_t i = 0; i < n; ++i) {
+        Lanes row[P];
+        for (int p = 0; p < P; ++p) row[p] = load(b + i * b_stride + p * LANES);
+        for (int r = 0; r < R; ++r) {
+            const Lanes factor = all(a[r * a_stride + i]);
+            for (int p = 0; p < P; ++p) sums[r][p] += factor * row[p];
+        }
+    }
+}
+
+constexpr int64_t KEYS = 64;  // that are turned together
+
+// R queries (R, D) one after the other in the text look at the first limit, limit + 1, ... keys. `turned` has
+// the keys in blocks (D, KEYS); `scores` has room for R rows of all keys in whole blocks.
+template <int D, int R>
+void read(const float* queries, const float* turned, const float* values, int64_t limit, float* out,
+          int64_t out_stride, float* scores) {
+    constexpr int P = KEYS / LANES, PARTS = D / LANES % 4 == 0 ? 4 : D / LANES % 3 == 0 ? 3 : D / LANES;
+    const int64_t span = limit + R - 1, width = (span + KEYS - 1) / KEYS * KEYS;
+    const Lanes scale = all(1.0f / std::sqrt((float)D));
+    for (int64_t s = 0; s < span; s += KEYS) {
+        Lanes sums[R][P] = {};
+        multiply<R, P>(queries, D, turned + s * D, KEYS, D, sums);
+        for (int r = 0; r < R; ++r)
+            for (int p = 0; p < P; ++p) store(scores + r * width + s + p * LANES, sums[r][p] * scale);
+    }
+    float totals[R];
+    for (int r = 0; r < R; ++r) totals[r] = weigh(scores + r * width, limit + r, in_lanes(span));
+    for (int64_t d = 0; d < D; d += PARTS * LANES) {
+        Lanes sums[R][PARTS] = {};
+        multiply<R, PARTS>(scores, width, values + d, D, span, sums);
+        for (int r = 0; r < R; ++r)
+            for (int p = 0; p < PARTS; ++p)
+                store(out + r * out_stride + d + p * LANES, sums[r][p] / totals[r]);
+    }
+}
+
+// All of a row's queries (H, T, D), token t of which looks at the first start + t + 1 of the keys.
+template <int D>
+void read_row(const float* queries, const float* keys, const float* values, int64_t head_stride,
+              int64_t start, float* out, int64_t T, int64_t H, int64_t K) {
+    constexpr int R = 4;
+    const int64_t blocks = (start + T + KEYS - 1) / KEYS, pieces = (T + R - 1) / R;
+    std::vector<float> turned(K * blocks * D * KEYS);
+#pragma omp parallel
+    {
+        std::vector<float> scores(R * blocks * KEYS);
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < K * blocks; ++block) {
+            const int64_t first = block % blocks * KEYS;
+            const int64_t count = start + T - first < KEYS ? start + T - first : KEYS;
+            const float* from = keys + block / blocks * head_stride + first * D;
+            for (int64_t s = 0; s < count; ++s)
+                for (int64_t d = 0; d < D; ++d) turned[(block * D + d) * KEYS + s] = from[s * D + d];
+        }
+        // The last look at most.
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t task = H * pieces - 1; task >= 0; --task) {
+            const int64_t h = task % H, k = h / (H / K), t = task / H * R;
+            const float* q = queries + (h * T + t) * D;
+            const float* turned_keys = turned.data() + k * blocks * D * KEYS;
+            for (int64_t r = t; r < T && r < t + R; r += T - t < R ? 1 : R) {
+                auto work = T - t < R ? read<D, 1> : read<D, R>;  // the text's last few one by one
+                work(q + (r - t) * D, turned_keys, values + k * head_stride, start + r + 1,
+                     out + (r * H + h) * D, H * D, scores.data());
+            }
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// RMSNorm of x (rows, size), with a gain for each feature.
+void rms_norm(const float* x, const float* gain, float eps, float* out, int64_t rows, int64_t size) {
+#pragma omp parallel for schedule(static) if (rows * size > 16384)
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* from = x + row * size;
+        Lanes squares = Lanes{};
+        for (int64_t i = 0; i < size; i += LANES) squares += load(from + i) * load(from + i);
+        const Lanes scale = all(1.0f / std::sqrt(sum(squares) / (float)size + eps));
+        for (int64_t i = 0; i < size; i += LANES)
+            store(out + row * size + i, load(from + i) * scale * load(gain + i));
+    }
+}
+
+// silu(gate) * up of gate_up (rows, 2 * size), gate first.
+void gated(const float* gate_up, float* out, int64_t rows, int64_t size) {
+#pragma omp parallel for schedule(static) if (rows * size > 8192)
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* gate = gate_up + row * 2 * size;
+        const float* up = gate + size;
+        for (int64_t i = 0; i < size; i += LANES) {
+            const Lanes x = load(gate + i);
+            store(out + row * size + i, x / (1.0f + exponential(-x)) * load(up + i));
+        }
+    }
+}
+
+// Split qkv (B, T, (H + 2K) * D): rotated queries to `queries` (B, H, T, D), rotated keys and values to their
+// rows of a cache, (B, K, capacity, D), from each row's own start on. Angles are (T, D), for all rows (stride
+// 0) or each row's own.
+void rotate_and_keep(const float* qkv, const float* cos, const float* sin, int64_t angle_stride,
+                     float* queries, float* keys, float* values, int64_t row_stride, int64_t head_stride,
+                     const int64_t* starts, int64_t B, int64_t T, int64_t H, int64_t K, int64_t D) {
+#pragma omp parallel for schedule(static) if (B * T * (H + K) * D > 16384)
+    for (int64_t token = 0; token < B * T; ++token) {
+        const int64_t b = token / T, t = token % T;
+        const float* from = qkv + token * (H + 2 * K) * D;
+        const float *c = cos + b * angle_stride + t * D, *s = sin + b * angle_stride + t * D;
+        for (int64_t h = 0; h < H; ++h) rotate(from + h * D, c, s, queries + ((b * H + h) * T + t) * D, D);
+        const int64_t place = b * row_stride + (starts[b] + t) * D;
+        for (int64_t k = 0; k < K; ++k) {
+            rotate(from + (H + k) * D, c, s, keys + place + k * head_stride, D);
+            std::memcpy(values + place + k * head_stride, from + (H + K + k) * D, D * sizeof(float));
+        }
+    }
+}
+
+// Of each row's queries (B, H, T, D) token t looks at its row's first starts[b] + t + 1 keys; out (B, T, H * D).
+// D is one of kernels.py's HEAD_SIZES.
+void attend(const float* queries, const float* keys, const float* values, int64_t row_stride,
+            int64_t head_stride, const int64_t* starts, float* out, int64_t B, int64_t T, int64_t H,
+            int64_t K, int64_t D) {
+    // All the queries of a key head in one go, unless that leaves threads without work: a query's numbers
+    // are the same either way.
+    const int64_t heads = H / K, together = B * K >= 8 ? heads * T : 1, groups = heads * T / together;
+#pragma omp parallel
+    {
+        std::vector<float> scratch;
+        std::vector<int64_t> limits(together);
+        std::vector<float*> to(together);
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < B * K * groups; ++task) {
+            const int64_t b = task / (K * groups), k = task / groups % K, first = task % groups * together;
+            for (int64_t r = 0; r < together; ++r) {
+                const int64_t h = k * heads + (first + r) / T, t = (first + r) % T;
+                limits[r] = starts[b] + t + 1;
+                to[r] = out + ((b * T + t) * H + h) * D;
+            }
+            const float* q = queries + ((b * H + k * heads) * T + first) * D;
+            const int64_t place = b * row_stride + k * head_stride;
+            auto work = D == 16   ? look<16>
+                        : D == 32 ? look<32>
+                        : D == 64 ? look<64>
+                        : D == 96 ? look<96>
+                                  : look<128>;
+            work(q, keys + place, values + place, limits.data(), together, to.data(), scratch);
+        }
+    }
+}
+
+// The same for a row of many tokens, a prompt's: queries (H, T, D), keys and values (K, capacity, D).
+void attend_prompt(const float* queries, const float* keys, const float* values, int64_t head_stride,
+                   int64_t start, float* out, int64_t T, int64_t H, int64_t K, int64_t D) {
+    auto work = D == 16   ? read_row<16>
+                : D == 32 ? read_row<32>
+                : D == 64 ? read_row<64>
+                : D == 96 ? read_row<96>
+                          : read_row<128>;
+    work(queries, keys, values, head_stride, start, out, T, H, K);
+}
+
+}  // extern "C"
