@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.errors import ConfigError
+from platen.outputs import check_file
 
 if TYPE_CHECKING:
     from platen.data.labelling.store import LabelStore
@@ -54,6 +55,7 @@ def label(
 
     if file is None and not db.is_file():
         raise ConfigError("there is nothing to label", hint="platen data label FILE")
+    check_file(db, "--db")
     wanted = next((one for one in TASKS if one == task), None)
     if wanted is None:
         raise ConfigError(f"--task: {task!r} is no task", hint=f"Tasks: {', '.join(TASKS)}.")

@@ -14,6 +14,7 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption
 from platen.errors import ConfigError
+from platen.outputs import check_file, check_new_folder
 from platen.wording import counted
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def run(
     from platen.embeddings.corpus import Corpus, embed_corpus
     from platen.embeddings.vectorfile import VectorWriter
 
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {out.parent}")
+    check_file(out, "--out")
     with _path(source) as path, Intake("quarantine", None) as intake:
         stdin_format = "jsonl" if source == "-" else None
         config = source_config(path=path, format=format or stdin_format, text=text)
@@ -168,6 +168,7 @@ def plot(
     from platen.embeddings.plot import write_map
     from platen.embeddings.vectorfile import VectorFile
 
+    check_file(out, "--out")
     points = write_map(VectorFile(vectors), out, method=method, color=color, limit=limit)
     typer.echo(f"{counted(points, 'text')}: {out}")
 
@@ -194,8 +195,7 @@ def convert(
     prepare_process()
     from platen.embeddings.convert import convert as make_graph
 
-    if out.exists():
-        raise ConfigError(f"{out} exists already", hint="Name a new folder.")
+    check_new_folder(out)
     path, _ = named_model(model, project)
     cosine = make_graph(path, out, to, pooling=pooling)
     typer.echo(f"{out}: {to}, cosine with the model's own vectors at least {cosine:.6f}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +12,7 @@ import typer
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.cli.tokensview import show_audit, show_counts
 from platen.errors import ConfigError, complaint
+from platen.outputs import check_file, check_folder, check_new_folder, replaced_folder
 from platen.wording import counted
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def train(
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"--{option}: {complaint(first)}", hint="see platen tokens train --help") from None
-    with _new_folder(out) as folder:
+    with replaced_folder(out) as folder:
         reading = read_texts(find_texts(texts), "reading text", ConsoleObserver())
         tokenizer = learn_tokenizer(reading, config, Path.cwd())
         tokenizer.save(folder)
@@ -116,6 +115,7 @@ def extend(
     from platen.tokens.extend import extend_tokenizer
     from platen.tokens.specials import CHAT, FILL_IN_THE_MIDDLE
 
+    check_new_folder(out)
     marks = [*(CHAT if chat else ()), *(FILL_IN_THE_MIDDLE if fill_in_the_middle else ()), *(special or ())]
     tokenizer = _tokenizer(what, HERE)
     extension = extend_tokenizer(
@@ -124,7 +124,7 @@ def extend(
         specials=marks,
         chat_template=_text(chat_template) if chat_template else None,
     )
-    with _new_folder(out) as folder:
+    with replaced_folder(out) as folder:
         if (what / "config.json").is_file():
             from platen.models.bundle import open_bundle
             from platen.models.resize import resize_bundle
@@ -160,6 +160,7 @@ def convert(
     form = form_of(target) if target.suffix else Form.json
     if target.name.endswith(".json"):
         raise ConfigError(f"{target}: tokenizer.json has a folder of its own", hint="give the folder's name")
+    check_folder(target.parent)
     tokenizer = _tokenizer(source, HERE)
     convert_tokenizer(tokenizer, target, form)
     typer.echo(f"{target}: {form}, {tokenizer.vocab_size:,} entries")
@@ -175,7 +176,7 @@ def audit(
         Path | None, typer.Option(help="Folder with a .txt file a language; default: one sentence in many.")
     ] = None,
     planes: Annotated[bool, typer.Option(help="Try the round trip of every character of Unicode.")] = True,
-    plot: Annotated[Path | None, typer.Option(help="PNG file to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF file to write.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     project: ProjectOption = HERE,
 ) -> None:
@@ -185,9 +186,13 @@ def audit(
 
       platen tokens audit ours=my-tokenizer llama2=tokenizer.model --plot audit.png
     """
+    from platen.data.readers.needs import needs
+    from platen.tokens.audit import PLOT_SUFFIXES, plot_audit, read_language_texts
     from platen.tokens.audit import audit as audit_tokenizers
-    from platen.tokens.audit import plot_audit, read_language_texts
 
+    if plot is not None:
+        check_file(plot, "--plot", PLOT_SUFFIXES)
+        needs("matplotlib", "--plot", "bench")
     named: dict[str, Tokenizer] = {}
     for entry in tokenizers or [""]:
         name, _, path = entry.rpartition("=")
@@ -266,7 +271,7 @@ def encode(
     else:
         files = {split: find_texts(texts)}
     console = ConsoleObserver()
-    with _new_folder(out) as folder:
+    with replaced_folder(out) as folder:
         reading = {name: read_texts(some, f"encoding {name}", console) for name, some in files.items()}
         meta = write_splits(folder, _tokenizer(tokenizer, project), reading)
     for name, found in meta.splits.items():
@@ -275,24 +280,6 @@ def encode(
                 f"{out / name}.bin: {counted(found.tokens, 'token')} of {counted(found.documents, 'text')}, "
                 f"{meta.dtype}, {found.bytes / found.tokens:.2f} bytes a token"
             )
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears as `out` when the block ends well, and not at all else."""
-    import shutil
-    import tempfile
-
-    if out.exists():
-        raise ConfigError(f"{out} exists", hint="choose another with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        (scratch / out.name).mkdir()
-        yield scratch / out.name
-        (scratch / out.name).rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _tokenizer(path: Path | None, project: Path) -> Tokenizer:

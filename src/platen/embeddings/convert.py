@@ -18,6 +18,7 @@ from platen.errors import BundleError, MissingExtraError, first_line
 from platen.models.bundle import PLATEN_FILE, bundle_fingerprint, find_bundle
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, sentence_files
 from platen.models.store import remembered_digests
+from platen.outputs import replaced_folder
 from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
 MOST_APART = 1e-4
@@ -49,21 +50,16 @@ def convert(path_or_name: Path | str, out: Path, to: Backend, *, pooling: Poolin
     """
     path = find_bundle(path_or_name)
     model = open_embedder(path, pooling=pooling, backend="torch")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / GRAPHS[to]).parent.mkdir(parents=True)
-    try:
+    with replaced_folder(out) as new:
+        (new / GRAPHS[to]).parent.mkdir()
         for name in _BESIDE:
             if (path / name).is_file():
-                shutil.copyfile(path / name, partial / name)
-        _write_modules(partial, model.config, model.dimensions)
-        _write_graph(path, partial / GRAPHS[to], to)
-        cosine = _compare(model, open_embedder(partial, backend=to))
+                shutil.copyfile(path / name, new / name)
+        _write_modules(new, model.config, model.dimensions)
+        _write_graph(path, new / GRAPHS[to], to)
+        cosine = _compare(model, open_embedder(new, backend=to))
         with remembered_digests() as digest:
-            write_record(partial, to, bundle_fingerprint(path, digest), digest)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            write_record(new, to, bundle_fingerprint(path, digest), digest)
     return cosine
 
 
