@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from platen.baselines.words import VECTORS_FILE
 from platen.engines.embedding import Embedder, TransformersEncoder, open_embedder
 from platen.engines.embedding_graph import write_record
 from platen.errors import BundleError, MissingExtraError, first_line
@@ -49,6 +50,11 @@ def convert(path_or_name: Path | str, out: Path, to: Backend, *, pooling: Poolin
     MissingExtraError.
     """
     path = find_bundle(path_or_name)
+    if (path / VECTORS_FILE).is_file():
+        raise BundleError(
+            f"{path} holds word vectors, and no network that a graph could be made of",
+            hint="Embed with them as they are: platen embed run.",
+        )
     model = open_embedder(path, pooling=pooling, backend="torch")
     with replaced_folder(out) as new:
         (new / GRAPHS[to]).parent.mkdir()
