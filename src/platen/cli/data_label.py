@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.errors import ConfigError
+from platen.errors import ConfigError, DataError
 from platen.outputs import check_file
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def labels(
     from platen.data.labelling.store import LabelStore
 
     if not db.is_file():
-        raise ConfigError(f"there is no file {db}", hint="platen data label FILE makes one")
+        raise DataError(f"there is no file {db}", hint="platen data label FILE makes one")
     store = LabelStore(db)
     try:
         if export is not None:

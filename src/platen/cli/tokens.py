@@ -11,7 +11,7 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.cli.tokensview import show_audit, show_counts
-from platen.errors import ConfigError, complaint
+from platen.errors import ConfigError, DataError, complaint
 from platen.outputs import check_file, check_folder, check_new_folder, replaced_folder
 from platen.wording import counted
 
@@ -87,6 +87,7 @@ def train(
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"--{option}: {complaint(first)}", hint="see platen tokens train --help") from None
+    _text(chat_template)  # said here, as the library's advice is for a project file
     with replaced_folder(out) as folder:
         reading = read_texts(find_texts(texts), "reading text", ConsoleObserver())
         tokenizer = learn_tokenizer(reading, config, Path.cwd())
@@ -210,7 +211,10 @@ def audit(
 @app.command("count")
 def count(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Text files; - or none is standard input.")
+        list[Path] | None,
+        typer.Argument(
+            help=".jsonl files (a text a line), text files, or folders of them; - or none is standard input."
+        ),
     ] = None,
     tokenizer: TokenizerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -224,21 +228,26 @@ def count(
 
       cat notes.txt | platen tokens count -t my-tokenizer
     """
-    from platen.tokens.count import Count, Counter
+    from platen.stages import SilentProgress
+    from platen.tokens.count import Count, Counter, total
+    from platen.tokens.texts import find_texts, read_texts
 
     counter = Counter(_tokenizer(tokenizer, project))
-    counts = []
-    for path in files or [Path("-")]:
-        if str(path) == "-":
-            counts.append(counter.count("-", sys.stdin.buffer))
-            continue
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder", hint="give files")
+
+    def counted_file(path: Path) -> Count:
+        if path.suffix == ".jsonl":
+            return counter.count_texts(str(path), read_texts([path], "counting", SilentProgress()))
         with path.open("rb") as file:
-            counts.append(counter.count(str(path), file))
+            return counter.count(str(path), file)
+
+    counts = [
+        counter.count("-", sys.stdin.buffer)
+        if str(path) == "-"
+        else total(str(path), map(counted_file, find_texts([path])))
+        for path in files or [Path("-")]
+    ]
     if len(counts) > 1 and not as_json:
-        sums = (sum(getattr(c, key) for c in counts) for key in ("tokens", "characters", "bytes"))
-        counts.append(Count("total", *sums))
+        counts.append(total("total", counts))
     show_counts(counts, as_json)
 
 
@@ -304,4 +313,4 @@ def _text(file: Path | None) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} can't be read: {error}", hint="give a UTF-8 text file") from None
+        raise DataError(f"{file} can't be read: {error}", hint="Give a UTF-8 text file.") from None
