@@ -86,7 +86,7 @@ def test_reading_leaves_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     mine = tmp_path / "quarantine.jsonl"
     mine.write_text("precious")
     assert '"Good."' in run("read", "mixed.jsonl")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         run("read", "mixed.jsonl", "--quarantine", "quarantine.jsonl")
     assert mine.read_text() == "precious"
     run("read", "mixed.jsonl", "--quarantine", "new.jsonl")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from platen.cli import data_diff, data_label
-from platen.errors import ConfigError, DataError, complaint
+from platen.errors import ConfigError, complaint
 from platen.outputs import check_file, check_folder
 from platen.wording import counted
 
@@ -73,7 +73,7 @@ def read(
         check_file(out, "--out")
     if quarantine is not None:
         if quarantine.exists():
-            raise DataError(f"{quarantine} exists already", hint="Give --quarantine another name.")
+            raise ConfigError(f"{quarantine} exists already", hint="Give --quarantine another name.")
         check_file(quarantine, "--quarantine")
     config = source_config(
         path=source,
