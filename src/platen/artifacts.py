@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from platen import __version__
 from platen.download import Remote, RemoteFile, fetch
-from platen.errors import ArtifactError, ConfigError
+from platen.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 _RECORDED_PACKAGES = ("torch", "tokenizers", "transformers", "safetensors", "numpy")
@@ -122,41 +122,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def check_replaceable(folder: Path, mark: str) -> None:
-    """Refuse a folder of somebody's: only one that is empty, or has the file `mark`, may be replaced.
-
-    Raises ConfigError.
-    """
-    if folder.is_dir():
-        known = (folder / mark).is_file() or not any(folder.iterdir())
-    else:
-        known = not os.path.lexists(folder)
-    if not known:
-        raise ConfigError(
-            f"{folder} exists, and what it holds would be lost", hint="Name a new folder, or an empty one."
-        )
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends well, and else goes.
-
-    What is written has a file `mark`, by which it is known later. Raises ConfigError for a folder that is
-    neither empty nor has one.
-    """
-    folder = folder.resolve()
-    check_replaceable(folder, mark)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Store:

@@ -249,7 +249,8 @@ class ToxicityBlock(BlockSection):
     block: Literal["toxicity"]
     """Which block."""
     words: Text | None = None
-    """A file with a word or phrase a line; case, accents and look-alike letters make no difference."""
+    """A file with a word or phrase a line, without wildcards, `#` before comments; case, accents and
+    look-alike letters make no difference."""
     max_matches: Annotated[int, Field(ge=0)] = 0
     """Documents with more matches are dropped."""
     classifier: Text | None = None

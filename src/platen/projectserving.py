@@ -47,9 +47,10 @@ class BlocklistGuard(Section):
     output: GuardAction = "off"
     """In answers."""
     words: Text | None = None
-    """A file with a word or phrase a line; case, accents and look-alike letters make no difference."""
+    """A file with a word or phrase a line, without wildcards, `#` before comments; case, accents and
+    look-alike letters make no difference."""
     patterns: Text | None = None
-    """A file with a regular expression a line; what repeats must be bounded."""
+    """A file with a regular expression a line, `#` before comments; what repeats must be bounded."""
 
     def located(self, directory: Path) -> BlocklistGuard:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""

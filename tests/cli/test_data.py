@@ -62,7 +62,7 @@ def test_what_can_not_be_labelled_is_refused(tmp_path: Path) -> None:
         run("label", "--db", str(tmp_path / "none.db"))
     with pytest.raises(ConfigError, match="'guess' is no task"):
         run("label", str(tmp_path / "x.jsonl"), "--task", "guess")
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(DataError, match="there is no file"):
         run("labels", str(tmp_path / "none.db"))
 
 
@@ -86,7 +86,7 @@ def test_reading_leaves_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     mine = tmp_path / "quarantine.jsonl"
     mine.write_text("precious")
     assert '"Good."' in run("read", "mixed.jsonl")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         run("read", "mixed.jsonl", "--quarantine", "quarantine.jsonl")
     assert mine.read_text() == "precious"
     run("read", "mixed.jsonl", "--quarantine", "new.jsonl")

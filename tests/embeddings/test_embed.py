@@ -127,6 +127,34 @@ def test_the_same_model_s_vectors_are_added_also_from_standard_input(corpus: str
     assert parquet.read_table(out)["text"].to_pylist() == [*(text for text, _ in ROWS), "One more."]
 
 
+def test_what_is_there_is_not_added_again(tmp_path: Path, corpus: str, out: str) -> None:
+    """Two rows of the corpus have the same text: they are two documents."""
+    run("run", corpus, "--model", MINILM, "--out", out)
+    first = parquet.read_table(out)
+    command = ["--append", "--model", MINILM, "--out", out]
+    assert "0 vectors added, 6 there already" in run("run", corpus, *command)
+    assert parquet.read_table(out).equals(first)
+    with Path(corpus).open("a") as file:
+        file.write('{"text": "New."}\n')
+    assert "1 vector added, 6 there already" in run("run", corpus, *command)
+    for said in ("1 vector added, 0 there already", "0 vectors added, 1 there already"):
+        assert said in run("run", "-", *command, given='{"text": "Piped."}\n')
+    ids = parquet.read_table(out)["id"].to_pylist()
+    assert ids == [*(f"{corpus}:{line}" for line in range(1, 8)), "stdin:1"]
+
+
+def test_a_query_that_nothing_is_alike_is_refused(tmp_path: Path, out: str) -> None:
+    WordVectors(Vocabulary.of(Counter(["cat"])), np.ones((4, 2), dtype=np.float32)).save(tmp_path / "words")
+    model = ["--model", str(tmp_path / "words")]
+    run("run", "-", *model, "--out", out, given='{"text": "a cat"}\n')
+    assert run("search", out, "cats and a cat", *model).startswith(" 1.000")
+    for query in ("", " \n"):
+        with pytest.raises(ConfigError, match="query is empty"):
+            run("search", out, query, *model)
+    with pytest.raises(DataError, match="words knows no word of the query 'zebra!'"):
+        run("search", out, "zebra!", *model)
+
+
 def test_a_run_that_breaks_off_leaves_the_file_as_it_was(tmp_path: Path, out: str, corpus: str) -> None:
     run("run", corpus, "--model", MINILM, "--out", out)
     before = Path(out).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from platen.baselines.word_vectors import WordVectors
+from platen.baselines.words import Vocabulary
 from platen.cli.main import app
 from platen.embeddings.convert import convert
 from platen.embeddings.models import open_model
@@ -105,8 +108,9 @@ def test_vectors_of_model_and_graph_go_together_and_say_who_made_them(
     assert ", by openvino, " in said
     assert embed("search", out, "slings", "--model", str(bert)).startswith(" 1.000")
     assert embed("search", out, "arrows", "--model", str(graphs["onnx"]), "-n", "1").endswith("arrows\n")
-    said = embed("run", "-", "--model", str(bert), "--append", "--out", out, given=given)
-    assert "2 vectors (2 known before)" in said  # the graph's, which are the model's
+    swapped = "".join(reversed(given.splitlines(keepends=True)))
+    said = embed("run", "-", "--model", str(bert), "--append", "--out", out, given=swapped)
+    assert "2 vectors added, 0 there already (2 known before)" in said  # the graph's, which are the model's
 
 
 def test_a_graph_of_unknown_make_has_a_fingerprint_of_its_own(
@@ -164,14 +168,38 @@ def test_what_can_not_be_run_is_refused(bert: Path, graphs: dict[Backend, Path],
     with pytest.raises(BundleError, match=r"has no openvino/openvino_model\.xml") as missing:
         open_embedder(bert, backend="openvino")
     assert "platen embed convert" in str(missing.value)
-    with pytest.raises(BundleError, match="transformers can't open"):
-        open_embedder(graphs["onnx"], backend="torch")
+    for asked in ("torch", "openvino"):
+        with pytest.raises(BundleError, match="has a graph for onnx, and no weights") as only_graph:
+            open_embedder(graphs["onnx"], backend=asked)
+        assert "embed convert" not in str(only_graph.value), "of a graph nothing else can be made"
     damaged = Path(shutil.copytree(graphs["openvino"], tmp_path / "damaged"))
     (damaged / GRAPHS["openvino"]).write_text("<net")
-    with pytest.raises(BundleError, match="OpenVINO can't open"):
+    with pytest.raises(BundleError, match=r"OpenVINO can't open .*: Unable to read the model"):
         open_embedder(damaged)
+    truncated = Path(shutil.copytree(bert, tmp_path / "truncated"))
+    (truncated / "model.safetensors").write_bytes(b"\x00" * 50)
+    with pytest.raises(BundleError, match="transformers can't open"):
+        open_embedder(truncated)
     command = ["embed", "convert", str(bert), str(graphs["onnx"])]
     assert isinstance(CliRunner().invoke(app, command).exception, ConfigError)
+
+
+def test_what_is_no_model_is_told_by_what_it_is(graphs: dict[Backend, Path], tmp_path: Path) -> None:
+    """None of these would be mended by copying the folder again: they are whole."""
+    vectors = WordVectors(Vocabulary.of(Counter(["cat"])), np.ones((4, 2), dtype=np.float32))
+    vectors.save(tmp_path / "words")
+    small_tokenizer([TEXT], 300).save(tmp_path / "tokenizer")
+    (tmp_path / "texts").mkdir()
+    for folder, says in {
+        tmp_path / "words": "holds word vectors",
+        tmp_path / "tokenizer": "holds a tokenizer and no model",
+        tmp_path / "texts": "Give the folder of a model",
+        graphs["openvino"]: "give the model that the graph was made from",
+    }.items():
+        with pytest.raises(BundleError, match=says) as refused:
+            convert(folder, tmp_path / "out", "onnx")
+        assert "again" not in str(refused.value)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_graph_that_differs_from_the_model_is_not_kept(

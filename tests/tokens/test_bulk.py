@@ -88,6 +88,18 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         BulkEncoder(learned("bpe")).ids("a\ud800")
 
 
+def test_counting_several_texts() -> None:
+    """Each by itself: a word that one text ends with does not go on in the next."""
+    tokenizer = learned("bpe")
+    texts = ["light", "light", "é🙂", ""]
+    found = Counter(tokenizer).count_texts("x", texts)
+    assert (found.tokens, found.characters, found.bytes) == (
+        sum(len(tokenizer.encode(text)) for text in texts),
+        12,
+        16,
+    )
+
+
 def test_counting_while_reading(tiny_tokenizer: Tokenizer) -> None:
     text = "\n".join([*TEXTS, FOREIGN]) * 1_500
     data = text.encode()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from platen.errors import ConfigError
+from platen.outputs import check_folder, check_new_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,9 +73,12 @@ def compare(
     from platen.baselines.comparison.report import write_report
     from platen.baselines.comparison.run import compare as run
     from platen.cli.console import ConsoleObserver
+    from platen.data.readers.needs import needs
 
     if size % 8:
         raise ConfigError(f"--size is {size}, not a multiple of 8", hint="for example --size 128")
+    check_folder(out)
+    needs("matplotlib", "the comparison's plot", "bench")
     console = Console(highlight=False, quiet=as_json)
     observer = ConsoleObserver(console)
     read = read_corpus(corpus, vocab_size=vocab_size, max_bytes=max_bytes)
@@ -133,11 +137,10 @@ def ngram(
 
       platen baselines ngram corpus --out filter-model --order 5 --sample 20
     """
-    from platen.artifacts import check_replaceable
     from platen.baselines.ngram import MODEL_FILE, KneserNey
     from platen.cli.console import human_size
 
-    check_replaceable(out, MODEL_FILE)
+    check_new_folder(out, MODEL_FILE)
     model = KneserNey.fit(_sentences(corpus), order=order, min_count=min_count)
     model.save(out)
     typer.echo(
@@ -175,12 +178,11 @@ def vectors(
     prepare_process()
     from rich.console import Console
 
-    from platen.artifacts import check_replaceable
     from platen.baselines.word_vectors import VectorOptions, train_vectors
     from platen.baselines.words import VECTORS_FILE
     from platen.cli.console import ConsoleObserver
 
-    check_replaceable(out, VECTORS_FILE)
+    check_new_folder(out, VECTORS_FILE)
     options = VectorOptions(
         kind=kind, size=size, window=window, epochs=epochs, min_count=min_count, seed=seed
     )
@@ -220,12 +222,11 @@ def draft(
 
       platen baselines draft tokens --out draft-model
     """
-    from platen.artifacts import check_replaceable
     from platen.baselines.continuations import count_continuations
     from platen.cli.console import human_size
     from platen.engines.continuations import ABOUT_FILE
 
-    check_replaceable(out, ABOUT_FILE)
+    check_new_folder(out, ABOUT_FILE)
     counted = count_continuations(tokens, order=order, min_count=min_count, share=share)
     counted.save(out)
     typer.echo(f"{len(counted):,} contexts and what follows them, {human_size(counted.bytes())}  {out}")

@@ -15,6 +15,7 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption
 from platen.errors import ConfigError
+from platen.outputs import check_new_folder
 
 if TYPE_CHECKING:
     from platen.engines.measured import Figures
@@ -101,6 +102,7 @@ def serve(
 
       platen bench serve http://127.0.0.1:8000 --rate 2 --slo ttft=500ms,tpot=50ms --find-knee
     """
+    from platen.data.readers.needs import needs
     from platen.loadtest.report import write_report
     from platen.loadtest.session import Plan
     from platen.loadtest.target import Target, check_address
@@ -113,8 +115,8 @@ def serve(
         raise ConfigError("--find-knee needs objectives", hint="for example --slo ttft=500ms,tpot=50ms")
     check_address(url, own=own)
     folder = out or Path(f"bench-{datetime.now():%Y%m%d-%H%M%S}")
-    if folder.exists():
-        raise ConfigError(f"{folder} exists", hint="choose another with --out")
+    check_new_folder(folder)
+    needs("matplotlib", "a load test's plots", "bench")
     asks, name = _prompts(prompts, prompt_tokens, output_tokens)
     users = 1 if rate is None and users is None else users
     plan = Plan(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption, named_model
-from platen.errors import ConfigError
+from platen.outputs import replaced_folder
 
 
 def command(
@@ -39,9 +39,8 @@ def command(
 
     bundle, name = named_model(model, project)
     folder = out or Path(f"{name}-{to}" + (f"-{weights}" if weights else ""))
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty", hint="choose another with --out")
-    compiled = compile_bundle(bundle, folder, to, weights)
+    with replaced_folder(folder) as new:
+        compiled = compile_bundle(bundle, new, to, weights)
     size = sum(file.stat().st_size for file in folder.iterdir())
     typer.echo(f"{folder}: {compiled.to}, {compiled.weights}, {human_size(size)}")
     typer.echo(

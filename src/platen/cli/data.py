@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from platen.cli import data_diff, data_label
-from platen.errors import ConfigError, DataError, complaint
+from platen.errors import ConfigError, complaint
+from platen.outputs import check_file, check_folder
 from platen.wording import counted
 
 if TYPE_CHECKING:
     from platen.data.intake import Intake
+    from platen.data.sourcefile import SourceFile
     from platen.project import DataConfig
 
 app = typer.Typer(no_args_is_help=True)
@@ -64,9 +67,14 @@ def read(
       platen data read sqlite:///desk.db --format sql --query 'SELECT body FROM ticket' --text body
     """
     from platen.data.intake import Intake
+    from platen.data.sources import find_files
 
-    if quarantine is not None and quarantine.exists():
-        raise DataError(f"{quarantine} exists already", hint="Give --quarantine another name.")
+    if out is not None:
+        check_file(out, "--out")
+    if quarantine is not None:
+        if quarantine.exists():
+            raise ConfigError(f"{quarantine} exists already", hint="Give --quarantine another name.")
+        check_file(quarantine, "--quarantine")
     config = source_config(
         path=source,
         format="sql" if query and format is None else format,
@@ -76,10 +84,11 @@ def read(
         users=tuple(user or ()),
         channels=tuple(channel or ()),
     )
+    files = find_files(Path.cwd(), config)
     with ExitStack() as things:
         intake = things.enter_context(Intake(config.on_error, quarantine))
         stream = things.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
-        count = _print_documents(config, intake, limit, stream)
+        count = _print_documents(files, intake, limit, stream)
         if limit is None or count < limit:
             intake.check()
     print(reading_summary(count, intake, quarantine), file=sys.stderr)
@@ -115,6 +124,7 @@ def slack(
     from platen.data.slack.client import SlackClient
     from platen.data.slack.pull import Wanted, pull
 
+    check_folder(out)
     names = tuple(name.removeprefix("#") for name in channel or ())
     config = source_config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
     begin = since.replace(tzinfo=UTC).timestamp() if since else 0.0
@@ -145,11 +155,9 @@ def source_config(**source: Any) -> DataConfig:
         raise ConfigError(f"--{where}: {complaint(first)}" if where else complaint(first)) from None
 
 
-def _print_documents(config: DataConfig, intake: Intake, limit: int | None, stream: Any) -> int:
-    from platen.data.sources import find_files
-
+def _print_documents(files: Iterable[SourceFile], intake: Intake, limit: int | None, stream: Any) -> int:
     count = 0
-    for file in find_files(Path.cwd(), config):
+    for file in files:
         for document in intake.documents(file):
             stream.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
             count += 1

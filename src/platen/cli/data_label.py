@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.errors import ConfigError
+from platen.errors import ConfigError, DataError
+from platen.outputs import check_file
 
 if TYPE_CHECKING:
     from platen.data.labelling.store import LabelStore
@@ -54,6 +55,7 @@ def label(
 
     if file is None and not db.is_file():
         raise ConfigError("there is nothing to label", hint="platen data label FILE")
+    check_file(db, "--db")
     wanted = next((one for one in TASKS if one == task), None)
     if wanted is None:
         raise ConfigError(f"--task: {task!r} is no task", hint=f"Tasks: {', '.join(TASKS)}.")
@@ -102,7 +104,7 @@ def labels(
     from platen.data.labelling.store import LabelStore
 
     if not db.is_file():
-        raise ConfigError(f"there is no file {db}", hint="platen data label FILE makes one")
+        raise DataError(f"there is no file {db}", hint="platen data label FILE makes one")
     store = LabelStore(db)
     try:
         if export is not None:

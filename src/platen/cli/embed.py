@@ -14,6 +14,7 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption
 from platen.errors import ConfigError
+from platen.outputs import check_file, check_new_folder
 from platen.wording import counted
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def run(
     prompt: PromptOption = None,
     pooling: PoolingOption = None,
     backend: BackendOption = None,
-    append: Annotated[bool, typer.Option(help="Keep what --out has, if the same model made it.")] = False,
+    append: Annotated[
+        bool, typer.Option(help="Keep what --out has, if the same model made it, and add what it lacks.")
+    ] = False,
     format: Annotated[
         str | None, typer.Option(help="How to read it; default: by the suffix, jsonl for -.")
     ] = None,
@@ -94,12 +97,11 @@ def run(
     from platen.embeddings.corpus import Corpus, embed_corpus
     from platen.embeddings.vectorfile import VectorWriter
 
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {out.parent}")
-    with _path(source) as path, Intake("quarantine", None) as intake:
+    check_file(out, "--out")
+    with _place(source) as (folder, path), Intake("quarantine", None) as intake:
         stdin_format = "jsonl" if source == "-" else None
         config = source_config(path=path, format=format or stdin_format, text=text)
-        files = find_files(Path.cwd(), config)
+        files = find_files(folder, config)
         opened = _open(model, project, "document", prompt, pooling, backend)
 
         with closing(VectorCache()) if cache else nullcontext() as kept:
@@ -108,11 +110,11 @@ def run(
             counts = embed_corpus(Corpus(files, intake), opened, writer, progress, kept)
             if kept is not None:
                 kept.shrink(MOST_BYTES)
-        print(reading_summary(counts.texts, intake, None), file=sys.stderr)
+        print(reading_summary(counts.texts + counts.there, intake, None), file=sys.stderr)
     cut = f", {counts.cut} of them cut to what the model reads" if counts.cut else ""
-    typer.echo(
-        f"{counted(counts.texts, 'vector')} ({counts.cached} known before{cut}) of {opened.stamp}: {out}"
-    )
+    added = f" added, {counts.there:,} there already" if append else ""
+    made = f"{counted(counts.texts, 'vector')}{added} ({counts.cached} known before{cut})"
+    typer.echo(f"{made} of {opened.stamp}: {out}")
 
 
 @app.command()
@@ -141,6 +143,10 @@ def search(
     from platen.embeddings.search import search as nearest
     from platen.embeddings.vectorfile import VectorFile
 
+    if not query.strip():
+        raise ConfigError(
+            "the query is empty", hint='Say what to look for: platen embed search FILE "refund"'
+        )
     file = VectorFile(vectors)
     for match in nearest(file, _open(model, project, "query", prompt, pooling, backend), query, count):
         if as_json:
@@ -168,6 +174,7 @@ def plot(
     from platen.embeddings.plot import write_map
     from platen.embeddings.vectorfile import VectorFile
 
+    check_file(out, "--out")
     points = write_map(VectorFile(vectors), out, method=method, color=color, limit=limit)
     typer.echo(f"{counted(points, 'text')}: {out}")
 
@@ -194,8 +201,7 @@ def convert(
     prepare_process()
     from platen.embeddings.convert import convert as make_graph
 
-    if out.exists():
-        raise ConfigError(f"{out} exists already", hint="Name a new folder.")
+    check_new_folder(out)
     path, _ = named_model(model, project)
     cosine = make_graph(path, out, to, pooling=pooling)
     typer.echo(f"{out}: {to}, cosine with the model's own vectors at least {cosine:.6f}")
@@ -251,13 +257,15 @@ def _open(
 
 
 @contextmanager
-def _path(source: str) -> Iterator[str]:
-    """The source's path; standard input is copied into a file, which readers ask for."""
+def _place(source: str) -> Iterator[tuple[Path, str]]:
+    """A folder and the source's path as seen from there; standard input is copied into a file, which readers
+    ask for.
+    """
     if source != "-":
-        yield source
+        yield Path.cwd(), source
         return
     with tempfile.TemporaryDirectory(prefix="platen-") as folder:
         file = Path(folder) / "stdin"
         with file.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
-        yield str(file)
+        yield Path(folder), file.name

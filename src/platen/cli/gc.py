@@ -14,7 +14,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove artifacts that no release or latest run needs; says what it will free first.
+    """Remove artifacts and models of references that nothing needs; says what it will free first.
 
     Example:  platen gc --dry-run
     """
@@ -30,7 +30,9 @@ def command(
             )
         for path in garbage.leftovers:
             typer.echo(f"            unfinished work: {path}")
-        if not garbage.artifacts and not garbage.leftovers:
+        for path in garbage.references:
+            typer.echo(f"            model of a reference that no block has: {path}")
+        if not (garbage.artifacts or garbage.leftovers or garbage.references):
             typer.echo("nothing to remove")
             return
         typer.echo(

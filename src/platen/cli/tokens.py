@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,8 @@ import typer
 
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.cli.tokensview import show_audit, show_counts
-from platen.errors import ConfigError, complaint
+from platen.errors import ConfigError, DataError, complaint
+from platen.outputs import check_file, check_folder, check_new_folder, replaced_folder
 from platen.wording import counted
 
 if TYPE_CHECKING:
@@ -88,7 +87,8 @@ def train(
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"--{option}: {complaint(first)}", hint="see platen tokens train --help") from None
-    with _new_folder(out) as folder:
+    _text(chat_template)  # said here, as the library's advice is for a project file
+    with replaced_folder(out) as folder:
         reading = read_texts(find_texts(texts), "reading text", ConsoleObserver())
         tokenizer = learn_tokenizer(reading, config, Path.cwd())
         tokenizer.save(folder)
@@ -116,6 +116,7 @@ def extend(
     from platen.tokens.extend import extend_tokenizer
     from platen.tokens.specials import CHAT, FILL_IN_THE_MIDDLE
 
+    check_new_folder(out)
     marks = [*(CHAT if chat else ()), *(FILL_IN_THE_MIDDLE if fill_in_the_middle else ()), *(special or ())]
     tokenizer = _tokenizer(what, HERE)
     extension = extend_tokenizer(
@@ -124,7 +125,7 @@ def extend(
         specials=marks,
         chat_template=_text(chat_template) if chat_template else None,
     )
-    with _new_folder(out) as folder:
+    with replaced_folder(out) as folder:
         if (what / "config.json").is_file():
             from platen.models.bundle import open_bundle
             from platen.models.resize import resize_bundle
@@ -160,6 +161,7 @@ def convert(
     form = form_of(target) if target.suffix else Form.json
     if target.name.endswith(".json"):
         raise ConfigError(f"{target}: tokenizer.json has a folder of its own", hint="give the folder's name")
+    check_folder(target.parent)
     tokenizer = _tokenizer(source, HERE)
     convert_tokenizer(tokenizer, target, form)
     typer.echo(f"{target}: {form}, {tokenizer.vocab_size:,} entries")
@@ -175,7 +177,7 @@ def audit(
         Path | None, typer.Option(help="Folder with a .txt file a language; default: one sentence in many.")
     ] = None,
     planes: Annotated[bool, typer.Option(help="Try the round trip of every character of Unicode.")] = True,
-    plot: Annotated[Path | None, typer.Option(help="PNG file to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF file to write.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     project: ProjectOption = HERE,
 ) -> None:
@@ -185,9 +187,13 @@ def audit(
 
       platen tokens audit ours=my-tokenizer llama2=tokenizer.model --plot audit.png
     """
+    from platen.data.readers.needs import needs
+    from platen.tokens.audit import PLOT_SUFFIXES, plot_audit, read_language_texts
     from platen.tokens.audit import audit as audit_tokenizers
-    from platen.tokens.audit import plot_audit, read_language_texts
 
+    if plot is not None:
+        check_file(plot, "--plot", PLOT_SUFFIXES)
+        needs("matplotlib", "--plot", "bench")
     named: dict[str, Tokenizer] = {}
     for entry in tokenizers or [""]:
         name, _, path = entry.rpartition("=")
@@ -205,7 +211,10 @@ def audit(
 @app.command("count")
 def count(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Text files; - or none is standard input.")
+        list[Path] | None,
+        typer.Argument(
+            help=".jsonl files (a text a line), text files, or folders of them; - or none is standard input."
+        ),
     ] = None,
     tokenizer: TokenizerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -219,21 +228,26 @@ def count(
 
       cat notes.txt | platen tokens count -t my-tokenizer
     """
-    from platen.tokens.count import Count, Counter
+    from platen.stages import SilentProgress
+    from platen.tokens.count import Count, Counter, total
+    from platen.tokens.texts import find_texts, read_texts
 
     counter = Counter(_tokenizer(tokenizer, project))
-    counts = []
-    for path in files or [Path("-")]:
-        if str(path) == "-":
-            counts.append(counter.count("-", sys.stdin.buffer))
-            continue
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder", hint="give files")
+
+    def counted_file(path: Path) -> Count:
+        if path.suffix == ".jsonl":
+            return counter.count_texts(str(path), read_texts([path], "counting", SilentProgress()))
         with path.open("rb") as file:
-            counts.append(counter.count(str(path), file))
+            return counter.count(str(path), file)
+
+    counts = [
+        counter.count("-", sys.stdin.buffer)
+        if str(path) == "-"
+        else total(str(path), map(counted_file, find_texts([path])))
+        for path in files or [Path("-")]
+    ]
     if len(counts) > 1 and not as_json:
-        sums = (sum(getattr(c, key) for c in counts) for key in ("tokens", "characters", "bytes"))
-        counts.append(Count("total", *sums))
+        counts.append(total("total", counts))
     show_counts(counts, as_json)
 
 
@@ -266,7 +280,7 @@ def encode(
     else:
         files = {split: find_texts(texts)}
     console = ConsoleObserver()
-    with _new_folder(out) as folder:
+    with replaced_folder(out) as folder:
         reading = {name: read_texts(some, f"encoding {name}", console) for name, some in files.items()}
         meta = write_splits(folder, _tokenizer(tokenizer, project), reading)
     for name, found in meta.splits.items():
@@ -275,24 +289,6 @@ def encode(
                 f"{out / name}.bin: {counted(found.tokens, 'token')} of {counted(found.documents, 'text')}, "
                 f"{meta.dtype}, {found.bytes / found.tokens:.2f} bytes a token"
             )
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears as `out` when the block ends well, and not at all else."""
-    import shutil
-    import tempfile
-
-    if out.exists():
-        raise ConfigError(f"{out} exists", hint="choose another with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        (scratch / out.name).mkdir()
-        yield scratch / out.name
-        (scratch / out.name).rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _tokenizer(path: Path | None, project: Path) -> Tokenizer:
@@ -317,4 +313,4 @@ def _text(file: Path | None) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} can't be read: {error}", hint="give a UTF-8 text file") from None
+        raise DataError(f"{file} can't be read: {error}", hint="Give a UTF-8 text file.") from None

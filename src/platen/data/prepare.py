@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,12 @@ def prepare(ctx: StageContext) -> StageResult:
         items = _keep(documents, config, report, spool)
         intake.check()
     report.quarantined, report.left_out = dict(intake.quarantined), dict(intake.left_out)
+    if report.quarantined:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in intake.quarantined.most_common())
+        ctx.progress.say(f"Could not read, see {QUARANTINE}: {reasons}.")
+    _say_dropped(ctx, report.dropped)
     if not items:
-        raise DataError(
-            f"the corpus is empty: of {counted(report.documents_read, 'document')} none is left",
-            hint="Look at data.sources and data.clean.min_characters.",
-        )
+        raise _empty(report)
     _write_splits(ctx, spool, items, config, report)
     spool.unlink()
     (ctx.out / "report.json").write_text(
@@ -112,13 +113,39 @@ def prepare(ctx: StageContext) -> StageResult:
     metrics |= {f"{name}_characters": float(split.characters) for name, split in report.splits.items()}
     if report.quarantined:
         metrics["quarantined"] = float(sum(report.quarantined.values()))
-        reasons = ", ".join(f"{count} {reason}" for reason, count in intake.quarantined.most_common())
-        ctx.progress.say(f"Could not read, see {QUARANTINE}: {reasons}.")
-    for reason, dropped in report.dropped.items():
-        metrics[f"dropped_{reason}"] = float(dropped.documents)
-        if dropped.documents:
-            ctx.progress.say(f"Dropped {counted(dropped.documents, 'document')}: {reason.replace('_', ' ')}.")
+    metrics |= {f"dropped_{reason}": float(dropped.documents) for reason, dropped in report.dropped.items()}
     return StageResult(metrics=metrics)
+
+
+def _say_dropped(ctx: StageContext, dropped: Mapping[str, Dropped]) -> None:
+    for reason, lost in dropped.items():
+        if lost.documents:
+            ctx.progress.say(f"Dropped {counted(lost.documents, 'document')}: {reason.replace('_', ' ')}.")
+
+
+def _losses(report: Report) -> str:
+    """`3 too short, 7 language`; nothing when nothing was dropped."""
+    lost = ((reason.replace("_", " "), dropped.documents) for reason, dropped in report.dropped.items())
+    return ", ".join(f"{documents:,} {reason}" for reason, documents in lost if documents)
+
+
+def _empty(report: Report) -> DataError:
+    """Why no document is left: what dropped the last comes last, as nothing reaches the blocks behind it."""
+    if not report.documents_read:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in report.left_out.items())
+        return DataError(
+            "the corpus is empty: there is no document in its sources"
+            + (f"; left out: {left_out}" if left_out else ""),
+            hint="Look at data.sources.",
+        )
+    last = next((block["name"] for block in reversed(report.filters) if block["removed"]), None)
+    return DataError(
+        f"the corpus is empty: of {counted(report.documents_read, 'document')} none is left, "
+        f"dropped: {_losses(report)}",
+        hint=f"{last} dropped the last: loosen this block of data.filters, or take it out."
+        if last
+        else "Lower data.clean.min_characters, or give longer documents.",
+    )
 
 
 def _read(
@@ -171,8 +198,15 @@ def _keep(documents: Iterable[Document], config: DataConfig, report: Report, spo
 def _write_splits(
     ctx: StageContext, spool: Path, items: list[Item], config: DataConfig, report: Report
 ) -> None:
-    place = assign(items, config.split)
+    try:
+        place = assign(items, config.split)
+    except DataError as error:
+        if lost := _losses(report):
+            read = counted(report.documents_read, "document")
+            raise DataError(f"{error.message}; of {read}, dropped: {lost}", hint=error.hint) from None
+        raise
     touched = _touching_held_out(spool, place, config)
+    across = Dropped()
     outputs = {name: (ctx.out / f"{name}.jsonl").open("w", encoding="utf-8") for name in SPLITS}
     try:
         with (
@@ -181,7 +215,7 @@ def _write_splits(
         ):
             for done, (item, line) in enumerate(zip(items, lines, strict=True), start=1):
                 if item.id in touched:
-                    report.dropped.setdefault("across_splits", Dropped()).add(item.id, item.characters)
+                    across.add(item.id, item.characters)
                     continue
                 outputs[place[item.id]].write(line)
                 report.splits[place[item.id]].add(item.id, json.loads(line)["text"])
@@ -189,6 +223,9 @@ def _write_splits(
     finally:
         for output in outputs.values():
             output.close()
+    if across.documents:
+        report.dropped["across_splits"] = across
+        _say_dropped(ctx, {"across_splits": across})
 
 
 def _touching_held_out(spool: Path, place: dict[str, SplitName], config: DataConfig) -> set[str]:

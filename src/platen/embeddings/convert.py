@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from platen.baselines.words import VECTORS_FILE
 from platen.engines.embedding import Embedder, TransformersEncoder, open_embedder
 from platen.engines.embedding_graph import write_record
 from platen.errors import BundleError, MissingExtraError, first_line
 from platen.models.bundle import PLATEN_FILE, bundle_fingerprint, find_bundle
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, sentence_files
 from platen.models.store import remembered_digests
+from platen.outputs import replaced_folder
 from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
 MOST_APART = 1e-4
@@ -48,22 +50,22 @@ def convert(path_or_name: Path | str, out: Path, to: Backend, *, pooling: Poolin
     MissingExtraError.
     """
     path = find_bundle(path_or_name)
+    if (path / VECTORS_FILE).is_file():
+        raise BundleError(
+            f"{path} holds word vectors, and no network that a graph could be made of",
+            hint="Embed with them as they are: platen embed run.",
+        )
     model = open_embedder(path, pooling=pooling, backend="torch")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / GRAPHS[to]).parent.mkdir(parents=True)
-    try:
+    with replaced_folder(out) as new:
+        (new / GRAPHS[to]).parent.mkdir()
         for name in _BESIDE:
             if (path / name).is_file():
-                shutil.copyfile(path / name, partial / name)
-        _write_modules(partial, model.config, model.dimensions)
-        _write_graph(path, partial / GRAPHS[to], to)
-        cosine = _compare(model, open_embedder(partial, backend=to))
+                shutil.copyfile(path / name, new / name)
+        _write_modules(new, model.config, model.dimensions)
+        _write_graph(path, new / GRAPHS[to], to)
+        cosine = _compare(model, open_embedder(new, backend=to))
         with remembered_digests() as digest:
-            write_record(partial, to, bundle_fingerprint(path, digest), digest)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            write_record(new, to, bundle_fingerprint(path, digest), digest)
     return cosine
 
 

@@ -23,9 +23,13 @@ _TEXTS, _CHARACTERS = 512, 4_000_000
 
 @dataclass
 class Counts:
-    """`cached` of the `texts` were known already; of `cut` ones only the beginning was read."""
+    """`cached` of the `texts` were known already; of `cut` ones only the beginning was read.
+
+    Further ones were `there`: rows of the file that was added to.
+    """
 
     texts: int = 0
+    there: int = 0
     cached: int = 0
     cut: int = 0
 
@@ -58,16 +62,21 @@ def embed_corpus(
     progress: Progress,
     cache: VectorCache | None = None,
 ) -> Counts:
-    """Write a row for each document. Raises DataError, ArtifactError; then nothing is written."""
+    """Write a row for each document that the file has none of. Raises DataError, ArtifactError; then nothing
+    is written.
+    """
     counts = Counts()
     try:
         with progress.task("embedding", total=corpus.size, unit="B") as task:
             for batch in _batches(corpus):
-                embedded, cached = _embed_documents(batch, model, cache)
-                writer.write(batch, embedded)
-                counts.texts += len(batch)
-                counts.cached += cached
-                counts.cut += sum(embedded.cut)
+                new = [document for document in batch if document not in writer]
+                counts.there += len(batch) - len(new)
+                if new:
+                    embedded, cached = _embed_documents(new, model, cache)
+                    writer.write(new, embedded)
+                    counts.texts += len(new)
+                    counts.cached += cached
+                    counts.cut += sum(embedded.cut)
                 task.update(corpus.read, note=f"{counted(counts.texts, 'text')}, {counts.cached} known")
         writer.finish()
     except BaseException:

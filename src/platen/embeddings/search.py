@@ -10,6 +10,7 @@ import numpy as np
 from platen.data.document import Document
 from platen.embeddings.models import TextModel
 from platen.embeddings.vectorfile import VectorFile
+from platen.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,18 @@ class Match:
 
 
 def search(file: VectorFile, model: TextModel, query: str, count: int) -> list[Match]:
-    """The `count` nearest, best first, of equals the earlier one. Raises DataError when another model's."""
+    """The `count` nearest, best first, of equals the earlier one.
+
+    Raises DataError when another model's, and for a query that nothing can be alike: word vectors know none
+    of its words.
+    """
     file.stamp.check_comparable(model.stamp, str(file.path))
     wanted = model.embed([query]).vectors[0]
+    if not wanted.any():
+        raise DataError(
+            f"{model.stamp.model} knows no word of the query {query!r}",
+            hint="Ask with words that were in the texts it was trained on.",
+        )
     best: list[tuple[float, int, Document]] = []
     number = 0
     for batch in file.batches():

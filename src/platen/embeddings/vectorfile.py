@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,19 @@ class VectorWriter:
         self._file = self._temporary.open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._kept: set[bytes] = set()
         try:
             for table in kept.tables() if kept else ():
                 self._writer.write_batch(table.cast(self._schema))
+                rows = (table.column(name).to_pylist() for name in ("id", "source", "text"))
+                self._kept.update(_row_key(*row) for row in zip(*rows, strict=True))
         except BaseException:
             self.discard()
             raise
+
+    def __contains__(self, document: Document) -> bool:
+        """Whether a row that was kept is of this document: with its id, source and text."""
+        return _row_key(document.id, document.source, document.text) in self._kept
 
     def write(self, documents: Sequence[Document], embedded: Embedded) -> None:
         import pyarrow as pa
@@ -120,6 +128,11 @@ class VectorWriter:
         self._writer.close()
         self._temporary.unlink(missing_ok=True)
         self._file.close()
+
+
+def _row_key(*parts: str) -> bytes:
+    """What tells a row from others in 16 bytes, as all of a file's are held in memory."""
+    return sha256(json.dumps(parts).encode()).digest()[:16]
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -212,7 +212,7 @@ def open_embedder(
     config = read_sentence_config(path, pooling)
     architectures = read_json(path / "config.json").get("architectures") or [""]
     llama = architectures[0] in SUPPORTED_ARCHITECTURES
-    backend = backend or _backend_of(path)
+    backend = _usable_backend(path, backend)
     with remembered_digests() as digest:
         if backend == "torch":
             encoder: Encoder = LlamaEncoder(path) if llama else TransformersEncoder(path)
@@ -226,7 +226,17 @@ def open_embedder(
     return Embedder(encoder, config, path, fingerprint)
 
 
-def _backend_of(path: Path) -> Backend:
-    if any(path.glob("*.safetensors")):
-        return "torch"
-    return next((backend for backend, file in GRAPHS.items() if (path / file).is_file()), "torch")
+def _usable_backend(path: Path, asked: Backend | None) -> Backend:
+    """What is asked for; else the weights, or a graph where there are none.
+
+    Raises BundleError for a folder with another graph alone, of which nothing else can be made.
+    """
+    graphs = [backend for backend, file in GRAPHS.items() if (path / file).is_file()]
+    if any(path.glob("*.safetensors")) or not graphs:
+        return asked or "torch"
+    if asked is not None and asked not in graphs:
+        raise BundleError(
+            f"{path} has a graph for {' and '.join(graphs)}, and no weights",
+            hint="Embed without --backend, or give the model that the graph was made from.",
+        )
+    return asked or graphs[0]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.embedding import ENCODER_ADVICE, llama_ids
-from platen.errors import BundleError, MissingExtraError, first_line
+from platen.errors import BundleError, MissingExtraError
 from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.hub import open_config, positions
 from platen.models.sentence import GRAPHS, Backend
@@ -44,7 +44,7 @@ class GraphEncoder:
         if not file.is_file():
             raise BundleError(
                 f"{path} has no {GRAPHS[backend]}",
-                hint=f"platen embed convert {path} OUT --to {backend} makes it from the weights.",
+                hint=f"platen embed convert {path} OUT --to {backend} makes one from the weights.",
             )
         self._tokenizer, self._llama = Tokenizer.from_dir(path), llama
         config = open_config(path, advice=ENCODER_ADVICE)
@@ -60,7 +60,8 @@ class GraphEncoder:
             self._request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise BundleError(
-                f"OpenVINO can't open {file}: {first_line(error)}", hint="Copy or convert the model again."
+                f"OpenVINO can't open {file}: {str(error).strip().splitlines()[-1]}",
+                hint="Copy or convert the model again.",
             ) from None
         unknown = self._inputs.keys() - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:

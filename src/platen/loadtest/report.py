@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from platen import __version__
-from platen.errors import MissingExtraError
 from platen.loadtest.knee import SHARE
 from platen.loadtest.records import Record, Slo, Spread, Summary
 from platen.loadtest.traffic import Load, Run
+from platen.outputs import replaced_folder
 from platen.pages import render_page
 
 TIMES = (
@@ -96,20 +95,13 @@ class Report:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write `folder` whole or not at all; returns the page. Raises MissingExtraError without matplotlib."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("bench", "a load test's plots") from None
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    plots = _plots(report, partial)
+    """Write the new `folder` whole or not at all; returns the page. Needs matplotlib."""
     figures = report.to_json() | {"requests": [[_row(r) for r in one.run.records] for one in report.measured]}
-    (partial / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    page = _page(report, [(title, partial / name) for title, name in plots])
-    (partial / "report.html").write_text(page, encoding="utf-8")
-    partial.rename(folder)
+    with replaced_folder(folder) as new:
+        plots = _plots(report, new)
+        (new / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        page = _page(report, [(title, new / name) for title, name in plots])
+        (new / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
 
 

@@ -23,7 +23,7 @@ from platen.artifacts import sha256_file
 from platen.errors import BundleError
 from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
-from platen.models.weights import read_tensors, write_tensors
+from platen.models.weights import AGAIN, read_tensors, write_tensors
 from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer
 
 PLATEN_FILE = "platen.json"
@@ -175,14 +175,19 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         raw = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise BundleError(
-            f"{file.parent} has no {file.name}", hint="Is this a model folder? Copy it again."
-        ) from None
+        raise BundleError(f"{file.parent} has no {file.name}", hint=_about(file.parent)) from None
     except (OSError, ValueError) as error:
-        raise BundleError(f"{file} is damaged: {error}", hint="Copy or download the bundle again.") from None
+        raise BundleError(f"{file} is damaged: {error}", hint=AGAIN) from None
     if not isinstance(raw, dict):
-        raise BundleError(f"{file} is damaged: not a JSON object", hint="Copy or download the bundle again.")
+        raise BundleError(f"{file} is damaged: not a JSON object", hint=AGAIN)
     return raw
+
+
+def _about(folder: Path) -> str:
+    """What to do about a folder that was taken for a model's."""
+    if (folder / TOKENIZER_FILE).is_file() and not (folder / "config.json").is_file():
+        return "It holds a tokenizer and no model: give the folder of a model."
+    return "Give the folder of a model: with config.json, its tokenizer and its weights."
 
 
 class _NoInitialisation(TorchFunctionMode):

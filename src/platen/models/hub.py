@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -59,7 +60,7 @@ def _opened(path: Path, auto: str, advice: str, **options: Any) -> Any:
     opener = getattr(transformers, auto)
     try:
         return opener.from_pretrained(path, trust_remote_code=False, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BundleError(f"transformers can't open {path}: {first_line(error)}", hint=advice) from None
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from platen.errors import BundleError
 from platen.models.bundle import read_json
 from platen.models.compiled import COMPILED_FILE
+from platen.models.weights import AGAIN
 from platen.tokens.tokenizer import CONFIG_FILE
 
 MODULES_FILE = "modules.json"
@@ -111,7 +112,7 @@ def _modules(folder: Path) -> dict[str, str]:
         listed = json.loads(file.read_text("utf-8"))
         modules = {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in listed}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{file} is damaged: {error}", hint="Copy or download the model again.") from None
+        raise BundleError(f"{file} is damaged: {error}", hint=AGAIN) from None
     unknown = modules.keys() - {"Transformer", "Pooling", "Normalize"}
     if unknown:
         raise BundleError(
@@ -119,7 +120,7 @@ def _modules(folder: Path) -> dict[str, str]:
             hint="Serve a model of Transformer, Pooling and Normalize.",
         )
     if any(".." in Path(path).parts or Path(path).is_absolute() for path in modules.values()):
-        raise BundleError(f"{file} points outside its folder", hint="Download the model again.")
+        raise BundleError(f"{file} points outside its folder", hint=AGAIN)
     return modules
 
 

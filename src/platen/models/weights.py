@@ -21,7 +21,7 @@ from platen.errors import BundleError
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_AGAIN = "Copy or download the bundle again."
+AGAIN = "Make the model again, or copy or download it again."
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int) -> None:
@@ -71,7 +71,7 @@ def read_tensors(
                 for name in sorted(stored if names is None else names):
                     if name not in stored:
                         raise BundleError(
-                            f"{file} has no tensor {name}, which the index puts there", hint=_AGAIN
+                            f"{file} has no tensor {name}, which the index puts there", hint=AGAIN
                         )
                     if name in expected:
                         found[name] = _checked(file, name, opened.get_tensor(name), expected[name], dtype)
@@ -81,11 +81,11 @@ def read_tensors(
                             hint="config.json and weights are of different models or an unsupported kind.",
                         )
         except (SafetensorError, OSError) as error:
-            raise BundleError(f"{file} is damaged: {error}", hint=_AGAIN) from None
+            raise BundleError(f"{file} is damaged: {error}", hint=AGAIN) from None
     missing = sorted(expected.keys() - found.keys())
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise BundleError(f"{folder}: the weights have no tensor {missing[0]}{more}", hint=_AGAIN)
+        raise BundleError(f"{folder}: the weights have no tensor {missing[0]}{more}", hint=AGAIN)
     return found
 
 
@@ -111,7 +111,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, list[str] | None]]:
             by_file.setdefault(str(file), []).append(name)
         for file, names in sorted(by_file.items()):
             if Path(file).name != file or not (folder / file).is_file():
-                raise BundleError(f"{folder} has no {file}, which {INDEX_FILE} names", hint=_AGAIN)
+                raise BundleError(f"{folder} has no {file}, which {INDEX_FILE} names", hint=AGAIN)
             yield folder / file, names
     elif (folder / WEIGHTS_FILE).is_file():
         yield folder / WEIGHTS_FILE, None
@@ -122,7 +122,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, list[str] | None]]:
                 f"{folder} has its weights only as a pickle ({pickle}), which can run any code when opened",
                 hint="Save them as safetensors where you trust the file: model.save_pretrained(…).",
             )
-        raise BundleError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}", hint=_AGAIN)
+        raise BundleError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}", hint=AGAIN)
 
 
 def _weight_map(index: Path) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _weight_map(index: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         weight_map = None
     if not isinstance(weight_map, dict):
-        raise BundleError(f"{index} is damaged: it has no weight_map", hint=_AGAIN)
+        raise BundleError(f"{index} is damaged: it has no weight_map", hint=AGAIN)
     return weight_map
 
 

@@ -1,4 +1,5 @@
-"""What may be removed: artifacts that no release and no latest run stands on, and work left unfinished."""
+"""What may be removed: artifacts that no release and no latest run stands on, work left unfinished, and
+models of references that no block has any more."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from platen.artifacts import Manifest
+from platen.errors import DataError
 from platen.pipeline.runner import Pipeline
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What `collect` would free: artifacts, leftover work directories, and bytes in all."""
+    """What `collect` would free: artifacts, leftover work directories, references' models, bytes in all."""
 
     artifacts: tuple[Manifest, ...]
     leftovers: tuple[Path, ...]
+    references: tuple[Path, ...]
     size: int
 
 
@@ -45,16 +48,28 @@ def find_garbage(pipeline: Pipeline) -> Garbage:
     resumable = {f"{e.stage.name}-{e.fingerprint}" for e in planned if e.stage.resumable and not e.fresh}
     artifacts = tuple(m for m in manifests if m.ref not in keep)
     leftovers = tuple(p for p in pipeline.store.leftovers() if p.name not in resumable)
-    size = sum(m.size for m in artifacts) + sum(_size(path) for path in leftovers)
-    return Garbage(artifacts, leftovers, size)
+    references = _unused_references(pipeline)
+    size = sum(m.size for m in artifacts) + sum(_size(path) for path in (*leftovers, *references))
+    return Garbage(artifacts, leftovers, references, size)
 
 
 def collect(pipeline: Pipeline, garbage: Garbage) -> None:
     """Remove it. The caller holds the project's lock."""
     for manifest in garbage.artifacts:
         pipeline.store.delete(manifest)
-    for path in garbage.leftovers:
+    for path in (*garbage.leftovers, *garbage.references):
         shutil.rmtree(path)
+
+
+def _unused_references(pipeline: Pipeline) -> tuple[Path, ...]:
+    """None where that can't be told: without the extra [data], and for a reference that can't be read."""
+    try:
+        from platen.data.filters.reference import unused_references
+
+        filters = pipeline.project.data.filters
+        return tuple(unused_references(pipeline.directory, filters.blocks if filters else ()))
+    except (DataError, ImportError):
+        return ()
 
 
 def _size(directory: Path) -> int:

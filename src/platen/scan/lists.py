@@ -11,13 +11,20 @@ from platen.scan.words import LONGEST_ENTRY
 def read_lines(path: Path, what: str) -> list[str]:
     """A file's lines, less empty ones and those that begin with `#`.
 
-    Raises ConfigError, which calls the file `what`, when it can't be read.
+    Raises ConfigError, which calls the file `what`, when it can't be read or is no UTF-8.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        # Some editors begin a file with a mark, which would hide a `#` behind it.
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
         raise ConfigError(
-            f"the {what} {path} can't be read: {error}", hint="Name it relative to platen.yaml."
+            f"the {what} {path} can't be read: {error.strerror}", hint="Name it relative to platen.yaml."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the {what} {path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}",
+            hint="Save it as UTF-8, or convert it, for example with iconv.",
         ) from None
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -15,6 +15,7 @@ from platen.errors import DataError
 from platen.tokens.languages import SENTENCES, TextSize, text_size
 from platen.tokens.tokenizer import Tokenizer
 
+PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 _BLOCK = 128
 
 
@@ -145,7 +146,7 @@ def read_language_texts(folder: Path) -> dict[str, str]:
 
 
 def plot_audit(audit: Audit, file: Path) -> None:
-    """Tokens per byte by language, a bar a tokenizer, as a PNG file.
+    """Tokens per byte by language, a bar a tokenizer; the file ends with one of PLOT_SUFFIXES.
 
     A text that becomes one unknown token looks cheap; bars with such tokens are hatched, with the share.
     """

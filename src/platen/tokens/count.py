@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -16,7 +16,7 @@ _READ_BYTES = 4_000_000
 
 @dataclass(frozen=True)
 class Count:
-    """Of one text; bytes are those of the file, in UTF-8."""
+    """Of a text or several; bytes are those of the texts, in UTF-8."""
 
     name: str
     tokens: int
@@ -24,11 +24,32 @@ class Count:
     bytes: int
 
 
+def total(name: str, counts: Iterable[Count]) -> Count:
+    """All of them together."""
+    tokens, characters, size = 0, 0, 0
+    for count in counts:
+        tokens, characters, size = tokens + count.tokens, characters + count.characters, size + count.bytes
+    return Count(name, tokens, characters, size)
+
+
 class Counter:
     """Counts as the server's `/tokenize` does: special tokens that stand in a text are such."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encoder = BulkEncoder(tokenizer, special=True)
+
+    def count_texts(self, name: str, texts: Iterable[str]) -> Count:
+        """Count texts each by itself. Raises what `texts` does."""
+        characters = 0
+
+        def watched() -> Iterator[str]:
+            nonlocal characters
+            for text in texts:
+                characters += len(text)
+                yield text
+
+        found = list(self._encoder.encode(watched(), _tokens_and_bytes))
+        return Count(name, sum(tokens for tokens, _ in found), characters, sum(size for _, size in found))
 
     def count(self, name: str, file: IO[bytes]) -> Count:
         """Count a text while it is read, in bounded memory where the tokenizer allows cuts.
@@ -57,6 +78,10 @@ class Counter:
 
         tokens = sum(self._encoder.encode_stream(decoded(), _tokens))
         return Count(name, tokens, characters, size)
+
+
+def _tokens_and_bytes(batch: list[Encoded]) -> tuple[int, int]:
+    return _tokens(batch), sum(found.bytes for found in batch)
 
 
 def _tokens(batch: list[Encoded]) -> int:

@@ -19,7 +19,7 @@ def find_texts(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             found += sorted(f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES and f.is_file())
-        elif path.is_file():
+        elif path.exists():
             found.append(path)
         else:
             raise DataError(f"there is no {path}", hint="Give files or folders that are there.")

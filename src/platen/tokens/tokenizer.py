@@ -21,6 +21,7 @@ from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, compile_template, 
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+_AGAIN = "Make the tokenizer again, or take the file from where the model comes from."
 TEMPLATE_FILE = "chat_template.jinja"
 
 
@@ -87,7 +88,7 @@ class Tokenizer:
         except ValueError as error:
             raise BundleError(
                 f"{folder / CONFIG_FILE} is not valid: {error}",
-                hint="Take the file again from where the model comes from.",
+                hint=_AGAIN,
             ) from None
         try:
             return cls(file.read_bytes(), config)
@@ -320,9 +321,7 @@ def _backend(raw: bytes) -> Any:
     try:
         backend = Backend.from_buffer(raw)
     except Exception as error:  # the library raises bare Exception
-        raise BundleError(
-            f"not a tokenizer: {error}", hint="Take the file again from where the model comes from."
-        ) from None
+        raise BundleError(f"not a tokenizer: {error}", hint=_AGAIN) from None
     backend.no_padding()
     backend.no_truncation()
     return backend

@@ -147,8 +147,20 @@ def test_words_of_a_list(run_blocks: RunBlocks, tmp_path: Path) -> None:
     ran = run_blocks({"one": "A blorp.", "two": "Blorp and BLÖRP!", "none": "blorping"}, block)
     assert list(ran.texts) == ["one", "none"]
     assert ran.counts["toxicity"].found == {"words": 3}
-    with pytest.raises(ConfigError, match=r"missing\.txt can't be read"):
+    with pytest.raises(ConfigError, match=r"missing\.txt can't be read: No such file"):
         run_blocks({"a": "b"}, {"block": "toxicity", "words": "missing.txt"})
+
+
+def test_a_list_is_utf_8_also_with_a_mark_before_it(run_blocks: RunBlocks, tmp_path: Path) -> None:
+    block = {"block": "toxicity", "words": str(tmp_path / "words.txt")}
+    (tmp_path / "words.txt").write_bytes("# ours\ncafé*\n".encode("utf-8-sig"))
+    ran = run_blocks({"a": "# ours", "b": "cafés, a café", "c": "café* au lait"}, block)
+    assert list(ran.texts) == ["a", "b"], "a comment is no word, and * no wildcard"
+    (tmp_path / "words.txt").write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not UTF-8 text: byte 0xe9 at offset 3") as refused:
+        run_blocks({"a": "b"}, block)
+    assert refused.value.hint is not None
+    assert "UTF-8" in refused.value.hint
 
 
 def test_a_list_without_words_is_refused(run_blocks: RunBlocks, tmp_path: Path) -> None:

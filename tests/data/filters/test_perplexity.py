@@ -13,8 +13,14 @@ from pydantic import ValidationError
 
 from platen.baselines.ngram import KneserNey
 from platen.data.filters.files import filter_files
+from platen.data.filters.reference import reference_model
 from platen.errors import DataError
+from platen.pipeline.housekeeping import collect, find_garbage
+from platen.pipeline.runner import Pipeline
+from platen.projectdata import Source
+from platen.projectfile import load_project
 from platen.projectfilters import FiltersConfig
+from platen.stages import SilentProgress
 from tests.data.filters.conftest import RunBlocks
 
 NOUNS = (
@@ -111,6 +117,31 @@ def test_a_reference_is_counted_once(
         (tmp_path / "moved.jsonl").write_text('{"text": "Something else."}\n')
         with pytest.raises(TypeError):
             run_blocks({"a": texts[0]}, block)
+
+
+def test_models_that_no_block_takes_are_garbage(tmp_path: Path) -> None:
+    write_reference(tmp_path / "clean.jsonl", 20)
+    (tmp_path / "platen.yaml").write_text(
+        "name: tiny\ndata:\n  sources: [{path: clean.jsonl}]\n  filters:\n    blocks:\n"
+        "      - {block: perplexity, reference: {path: clean.jsonl}, max_perplexity: 100}\n"
+    )
+    pipeline = Pipeline(load_project(tmp_path))
+    assert find_garbage(pipeline).references == ()
+    reference, progress = Source(path="clean.jsonl"), SilentProgress()
+    old = reference_model(tmp_path, reference, held_out=False, progress=progress)
+    write_reference(tmp_path / "clean.jsonl", 21)
+    new = reference_model(tmp_path, reference, held_out=False, progress=progress)
+    killed = new.with_name(".killed.1")
+    killed.mkdir()
+    garbage = find_garbage(pipeline)
+    assert set(garbage.references) == {old, killed}
+    assert garbage.size == sum(file.stat().st_size for file in old.iterdir())
+    collect(pipeline, garbage)
+    assert list(new.parent.iterdir()) == [new]
+    (tmp_path / "clean.jsonl").write_text("no JSON\n")
+    assert find_garbage(pipeline).references == (), "what can't be read may be mended"
+    (tmp_path / "platen.yaml").write_text("name: tiny\ndata: {sources: [{path: clean.jsonl}]}\n")
+    assert find_garbage(Pipeline(load_project(tmp_path))).references == (new,)
 
 
 def test_workers_map_the_model(

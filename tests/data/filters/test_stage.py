@@ -12,7 +12,7 @@ from platen.data.prepare import prepare
 from platen.errors import DataError, PlatenError
 from platen.project import DataConfig
 from platen.projectfile import load_project
-from platen.stages import StageContext
+from platen.stages import SilentProgress, StageContext
 
 
 def run(folder: Path, *blocks: dict[str, object]) -> tuple[dict[str, list[str]], dict[str, object], str]:
@@ -119,3 +119,60 @@ def test_where_it_runs_is_no_reason_to_run_again() -> None:
         for n, where in ((1, "local"), (8, "ray"))
     ]
     assert dumps[0] == dumps[1]
+
+
+class Heard(SilentProgress):
+    """Keeps the lines that stay."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message", "hint"),
+    [
+        (
+            ["a", "same words here", "Same words here", "other words here"],
+            "the corpus is empty: of 4 documents none is left, dropped: 1 too short, 1 exact duplicates, "
+            "2 toxicity",
+            "toxicity dropped the last: loosen this block of data.filters, or take it out.",
+        ),
+        (
+            ["a", "b"],
+            "the corpus is empty: of 2 documents none is left, dropped: 2 too short",
+            "Lower data.clean.min_characters, or give longer documents.",
+        ),
+        (
+            ["a", "same words here", "Same words here", "something else"],
+            "the validation split has no document: 1 in the corpus, and documents are never cut; of 4 "
+            "documents, dropped: 1 too short, 1 exact duplicates, 1 toxicity",
+            None,
+        ),
+    ],
+)
+def test_who_dropped_what_is_told_where_too_little_is_left(
+    tmp_path: Path, texts: list[str], message: str, hint: str | None
+) -> None:
+    """The list drops what has `words`; in capitals or not a text is the same to the first block."""
+    write(tmp_path, texts)
+    (tmp_path / "words.txt").write_text("words\n")
+    blocks = [
+        {"block": "exact_duplicates"},
+        {"block": "toxicity", "words": "words.txt"},
+    ]
+    config = DataConfig.model_validate(
+        {"sources": [{"path": "corpus.jsonl"}], "clean": {"min_characters": 5}, "filters": {"blocks": blocks}}
+    )
+    heard = Heard()
+    with pytest.raises(DataError) as refused:
+        prepare(StageContext("data", "0" * 16, config, {}, tmp_path, tmp_path, seed=1, progress=heard))
+    assert refused.value.message == message
+    assert hint in (None, refused.value.hint)
+    dropped = dict(part.split(" ", 1)[::-1] for part in message.partition("dropped: ")[2].split(", "))
+    assert heard.lines == [
+        f"Dropped {count} document{'' if count == '1' else 's'}: {reason}."
+        for reason, count in dropped.items()
+    ]

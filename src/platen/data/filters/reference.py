@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,10 @@ from platen.data.sources import read_documents
 from platen.errors import DataError
 from platen.project import CleanConfig
 from platen.projectdata import Source
+from platen.projectfilters import BlockConfig, PerplexityBlock
 from platen.stages import Progress
 
+REFERENCES = Path(".platen", "references")
 ORDER, MIN_COUNT = 5, 2
 """As `platen baselines ngram` counts."""
 HELD_OUT = 10
@@ -45,14 +47,8 @@ def reference_model(directory: Path, source: Source, *, held_out: bool, progress
     With `held_out` it also has `held_out.npy`: perplexities of documents that were not counted. Raises
     DataError for a reference that can't be read, is too large, or has too few documents to hold some out.
     """
-    from xxhash import xxh3_128
-
     texts = _texts(directory, source)
-    key = xxh3_128(repr((1, ORDER, MIN_COUNT, HELD_OUT if held_out else 0)).encode())
-    for text in texts:
-        key.update(len(text).to_bytes(8, "little"))
-        key.update(text.encode("utf-8", "replace"))
-    folder = directory / ".platen" / "references" / key.hexdigest()
+    folder = _folder(directory, texts, held_out=held_out)
     if folder.is_dir():
         return folder
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -79,10 +75,36 @@ def reference_model(directory: Path, source: Source, *, held_out: bool, progress
     return folder
 
 
+def unused_references(directory: Path, blocks: Iterable[BlockConfig]) -> list[Path]:
+    """The folders of models that none of the project's blocks would take, and what killed runs left.
+
+    Reads the references, but for a project that never had one. Raises DataError for one that can't be read.
+    """
+    kept = directory / REFERENCES
+    there = sorted(kept.iterdir()) if kept.is_dir() else []
+    used = {
+        _folder(directory, _texts(directory, block.reference), held_out=block.by_percentile)
+        for block in (blocks if there else ())
+        if isinstance(block, PerplexityBlock) and block.reference is not None
+    }
+    return [folder for folder in there if folder not in used]
+
+
 def held_out_perplexities(folder: Path) -> NDArray[np.float64]:
     """The perplexities of the documents that `reference_model` did not count."""
     scores: NDArray[np.float64] = np.load(folder / "held_out.npy", allow_pickle=False)
     return scores
+
+
+def _folder(directory: Path, texts: list[str], *, held_out: bool) -> Path:
+    """Where the model of these texts is kept."""
+    from xxhash import xxh3_128
+
+    key = xxh3_128(repr((1, ORDER, MIN_COUNT, HELD_OUT if held_out else 0)).encode())
+    for text in texts:
+        key.update(len(text).to_bytes(8, "little"))
+        key.update(text.encode("utf-8", "replace"))
+    return directory / REFERENCES / key.hexdigest()
 
 
 def _texts(directory: Path, source: Source) -> list[str]:

@@ -1,4 +1,4 @@
-"""Says which extra to install where a reader's library is missing."""
+"""Says which extra to install where a library is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from platen.errors import MissingExtraError
 
 
-def needs(module: str, what: str) -> None:
-    """Raise MissingExtraError unless `module` is installed."""
+def needs(module: str, what: str, extra: str = "data") -> None:
+    """Raise MissingExtraError unless `module` is installed, which comes with the extra."""
     if find_spec(module) is None:
-        raise MissingExtraError("data", what)
+        raise MissingExtraError(extra, what)
