@@ -247,7 +247,7 @@ def _ratio(name: str, seen: dict[str, list[float]], peer: str, unit: str) -> Res
 PARTS: dict[str, tuple[Callable[[Bench], list[Result]], tuple[str, ...]]] = {
     "throughput": (throughput, ()),
     "torch": (torch_engine, ()),
-    "llamacpp": (llama_cpp_engine, ("llama_cpp", "sse_starlette")),
+    "llamacpp": (llama_cpp_engine, ("llama_cpp", "sse_starlette", "starlette_context", "pydantic_settings")),
     "stream": (one_stream, ()),
     "prefix": (prefix, ()),
 }
@@ -271,7 +271,9 @@ def main() -> None:
                 print(f"{name} left out: {', '.join(missing)} not installed")
                 continue
             with contextlib.ExitStack() as stack:  # servers of one part do not weigh on the next
-                results += run(Bench(Path(scratch), config, load, stack, limits))
+                seen = run(Bench(Path(scratch), config, load, stack, limits))
+            print(*(f"{result.line()} so far" for result in seen), sep="\n", flush=True)
+            results += seen
     report(results, json_file=args.json, quick=args.quick)
     print(limits.line())
     for result in results:
