@@ -6,7 +6,7 @@ vocabulary 49,152); prompts of 250 random tokens, 64 new ones, temperature 0, no
   throughput   16 requests at once over HTTP (OpenVINO, int8) with OpenVINO GenAI's continuous batching called
                in process, and with transformers' generate in batches of 8, float32 and bfloat16
   torch        8 requests at once, our PyTorch engine with generate in one batch of 8, both float32
-  llamacpp     8 requests at once over HTTP (GGUF, q8_0) with llama_cpp.server
+  llamacpp     8 requests at once over HTTP (GGUF, q8_0 and bf16) with llama_cpp.server
   decode       one stream through our engine with the fastest of llama.cpp and OpenVINO GenAI called raw
   prefill      one prompt, likewise
   decode_http, prefill_http  the same of ours over HTTP
@@ -54,6 +54,7 @@ BARS = {
     "decode": 0.97,
     "prefill": 0.97,
     "llamacpp_vs_llama_cpp_server": 3.0,
+    "llamacpp_bf16_vs_llama_cpp_server": 3.0,
     "torch_vs_transformers": 2.0,
     "torch_equal_tokens": 1.0,
     "prefix_torch": 5.0,
@@ -71,25 +72,27 @@ class Bench:
     load: Load
     stack: contextlib.ExitStack
     limits: Limits
-    _urls: dict[str, str] = field(default_factory=dict)
+    _urls: dict[Path, str] = field(default_factory=dict)
     _seed: int = 0
 
-    def form(self, engine: str) -> Path:
-        """The folder that an engine opens, made when it is first wanted."""
-        folder = self.folder / engine
+    def form(self, engine: str, weights: str | None = None) -> Path:
+        """The folder that an engine opens, made when it is first wanted, with its usual weights or these."""
+        folder = self.folder / f"{engine}-{weights}"
         if not folder.exists():
             if engine == "torch":
                 make_bundle(folder, self.config)
             else:
-                compile_bundle(self.form("torch"), folder, "gguf" if engine == "llamacpp" else engine)
+                to = "gguf" if engine == "llamacpp" else engine
+                compile_bundle(self.form("torch"), folder, to, weights=weights)
         return folder
 
-    def url(self, engine: str) -> str:
+    def url(self, engine: str, weights: str | None = None) -> str:
         """Our server with an engine, started and warmed when it is first wanted."""
-        if engine not in self._urls:
-            self._urls[engine] = self.stack.enter_context(platen_server(self.form(engine)))
-            http_throughput(self._urls[engine], "bench", self.prompts(4), self.load)
-        return self._urls[engine]
+        folder = self.form(engine, weights)
+        if folder not in self._urls:
+            self._urls[folder] = self.stack.enter_context(platen_server(folder))
+            http_throughput(self._urls[folder], "bench", self.prompts(4), self.load)
+        return self._urls[folder]
 
     def prompts(self, count: int) -> list[list[int]]:
         """Prompts that share nothing with any other."""
@@ -153,19 +156,33 @@ def _equal_tokens(bench: Bench, transformers: Transformers) -> Result:
 
 
 def llama_cpp_engine(bench: Bench) -> list[Result]:
-    file = bench.form("llamacpp") / "model.gguf"
-    tokenizer = Tokenizer.from_dir(bench.form("llamacpp"))
+    """With q8_0's weights, the usual ones, and with bfloat16's."""
+    results = []
+    for weights, name in ((None, "llamacpp"), ("bf16", "llamacpp_bf16")):
+        folder = bench.form("llamacpp", weights)
+        file, tokenizer = folder / "model.gguf", Tokenizer.from_dir(folder)
+        url = bench.url("llamacpp", weights)
+        with llama_cpp_server(file) as theirs:
 
-    def speed(url: str, model: str) -> float:  # its server takes no token ids
-        return http_throughput(
-            url, model, [tokenizer.decode(prompt) for prompt in bench.prompts(8)], bench.load
-        )
+            def speed(url: str, model: str, tokenizer: Tokenizer = tokenizer) -> float:
+                texts = [_text_of(prompt, tokenizer) for prompt in bench.prompts(8)]
+                return http_throughput(url, model, texts, bench.load)
 
-    url = bench.url("llamacpp")
-    with llama_cpp_server(file) as theirs:
-        contestants = {"ours": lambda: speed(url, "bench"), "server": lambda: speed(theirs, str(file))}
-        seen = interleaved(contestants, bench.load.rounds)
-    return [_ratio("llamacpp_vs_llama_cpp_server", seen, "server", "tokens/s")]
+            contestants = {
+                "ours": partial(speed, url, "bench"),
+                "server": partial(speed, theirs, str(file)),
+            }
+            seen = interleaved(contestants, bench.load.rounds)
+        results.append(_ratio(f"{name}_vs_llama_cpp_server", seen, "server", "tokens/s"))
+    return results
+
+
+def _text_of(prompt: list[int], tokenizer: Tokenizer) -> str:
+    """A text of about as many tokens, for a server that takes no ids.
+
+    Random tokens make a text that is split otherwise, into more.
+    """
+    return tokenizer.decode(tokenizer.encode(tokenizer.decode(prompt))[: len(prompt)])
 
 
 def one_stream(bench: Bench) -> list[Result]:

@@ -12,13 +12,13 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from platen import __version__
 from platen.models.config import LlamaConfig
 from platen.models.store import cache_folder
+from platen.processor import processor
 
 PACKAGES = ("torch", "openvino", "llama-cpp-python")
 AT_ONCE = 8
@@ -87,17 +87,6 @@ def _circumstances(config: LlamaConfig) -> dict[str, object]:
             "vocab_size": config.vocab_size,
         },
     }
-
-
-@cache
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(": ")[2]
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

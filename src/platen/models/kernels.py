@@ -25,6 +25,7 @@ from torch import Tensor
 
 from platen.models.config import LlamaConfig
 from platen.models.store import cache_folder
+from platen.processor import features, processor
 
 log = logging.getLogger(__name__)
 
@@ -177,13 +178,9 @@ def find_compiler() -> str | None:
 
 def _library(compiler: str, scratch: Path) -> Path:
     """The compiled file: kept for this source, compiler and processor, or in `scratch` where none is kept."""
-    processor = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    features = [
-        line for line in processor.splitlines() if line.startswith(("model name", "flags", "Features"))
-    ]
     version = _run(compiler, "--version")
     flags = _FLAGS + (_X86_FLAGS if platform.machine() == "x86_64" else ())
-    name = "\n".join((_SOURCE.read_text(), *flags, version, *features))
+    name = "\n".join((_SOURCE.read_text(), *flags, version, processor(), *sorted(features())))
     kept = cache_folder() / "kernels" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.so"
     if kept.exists():
         return kept
