@@ -5,41 +5,41 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.engines.blocks import BlockPool, text_key
+from platen.engines.blocks import BlockPool
 
 
 def test_what_begins_alike_shares_blocks() -> None:
     pool = BlockPool(8, block_tokens=2)
     first = pool.take(3)
     assert first is not None
-    pool.name(first, [1, 2, 3, 4, 5])  # the third block is not full: it has no name
+    pool.name(first, [1, 2, 3, 4, 5])  # the third block is not full: it can't be shared
     assert pool.match([1, 2, 3, 4, 9, 9]) == first[:2]
     assert pool.match([1, 2, 9, 9]) == first[:1]
     assert pool.match([3, 4]) == []  # the same tokens after something else are another block
     assert pool.match([1]) == []
 
 
-def test_a_prompts_end_is_known_by_the_whole_prompt_until_its_room_is_needed() -> None:
-    pool = BlockPool(3, block_tokens=2)
-    end = pool.take(1)
-    assert end is not None
-    key = text_key([1, 2, 3], 2)
-    pool.name_end(end[0], key)
-    assert pool.named(key) == end[0]
-    assert pool.named(text_key([1, 2], 2)) is pool.named(text_key([1, 2, 3, 4], 2)) is None
-    assert pool.match([1, 2, 3]) == [], "it is not full: it can be copied, not shared"
-    pool.release(end)
-    assert pool.free == 3
-    assert pool.take(3) is not None
-    assert pool.named(key) is None
-
-
-def test_a_full_end_has_its_blocks_own_name() -> None:
-    pool = BlockPool(2, block_tokens=2)
+def test_the_beginning_of_a_block_is_found_for_copying_until_its_room_is_needed() -> None:
+    pool = BlockPool(4, block_tokens=4)
     table = pool.take(2)
     assert table is not None
-    pool.name(table, [1, 2, 3, 4])
-    assert pool.named(text_key([1, 2, 3, 4], 2)) == table[1]
+    pool.name(table, [1, 2, 3, 4, 5, 6])
+    assert pool.match([1, 2, 3, 4, 5, 6]) == table[:1], "the end is not full: it can be copied, not shared"
+    assert pool.match_end([1, 2, 3, 4, 5, 6, 7], 1) == (table[1], 2)
+    assert pool.match_end([1, 2, 3, 4, 5, 9], 1) == (table[1], 1)
+    assert pool.match_end([1, 2, 3, 4, 9], 1) is None
+    assert pool.match_end([1, 2, 9], 0) == (table[0], 2), "a full block's beginning too"
+    assert pool.match_end([5, 6], 0) is None, "the same tokens after something else"
+    assert pool.match_end([1, 2, 3], 0, b"other") is None
+    pool.name(table, [1, 2, 3, 4, 5, 6, 7, 8])  # it was filled since
+    assert pool.match([1, 2, 3, 4, 5, 6, 7, 8]) == table
+    longer = pool.take(1)
+    assert longer is not None
+    pool.name([table[0], *longer], [1, 2, 3, 4, 5, 6, 9])
+    assert pool.match_end([1, 2, 3, 4, 5, 6, 9, 9], 1) == (longer[0], 3), "the one with most in common"
+    pool.release([*table, *longer])
+    assert pool.take(4) is not None
+    assert pool.match_end([1, 2, 3, 4, 5, 6, 9, 9], 1) is pool.match_end([1, 2, 9], 0) is None
 
 
 def test_the_longest_unused_goes_first_and_ends_before_beginnings() -> None:
@@ -71,17 +71,19 @@ def test_nothing_is_lost_and_nothing_is_given_twice(
     events: list[tuple[list[int], int, bool]],
 ) -> None:
     """Texts come and go; a block holds what its name says, and every block is accounted for."""
-    pool = BlockPool(6, block_tokens=2)
+    pool = BlockPool(6, block_tokens=3)
     content: dict[int, tuple[int, ...]] = {}  # what was last written into a block
     running: list[list[int]] = []
     for tokens, leaving, finish in events:
         known = pool.match(tokens[:-1])
         for index, block in enumerate(known):
-            assert content[block] == tuple(tokens[: (index + 1) * 2]), "found a block of another text"
-        end = pool.named(text_key(tokens, 2))
-        assert end is None or content[end] == tuple(tokens), "found another text's end"
+            assert content[block] == tuple(tokens[: (index + 1) * 3]), "found a block of another text"
+        end = pool.match_end(tokens, len(known))
+        if end is not None:
+            same = len(known) * 3 + end[1]
+            assert content[end[0]][:same] == tuple(tokens[:same]), "found another text's end"
         pool.hold(known)
-        fresh = pool.take(-(-len(tokens) // 2) - len(known))
+        fresh = pool.take(-(-len(tokens) // 3) - len(known))
         if fresh is None:
             pool.release(known)
         else:
@@ -89,14 +91,9 @@ def test_nothing_is_lost_and_nothing_is_given_twice(
             assert not held & set(fresh), "a block in use was given away"
             table = [*known, *fresh]
             for index, block in enumerate(table[len(known) :], start=len(known)):
-                content[block] = tuple(tokens[: (index + 1) * 2])
+                content[block] = tuple(tokens[: (index + 1) * 3])
             if finish:
                 pool.name(table, tokens)
-                key = text_key(tokens, 2)
-                if pool.named(key) is None and (copy := pool.take(1)) is not None:
-                    content[copy[0]] = tuple(tokens)
-                    pool.name_end(copy[0], key)
-                    pool.release(copy)
             running.append(table)
         if running and leaving < len(running):
             pool.release(running.pop(leaving))

@@ -156,6 +156,26 @@ async def test_a_prompt_seen_before_is_answered_as_before(folder: Path, length: 
     assert among[1][0] != first
 
 
+async def test_a_prompt_that_goes_on_otherwise_is_read_from_there_and_answered_as_alone(folder: Path) -> None:
+    prompt = [*ids(50), *ids(20, start=5)]
+
+    async def answered(model: LocalModel, prompt: list[int]) -> TokenEvent:
+        request = GenerationRequest("r", prompt, greedy(1, logprobs=1))
+        return (await collect(model.engine.submit(request)))[2]
+
+    async with running(folder) as model:
+        await answered(model, ids(80))
+        after = await answered(model, prompt)
+        name = model.engine.name
+    async with running(folder) as model:
+        alone = await answered(model, prompt)
+    assert after.usage is not None
+    if name != "vllm":
+        assert after.usage.cached_tokens == (48 if name == "torch" else 50)
+    assert after.token_ids == alone.token_ids
+    assert after.logprobs[0].logprob == pytest.approx(alone.logprobs[0].logprob, abs=TOLERANCE[name] / 4)
+
+
 async def test_a_seed_repeats_a_text(folder: Path) -> None:
     async with running(folder) as model:
         request = [

@@ -2,9 +2,9 @@
 
 Bookkeeping only, no tensors. A full block is known by the hash of its tokens and of all blocks before it, so
 two requests that begin alike share blocks (as in vLLM: Kwon et al., "Efficient Memory Management for Large
-Language Model Serving with PagedAttention", 2023). A block with a prompt's end, which rarely fills it, is
-known by all the prompt: it can be copied where that prompt comes again. Blocks nobody holds keep their
-content until room is needed; the one unused for longest goes first.
+Language Model Serving with PagedAttention", 2023). Of a block that goes on otherwise, or is not full, the
+beginning can be copied. Blocks nobody holds keep their content until room is needed; the one unused for
+longest goes first.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class BlockPool:
     def __init__(self, size: int, block_tokens: int) -> None:
         self.size, self.block_tokens = size, block_tokens
         self._unused = list(range(size - 1, -1, -1))
-        self._idle: OrderedDict[int, None] = OrderedDict()  # named, held by nobody; oldest first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # known, held by nobody; oldest first
         self._holders = [0] * size
-        self._names: dict[int, Key] = {}
-        self._by_name: dict[Key, int] = {}
+        self._full: dict[Key, int] = {}
+        self._before: dict[int, Key] = {}  # of each known block: the name of the text before it
+        self._after: dict[Key, dict[int, tuple[int, ...]]] = {}  # of each such text: its blocks, their tokens
 
     @property
     def free(self) -> int:
@@ -63,15 +64,29 @@ class BlockPool:
         key, step = root, self.block_tokens
         for start in range(0, len(tokens) - step + 1, step):
             key = chain_key(key, tokens[start : start + step])
-            block = self._by_name.get(key)
+            block = self._full.get(key)
             if block is None:
                 break
             found.append(block)
         return found
 
-    def named(self, key: Key) -> int | None:
-        """The block of this name, if there still is one."""
-        return self._by_name.get(key)
+    def match_end(self, tokens: Sequence[int], blocks: int, root: Key = ROOT) -> tuple[int, int] | None:
+        """A block whose beginning holds what follows the first `blocks` that `match` found, and how many.
+
+        That block is for copying: it goes on otherwise.
+        """
+        at = blocks * self.block_tokens
+        rest = tuple(tokens[at : at + self.block_tokens])
+        found: tuple[int, int] | None = None
+        for block, held in self._after.get(text_key(tokens[:at], self.block_tokens, root), {}).items():
+            same = 0
+            for ours, theirs in zip(rest, held, strict=False):
+                if ours != theirs:
+                    break
+                same += 1
+            if same > (found[1] if found else 0):
+                found = block, same
+        return found
 
     def hold(self, blocks: Sequence[int]) -> None:
         """Keep blocks that `match` found from being given away."""
@@ -95,29 +110,37 @@ class BlockPool:
         for block in reversed(blocks):
             self._holders[block] -= 1
             if self._holders[block] == 0:
-                if block in self._names:
+                if block in self._before:
                     self._idle[block] = None
                 else:
                     self._unused.append(block)
 
     def name(self, blocks: Sequence[int], tokens: Sequence[int], root: Key = ROOT) -> None:
-        """Say that `blocks` hold the beginning of `tokens`, so that `match` finds them.
+        """Say that `blocks` hold the beginning of `tokens`, so that they are found; the last may not be full.
 
         Where another block holds the same already, that one stays the known one.
         """
-        key, step = root, self.block_tokens
-        for index, block in enumerate(blocks[: len(tokens) // step]):
-            key = chain_key(key, tokens[index * step : (index + 1) * step])
-            if key not in self._by_name and block not in self._names:
-                self._by_name[key] = block
-                self._names[block] = key
+        before, step = root, self.block_tokens
+        for start, block in zip(range(0, len(tokens), step), blocks, strict=False):
+            held = tuple(tokens[start : start + step])
+            key = chain_key(before, held)
+            if len(held) == step and key not in self._full:
+                self._full[key] = block
+                self._know(block, before, held)
+            elif len(held) < step:
+                self._know(block, before, held)
+            before = key
 
-    def name_end(self, block: int, key: Key) -> None:
-        """Say that `block` holds the end of the text of this name, and that nothing will be added to it."""
-        if key not in self._by_name and block not in self._names:
-            self._by_name[key], self._names[block] = block, key
+    def _know(self, block: int, before: Key, held: tuple[int, ...]) -> None:
+        self._before[block] = before
+        self._after.setdefault(before, {})[block] = held
 
     def _forget_oldest(self) -> int:
         block, _ = self._idle.popitem(last=False)
-        del self._by_name[self._names.pop(block)]
+        before = self._before.pop(block)
+        held = self._after[before].pop(block)
+        if not self._after[before]:
+            del self._after[before]
+        if len(held) == self.block_tokens:
+            del self._full[chain_key(before, held)]
         return block

@@ -77,50 +77,34 @@ class OpenVinoRunner:
         prompt = sequence.tokens
         key = text_key(prompt, self.BLOCK_TOKENS)
         logits = self._last_logits.get(key) if reuse else None
-        known = self._pool.match(prompt[:-1] if logits is None else prompt) if reuse else []
-        self._pool.hold(known)
+        wanted = prompt if logits is not None else prompt[:-1]  # what follows the last must be computed
+        known = self._pool.match(wanted) if reuse else []
+        end = self._pool.match_end(wanted, len(known)) if reuse else None
+        held = known if end is None else [*known, end[0]]
+        self._pool.hold(held)
         total = sequence.prompt_length + sequence.max_new_tokens
         fresh = self._pool.take(-(-total // self.BLOCK_TOKENS) - len(known))
         if fresh is None:
-            self._pool.release(known)
+            self._pool.release(held)
             return None
         self._tables[sequence] = [*known, *fresh]
         reused = len(known) * self.BLOCK_TOKENS
-        if logits is not None and self._has_end(prompt, key, known, fresh):
+        if end is not None:
+            block, tokens = end
+            self._copy(block, fresh[0])
+            self._pool.release([block])
+            reused += tokens
+        if logits is not None and reused == len(prompt):
             self._last_logits.move_to_end(key)
             self._read_before[sequence] = logits
-            reused = len(prompt)
         self._reused += reused
         return reused
 
-    def _has_end(self, prompt: list[int], key: Key, known: list[int], fresh: list[int]) -> bool:
-        """Whether the prompt's end is there after the blocks `known`; if it was kept it is copied now."""
-        rest = len(prompt) - len(known) * self.BLOCK_TOKENS
-        end = self._pool.named(key)
-        if rest and rest < self.BLOCK_TOKENS and end is not None:
-            self._copy(end, fresh[0])
-            self._pool.hold([end])  # used just now: last to go
-            self._pool.release([end])
-            return True
-        return rest == 0
-
     def _keep(self, sequence: Request, logits: Tensor) -> None:
-        """Keep what follows a prompt (V,), and the block with its end as it is before the answer.
-
-        A block's numbers are rounded together. So only a prompt that is the same to its end can go on from a
-        copy and be answered exactly as it was at first.
-        """
-        prompt, table = sequence.tokens[: sequence.prompt_length], self._tables[sequence]
-        self._pool.name(table, prompt)
-        key = text_key(prompt, self.BLOCK_TOKENS)
-        if self._pool.named(key) is None:
-            copy = self._pool.take(1)
-            if copy is None:
-                return
-            self._copy(table[len(prompt) // self.BLOCK_TOKENS], copy[0])
-            self._pool.name_end(copy[0], key)
-            self._pool.release(copy)
-        self._last_logits[key] = logits.clone()
+        """Keep a prompt's blocks and what follows it, (V,)."""
+        prompt = sequence.tokens[: sequence.prompt_length]
+        self._pool.name(self._tables[sequence], prompt)
+        self._last_logits[text_key(prompt, self.BLOCK_TOKENS)] = logits.clone()
         if len(self._last_logits) > _MOST_KEPT:
             self._last_logits.popitem(last=False)
 
@@ -223,7 +207,8 @@ def _settings(folder: Path, config: LlamaConfig) -> dict[str, str]:
     faster at writing than unpacking the weights to bfloat16 at every step, which is what it does where it
     finds AMX and is left to itself, and no slower at reading if the groups are large.
     """
-    settings = {"PERFORMANCE_HINT": "LATENCY"}
+    # Each token's keys are rounded on their own, or a block's beginning would differ with how it goes on.
+    settings = {"PERFORMANCE_HINT": "LATENCY", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
     compiled = read_compiled(folder)
     group = _activation_group(config)
     if compiled is not None and compiled.weights == "int8" and group:
