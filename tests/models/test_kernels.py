@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from platen.models.config import LlamaConfig
-from platen.models.kernels import HEAD_SIZES, Kernels, find_compiler, kernels_for, load_kernels
+from platen.models.kernels import HEAD_SIZES, Kernels, find_compiler, kernels_for, load_kernels, pack_weight
 from platen.models.llama import KVCache, Llama, rotate
 from platen.models.packed import pack
 
@@ -68,6 +68,17 @@ def test_gates_hold_at_the_ends_of_float32(kernels: Kernels) -> None:
     got = kernels.gated(torch.cat((gate, torch.ones(16)))[None])[0]
     torch.testing.assert_close(got, F.silu(gate), atol=1e-30, rtol=1e-6)
     assert kernels.gated(torch.full((1, 32), torch.nan)).isnan().all()
+
+
+@given(rows=st.integers(1, 40), outputs=st.integers(1, 100), inputs=st.integers(1, 70), added=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_products_are_pytorchs(kernels: Kernels, rows: int, outputs: int, inputs: int, added: bool) -> None:
+    torch.manual_seed(rows)
+    weight, x = torch.randn(outputs, inputs).bfloat16().float(), torch.randn(rows, inputs)
+    beside = torch.randn(rows, outputs) if added else None
+    expected = (x.double() @ weight.double().T).float() + (0 if beside is None else beside)
+    got = kernels.product(x, pack_weight(weight), outputs, beside)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
 
 
 class Case:

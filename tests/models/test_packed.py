@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
+from platen.models.kernels import load_kernels
 from platen.models.llama import Llama
-from platen.models.packed import HalfLinear, PackedLinear, can_pack, pack
+from platen.models.packed import BrainLinear, HalfLinear, PackedLinear, can_pack, pack
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["float32 weights", "bfloat16 weights"])
@@ -25,10 +28,17 @@ def test_a_packed_model_gives_the_same_logits(tiny_llama: Llama, published: bool
         torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [PackedLinear, HalfLinear])
+def brain_linear(weight: torch.Tensor) -> BrainLinear:
+    kernels = load_kernels()
+    if kernels is None:
+        pytest.skip("no C++ compiler")
+    return BrainLinear(weight, kernels)
+
+
+@pytest.mark.parametrize("kind", [PackedLinear, HalfLinear, brain_linear])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1536, 576), (576, 1536), (16, 2048), (64, 32), (4096, 192)])
 def test_a_row_is_the_same_in_any_company(
-    kind: type[PackedLinear] | type[HalfLinear], outputs: int, inputs: int
+    kind: Callable[[torch.Tensor], nn.Module], outputs: int, inputs: int
 ) -> None:
     """Or a seeded request would read otherwise in a full batch."""
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.models.config import LlamaConfig
 from platen.models.llama import KVCache, Llama
-from platen.models.packed import HalfLinear
+from platen.models.packed import BrainLinear, HalfLinear
 
 REUSE_BYTES = 256 * 2**20
 """Memory for past prompts' keys and values, unless told otherwise."""
@@ -81,7 +81,7 @@ class TorchRunner:
         self.context_window = model.config.max_position_embeddings
         self.vocab_size = model.config.vocab_size
         self.adapters = AdapterSet(self._model)
-        half = any(isinstance(module, HalfLinear) for module in model.modules())
+        half = any(isinstance(module, HalfLinear | BrainLinear) for module in model.modules())
         self._short = SHORT if half else READ_STEP
         self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
         self.reset()

@@ -23,7 +23,7 @@ inline Lanes load(const float* from) {
 
 inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
-inline Lanes all(float value) { return Lanes{} + value; }
+inline Lanes all(float value) { return value - Lanes{}; }  // x + 0 is not x where x is -0
 
 inline float sum(Lanes lanes) {
     typedef float Eight __attribute__((vector_size(32)));
@@ -136,13 +136,34 @@ void look(const float* queries, const float* keys, const float* values, const in
     }
 }
 
-// Add to sums (R, P lanes) the product of a (R, n) and b (n, P lanes), each with its stride.
-template <int R, int P>
-inline void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t n,
-                     Lanes (&sums)[R][P]) {
+// Rows of a matrix of floats.
+struct Floats {
+    const float* from;
+    int64_t stride;
+    template <int P>
+    void row(int64_t i, Lanes (&to)[P]) const {
+        for (int p = 0; p < P; ++p) to[p] = load(from + i * stride + p * LANES);
+    }
+};
+
+// Rows of 32 numbers in bfloat16: a word holds number i below and number i + 16 above.
+struct Halves {
+    const uint32_t* from;
+    void row(int64_t i, Lanes (&to)[2]) const {
+        Bits words;
+        std::memcpy(&words, from + i * LANES, sizeof words);
+        const Bits low = words << 16, high = words & (Bits{} + (int32_t)0xffff0000u);
+        std::memcpy(&to[0], &low, sizeof low);
+        std::memcpy(&to[1], &high, sizeof high);
+    }
+};
+
+// Add to sums (R, P lanes) the product of a (R, n), whose rows have a stride, and b (n, P lanes).
+template <int R, int P, class Matrix>
+inline void multiply(const float* a, int64_t a_stride, const Matrix& b, int64_t n, Lanes (&sums)[R][P]) {
     for (int64_t i = 0; i < n; ++i) {
         Lanes row[P];
-        for (int p = 0; p < P; ++p) row[p] = load(b + i * b_stride + p * LANES);
+        b.row(i, row);
         for (int r = 0; r < R; ++r) {
             const Lanes factor = all(a[r * a_stride + i]);
             for (int p = 0; p < P; ++p) sums[r][p] += factor * row[p];
@@ -162,7 +183,7 @@ void read(const float* queries, const float* turned, const float* values, int64_
     const Lanes scale = all(1.0f / std::sqrt((float)D));
     for (int64_t s = 0; s < span; s += KEYS) {
         Lanes sums[R][P] = {};
-        multiply<R, P>(queries, D, turned + s * D, KEYS, D, sums);
+        multiply(queries, D, Floats{turned + s * D, KEYS}, D, sums);
         for (int r = 0; r < R; ++r)
             for (int p = 0; p < P; ++p) store(scores + r * width + s + p * LANES, sums[r][p] * scale);
     }
@@ -170,7 +191,7 @@ void read(const float* queries, const float* turned, const float* values, int64_
     for (int r = 0; r < R; ++r) totals[r] = weigh(scores + r * width, limit + r, in_lanes(span));
     for (int64_t d = 0; d < D; d += PARTS * LANES) {
         Lanes sums[R][PARTS] = {};
-        multiply<R, PARTS>(scores, width, values + d, D, span, sums);
+        multiply(scores, width, Floats{values + d, D}, span, sums);
         for (int r = 0; r < R; ++r)
             for (int p = 0; p < PARTS; ++p)
                 store(out + r * out_stride + d + p * LANES, sums[r][p] / totals[r]);
@@ -210,9 +231,86 @@ void read_row(const float* queries, const float* keys, const float* values, int6
     }
 }
 
+constexpr int64_t OUTPUTS = 2 * LANES;  // that lie together in a packed weight
+
+// Outputs `first` to first + 31 of R rows of x (R, I); beyond the last output nothing is written.
+template <int R, class Matrix>
+void some_outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first, int64_t I,
+                  int64_t O) {
+    Lanes sums[R][2] = {};
+    multiply(x, I, weight, I, sums);
+    for (int r = 0; r < R; ++r) {
+        const int64_t at = r * O + first;
+        if (first + OUTPUTS <= O) {
+            for (int p = 0; p < 2; ++p) {
+                const int64_t to = at + p * LANES;
+                store(out + to, added ? load(added + to) + sums[r][p] : sums[r][p]);
+            }
+        } else {
+            for (int64_t o = 0; o < O - first; ++o) {
+                const float sum = sums[r][o / LANES][o % LANES];
+                out[at + o] = added ? added[at + o] + sum : sum;
+            }
+        }
+    }
+}
+
+// The same for any number of rows, in turns of R, and what is left in one of fewer.
+template <int R, class Matrix>
+void outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first, int64_t rows,
+             int64_t I, int64_t O, bool whole = true) {
+    int64_t row = 0;
+    if (whole)
+        for (; row + R <= rows; row += R)
+            some_outputs<R>(x + row * I, weight, added ? added + row * O : added, out + row * O, first, I, O);
+    if (row == rows) return;
+    if (!whole && rows == R)
+        some_outputs<R>(x, weight, added, out, first, I, O);
+    else if constexpr (R > 1)
+        outputs<R - 1>(x + row * I, weight, added ? added + row * O : added, out + row * O, first, rows - row, I,
+                       O, false);
+}
+
 }  // namespace
 
 extern "C" {
+
+// x (rows, I) times the transpose of a weight (O, I) in bfloat16, plus `added` (rows, O) unless that is null.
+// The weight is (O / 32 rounded up, I, 16) words, see Halves.
+void product(const float* x, const uint32_t* weight, const float* added, float* out, int64_t rows, int64_t I,
+             int64_t O) {
+    const int64_t panels = (O + OUTPUTS - 1) / OUTPUTS;
+    if (rows <= 16) {
+#pragma omp parallel for schedule(static)
+        for (int64_t panel = 0; panel < panels; ++panel)
+            outputs<8>(x, Halves{weight + panel * I * LANES}, added, out, panel * OUTPUTS, rows, I, O);
+        return;
+    }
+    constexpr int64_t TURN = 96;
+    const int64_t turns = (rows + TURN - 1) / TURN;
+#pragma omp parallel
+    {
+        std::vector<float> floats(I * OUTPUTS);  // a panel's weights, turned into floats once for many rows
+        int64_t have = -1;
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < panels * turns; ++task) {
+            const int64_t panel = task / turns, row = task % turns * TURN;
+            if (panel != have) {
+                const Halves halves{weight + panel * I * LANES};
+                for (int64_t i = 0; i < I; ++i) {
+                    Lanes both[2];
+                    halves.row(i, both);
+                    store(floats.data() + i * OUTPUTS, both[0]);
+                    store(floats.data() + i * OUTPUTS + LANES, both[1]);
+                }
+                have = panel;
+            }
+            const int64_t count = rows - row < TURN ? rows - row : TURN;
+            outputs<12>(x + row * I, Floats{floats.data(), OUTPUTS}, added ? added + row * O : added,
+                        out + row * O, panel * OUTPUTS, count, I, O);
+        }
+    }
+}
 
 // RMSNorm of x (rows, size), with a gain for each feature.
 void rms_norm(const float* x, const float* gain, float eps, float* out, int64_t rows, int64_t size) {

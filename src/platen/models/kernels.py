@@ -42,6 +42,7 @@ _ARGUMENTS = {
     "gated": (_POINTER, _POINTER, _SIZE, _SIZE),
     "rotate_and_keep": (*[_POINTER] * 3, _SIZE, *[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 5),
     "attend": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, _POINTER, *[_SIZE] * 5),
+    "product": (*[_POINTER] * 4, *[_SIZE] * 3),
     "attend_prompt": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 4),
 }
 
@@ -56,6 +57,17 @@ class Kernels:
         self._rms_norm, self._gated = library.rms_norm, library.gated
         self._rotate_and_keep = library.rotate_and_keep
         self._attend, self._attend_prompt = library.attend, library.attend_prompt
+        self._product = library.product
+
+    def product(self, x: Tensor, packed: Tensor, outputs: int, added: Tensor | None = None) -> Tensor:
+        """x (…, I) times the transpose of a weight from `pack_weight`, (…, O); plus `added` if given."""
+        out = x.new_empty((*x.shape[:-1], outputs))
+        size = x.shape[-1]
+        beside = None if added is None else added.data_ptr()
+        self._product(
+            x.data_ptr(), packed.data_ptr(), beside, out.data_ptr(), x.numel() // size, size, outputs
+        )
+        return out
 
     def rms_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         """RMSNorm (Zhang and Sennrich, 2019) of x (…, C) with a gain (C)."""
@@ -143,6 +155,16 @@ class Kernels:
                 size,
             )
         return out
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """A weight (O, I) of bfloat16's values for `Kernels.product`: words (O / 32 rounded up, I, 16)."""
+    outputs, inputs = weight.shape
+    filled = torch.cat((weight, weight.new_zeros(-outputs % (2 * _LANES), inputs)))
+    panels = (
+        filled.bfloat16().view(torch.int16).view(-1, 2 * _LANES, inputs).transpose(1, 2).int().contiguous()
+    )
+    return (panels[..., _LANES:] << 16) | (panels[..., :_LANES] & 0xFFFF)
 
 
 def kernels_for(config: LlamaConfig) -> Kernels | None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from platen.models.kernels import Kernels, kernels_for
+from platen.models.kernels import Kernels, kernels_for, pack_weight
 from platen.models.llama import Cache, DecoderLayer, Llama, RMSNorm, rotate
 
 _ROWS = 8
@@ -72,9 +72,27 @@ class HalfLinear(nn.Module):
         return product if added is None else product.add_(added)
 
 
-def packed_linear(weight: Tensor) -> nn.Module:
+class BrainLinear(nn.Module):
+    """The same for a weight of bfloat16's values, by our own kernel."""
+
+    def __init__(self, weight: Tensor, kernels: Kernels) -> None:
+        super().__init__()
+        self._kernels, self._outputs = kernels, weight.shape[0]
+        self._packed = pack_weight(weight.detach())
+
+    @classmethod
+    def can_hold(cls, weight: Tensor) -> bool:
+        return weight.dtype == torch.float32 and torch.equal(weight.bfloat16().float(), weight)
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        return self._kernels.product(x, self._packed, self._outputs, added)
+
+
+def packed_linear(weight: Tensor, kernels: Kernels | None = None) -> nn.Module:
     """The fastest layer for a weight (O, I) that multiplies as exactly as the plain one."""
     weight = weight.detach()
+    if kernels is not None and BrainLinear.can_hold(weight):
+        return BrainLinear(weight, kernels)
     return HalfLinear(weight) if HalfLinear.can_hold(weight) else PackedLinear(weight)
 
 
@@ -112,11 +130,11 @@ class PackedLayer(nn.Module):
         self._before_attention = packed_norm(layer.input_layernorm, kernels)
         self._before_mlp = packed_norm(layer.post_attention_layernorm, kernels)
         self.qkv = packed_linear(
-            torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+            torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)), kernels
         )
-        self.out = packed_linear(attention.o_proj.weight)
-        self.gate_up = packed_linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
-        self.down = packed_linear(mlp.down_proj.weight)
+        self.out = packed_linear(attention.o_proj.weight, kernels)
+        self.gate_up = packed_linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), kernels)
+        self.down = packed_linear(mlp.down_proj.weight, kernels)
         inner = mlp.gate_proj.out_features
         self.projections: dict[str, tuple[nn.Module, slice]] = {
             "self_attn.q_proj": (self.qkv, slice(0, queries)),
@@ -204,7 +222,7 @@ def pack(model: Llama) -> None:
     # Layer beside layer: within one weight, threads wait for each other 200 times over, which on a busy
     # machine takes 5 times as long as the work.
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="platen-pack") as pool:
-        output = pool.submit(packed_linear, model.output_weight)
+        output = pool.submit(packed_linear, model.output_weight, kernels)
         for number, layer in enumerate(pool.map(packed_layer, layers)):
             layers[number] = layer
         model.packed_output = output.result()
