@@ -209,6 +209,8 @@ def _settings(folder: Path, config: LlamaConfig) -> dict[str, str]:
     """
     # Each token's keys are rounded on their own, or a block's beginning would differ with how it goes on.
     settings = {"PERFORMANCE_HINT": "LATENCY", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
+    # It makes kernels for every number of tokens that a step has, and would keep half a gigabyte of them.
+    settings["CPU_RUNTIME_CACHE_CAPACITY"] = "1000"
     compiled = read_compiled(folder)
     group = _activation_group(config)
     if compiled is not None and compiled.weights == "int8" and group:
