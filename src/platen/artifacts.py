@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -27,8 +26,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from platen import __version__
+from platen.atomic import write_atomic
 from platen.download import Remote, RemoteFile, fetch
-from platen.errors import ArtifactError, ConfigError
+from platen.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 _RECORDED_PACKAGES = ("torch", "tokenizers", "transformers", "safetensors", "numpy")
@@ -108,55 +108,6 @@ def describe_files(directory: Path) -> tuple[FileEntry, ...]:
         FileEntry(path=p.relative_to(directory).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
         for p in paths
     )
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_replaceable(folder: Path, mark: str) -> None:
-    """Refuse a folder of somebody's: only one that is empty, or has the file `mark`, may be replaced.
-
-    Raises ConfigError.
-    """
-    if folder.is_dir():
-        known = (folder / mark).is_file() or not any(folder.iterdir())
-    else:
-        known = not os.path.lexists(folder)
-    if not known:
-        raise ConfigError(
-            f"{folder} exists, and what it holds would be lost", hint="Name a new folder, or an empty one."
-        )
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends well, and else goes.
-
-    What is written has a file `mark`, by which it is known later. Raises ConfigError for a folder that is
-    neither empty nor has one.
-    """
-    folder = folder.resolve()
-    check_replaceable(folder, mark)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Store:

@@ -20,7 +20,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from platen.artifacts import replaced_folder
+from platen.atomic import replaced_folder
 from platen.baselines import ngram_counts
 from platen.baselines.ngram_counts import NgramCounts
 from platen.baselines.ngram_table import NgramTable

@@ -133,7 +133,7 @@ def ngram(
 
       platen baselines ngram corpus --out filter-model --order 5 --sample 20
     """
-    from platen.artifacts import check_replaceable
+    from platen.atomic import check_replaceable
     from platen.baselines.ngram import MODEL_FILE, KneserNey
     from platen.cli.console import human_size
 
@@ -175,7 +175,7 @@ def vectors(
     prepare_process()
     from rich.console import Console
 
-    from platen.artifacts import check_replaceable
+    from platen.atomic import check_replaceable
     from platen.baselines.word_vectors import VectorOptions, train_vectors
     from platen.baselines.words import VECTORS_FILE
     from platen.cli.console import ConsoleObserver
@@ -220,7 +220,7 @@ def draft(
 
       platen baselines draft tokens --out draft-model
     """
-    from platen.artifacts import check_replaceable
+    from platen.atomic import check_replaceable
     from platen.baselines.continuations import count_continuations
     from platen.cli.console import human_size
     from platen.engines.continuations import ABOUT_FILE

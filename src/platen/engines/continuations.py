@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from platen.artifacts import replaced_folder
+from platen.atomic import replaced_folder
 from platen.errors import DataError
 
 ABOUT_FILE = "continuations.json"
