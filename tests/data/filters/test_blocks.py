@@ -185,8 +185,9 @@ def test_national_phone_numbers_of_the_wanted_countries(run_blocks: RunBlocks) -
 
 
 def test_a_country_without_a_numbering_plan_is_refused(run_blocks: RunBlocks) -> None:
-    with pytest.raises(ConfigError, match="regions: UK"):
+    with pytest.raises(ConfigError, match="regions: UK") as refused:
         run_blocks({"a": PROSE}, {"block": "pii", "regions": ["UK"]})
+    assert " FR GA GB GD " in str(refused.value)
 
 
 def test_examples_of_other_blocks_hide_what_pii_looks_for(run_blocks: RunBlocks) -> None:

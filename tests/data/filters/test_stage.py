@@ -105,6 +105,9 @@ def test_mistakes_in_the_project_file_are_explained(tmp_path: Path) -> None:
     file.write_text(start + "      - words: list.txt\n")  # of which block, nobody knows yet
     with pytest.raises(PlatenError, match=r"blocks\.0\.block: found nothing .*allowed: one of c4, "):
         load_project(file)
+    file.write_text(start + "      - block: pii\n        regions: [gb]\n")
+    with pytest.raises(PlatenError, match=r"regions\.0: found the text \"gb\"; .*ISO 3166.*; write GB;"):
+        load_project(file)
     file.write_text(start + "      - block: contamination\n        across_splits: false\n")
     with pytest.raises(PlatenError, match="nothing to compare with"):
         load_project(file)
