@@ -166,17 +166,16 @@ async function generate(path, prompt) {
  * end, until all the tokens that were wished for are there.
  */
 async function writeInto(progress, path, prompt, signal) {
+  if (model.kind === "remote") {
+    // OpenAI's parameters only; and not every service says how many tokens there were.
+    for await (const piece of stream(path, { model: model.id, ...prompt(), ...sampling() }, signal)) take(progress, piece);
+    progress.tokens = progress.usage?.completion_tokens ?? progress.tokens;
+    return;
+  }
   const { max_tokens: most, seed, ...others } = sampling();
   const share = mode === "write" ? 4 : 2; // of the window, what is kept free for writing
   for (let part = 0; ; part += 1) {
     const left = most - progress.counted;
-    if (model.kind === "remote") {
-      // Of OpenAI's parameters only; not every service says how many tokens there were.
-      const body = { model: model.id, ...prompt(), ...others, max_tokens: left, ...(seed !== undefined && { seed }) };
-      for await (const piece of stream(path, body, signal)) take(progress, piece);
-      progress.tokens = progress.usage?.completion_tokens ?? progress.tokens;
-      return;
-    }
     const room = model.context_window - Math.min(left, Math.max(1, Math.floor(model.context_window / share)));
     const body = { model: model.id, ...prompt(), ...others, max_tokens: left, truncate_prompt_tokens: room };
     if (seed !== undefined) body.seed = seed + part; // the same numbers again would favour repetition
