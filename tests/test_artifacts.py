@@ -22,8 +22,8 @@ from platen.artifacts import (
     now,
     project_lock,
     sha256_file,
-    write_atomic,
 )
+from platen.atomic import write_atomic
 from platen.errors import ArtifactError
 
 
@@ -174,7 +174,7 @@ def test_write_atomic_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     """A writer that alternates two large contents is killed at odd moments; one of them is always whole."""
     target = tmp_path / "state.json"
     script = (
-        "import sys; from pathlib import Path; from platen.artifacts import write_atomic\n"
+        "import sys; from pathlib import Path; from platen.atomic import write_atomic\n"
         "contents = [b'a' * 3_000_000, b'b' * 2_000_000]\n"
         "print('go', flush=True)\n"
         "for i in range(100_000): write_atomic(Path(sys.argv[1]), contents[i % 2])\n"

@@ -345,3 +345,145 @@ def test_the_upstreams_of_a_whole_project(project: Path, torch_says: Any) -> Non
     replace_line(project, "port: 8000", f"port: 8000\n  upstreams: [{upstream}]")
     found = look(project)
     assert (found["upstream big"].status, found["store"].status) == ("warn", "ok")
+
+
+# -- paths in the project file ----------------------------------------------------------------------
+
+
+def look_with(folder: Path, blocks: list[dict[str, Any]], **sections: Any) -> dict[str, Check]:
+    """What is found of a project of one text with these blocks and sections."""
+    (folder / "a.txt").write_text("hello")
+    data = {"sources": [{"path": "a.txt"}]} | ({"filters": {"blocks": blocks}} if blocks else {})
+    project = {"name": "paths", "data": data, "serve": {"port": 0}} | sections
+    (folder / "platen.yaml").write_text(json.dumps(project))
+    return look(folder)
+
+
+TOXIC = {"block": "toxicity", "classifier": "kind", "label": "bad"}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "sections", "key", "words", "fix"),
+    [
+        ([{"block": "toxicity", "words": "w.txt"}], {}, "blocks.0.words", "w.txt can't be read", "relative"),
+        ([TOXIC], {}, "blocks.0.classifier", "kind does not exist", "save a classifier of platen.baselines"),
+        ([{"block": "pii", "names": "ner"}], {}, "blocks.0.names", "ner does not exist", "hf download"),
+        (
+            [{"block": "perplexity", "model": "ngrams", "max_perplexity": 9}],
+            {},
+            "blocks.0.model",
+            "ngrams holds no n-gram model",
+            "platen baselines ngram CORPUS --out",
+        ),
+        (
+            [{"block": "perplexity", "reference": {"path": "clean/*.txt"}, "max_perplexity": 9}],
+            {},
+            "blocks.0.reference",
+            "clean/*.txt matches no file",
+            "glob",
+        ),
+        (
+            [{"block": "contamination", "against": ["a.txt", "mmlu.jsonl"]}],
+            {},
+            "blocks.0.against: mmlu.jsonl",
+            "mmlu.jsonl does not exist",
+            "relative",
+        ),
+        ([], {"tokenizer": {"chat_template": "t.jinja"}}, "chat_template", "t.jinja can't be read", "Jinja"),
+        ([], {"instruct": {"sources": [{"path": "pairs.jsonl"}]}}, "sources", "matches no file", "correct"),
+        (
+            [],
+            {"instruct": {"build": ["faqs"], "acts": {"by": "classifier", "labels": "acts.jsonl"}}},
+            "instruct.sources",
+            "acts.jsonl does not exist",
+            "Export labels",
+        ),
+        (
+            [],
+            {"instruct": {"build": ["faqs"], "acts": {"by": "llm", "bundle": "judge"}}},
+            "instruct.acts.bundle",
+            "judge does not exist",
+            "folder",
+        ),
+        (
+            [],
+            {"serve": {"draft": {"ngram": "draft"}}},
+            "serve.draft.ngram",
+            "draft holds no counts",
+            "platen baselines draft TOKENS --out",
+        ),
+        (
+            [],
+            {"serve": {"guards": {"blocklist": {"input": "log", "words": "no.txt"}}}},
+            "serve.guards.blocklist.words",
+            "no.txt can't be read",
+            "relative",
+        ),
+        (
+            [],
+            {"serve": {"models": [{"name": "e", "path": "./embedder"}]}},
+            "serve.models: e",
+            "no model folder",
+            "serve.models",
+        ),
+        (
+            [],
+            {"serve": {"models": [{"name": "e", "path": "mine@3"}]}},
+            "serve.models: e",
+            "'mine' is registered",
+            "run",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+def test_what_a_path_should_lead_to_is_missing(
+    tmp_path: Path,
+    torch_says: Any,
+    blocks: list[dict[str, Any]],
+    sections: dict[str, Any],
+    key: str,
+    words: str,
+    fix: str,
+) -> None:
+    failed = {
+        name: one for name, one in look_with(tmp_path, blocks, **sections).items() if one.status == "fail"
+    }
+    ((name, check),) = failed.items()
+    assert name.endswith(key)
+    assert words in check.found
+    assert fix in (check.fix or "")
+
+
+def test_what_is_there_is_named(tmp_path: Path, torch_says: Any) -> None:
+    (tmp_path / "w.txt").write_text("# a comment\nfoul\nplay\n")
+    for folder in ("kind", "ner", "embedder"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text("{}")
+    models = [{"name": name, "path": path} for name, path in (("e", "embedder"), ("u", "s3://a:b@c/d?e=f"))]
+    found = look_with(
+        tmp_path,
+        [TOXIC | {"words": "w.txt"}, {"block": "pii", "names": "ner"}],
+        serve={"port": 0, "models": [*models, {"name": "h", "path": "hub/name"}]},
+    )
+    assert not [one for one in found.values() if one.status == "fail"]
+    assert found["data.sources.0"].found == "a.txt: 1 file"
+    assert found["data.filters.blocks.0.words"].found.endswith("w.txt: 2 entries")
+    assert found["serve.models: u"].found == "s3://c/d (not contacted)"
+    assert "a name on the Hub" in found["serve.models: h"].found
+
+
+def test_a_source_that_is_missing_and_one_with_a_password(
+    project: Path, torch_says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", "s3://secret-4711")
+    replace_line(project, "- path: corpus/*.txt", "- path: corpse/*.txt\n    - path: ${PLACE}/texts")
+    found = look(project)
+    assert (found["data.sources.0"].status, found["data.sources.1"].status) == ("fail", "ok")
+    assert "corpse/*.txt matches no file" in found["data.sources.0"].found
+    assert found["data.sources.1"].found == "${PLACE}/texts (not contacted)"
+
+
+def test_the_paths_of_a_gateways_file(tmp_path: Path, torch_says: Any) -> None:
+    serve = {"port": 0, "models": [{"name": "e", "path": "/no/such/folder"}]}
+    (tmp_path / "platen.yaml").write_text(json.dumps({"name": "desk", "serve": serve}))
+    assert look(tmp_path)["serve.models: e"].status == "fail"

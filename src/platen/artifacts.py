@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -27,6 +26,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from platen import __version__
+from platen.atomic import write_atomic
 from platen.download import Remote, RemoteFile, fetch
 from platen.errors import ArtifactError
 
@@ -108,20 +108,6 @@ def describe_files(directory: Path) -> tuple[FileEntry, ...]:
         FileEntry(path=p.relative_to(directory).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
         for p in paths
     )
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Store:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import psutil
 from packaging.requirements import Requirement
 
+from platen.doctorpaths import NamedPath, project_paths, serving_paths
 from platen.errors import ConfigError, PlatenError
 from platen.projectfile import LoadedProject, load_project, load_service
 from platen.projectserving import ServeConfig, UpstreamConfig
@@ -78,7 +79,10 @@ def examine(project_dir: Path | None = None) -> list[Check]:
         try:
             service = load_service(project_dir)
             serve = service.service.serve
-            project_checks = list(_upstreams(serve))
+            project_checks = [
+                *_upstreams(serve),
+                *(_path(named) for named in serving_paths(serve, service.directory)),
+            ]
             if service.trains:
                 loaded = load_project(project_dir)
             else:
@@ -91,6 +95,7 @@ def examine(project_dir: Path | None = None) -> list[Check]:
     checks += [_port(serve), _telemetry(os.environ), *project_checks]
     if loaded is not None:
         checks += [_project_file(loaded), usable := _store(loaded, store)]
+        checks += [_path(named, loaded.redact) for named in project_paths(loaded.project, loaded.directory)]
         if usable.status == "ok":
             checks.append(_unfinished(loaded))
     return checks
@@ -317,6 +322,17 @@ def _key(upstream: UpstreamConfig, variable: str) -> Check:
     except ConfigError as error:
         return Check(name, "fail", error.message, error.hint)
     return Check(name, "ok", f"in the environment as {variable}")
+
+
+def _path(named: NamedPath, redact: Callable[[str], str] = str) -> Check:
+    """What a path leads to. `redact` hides what came from the environment, such as a database's password."""
+    try:
+        return Check(named.key, "ok", redact(named.look()))
+    except PlatenError as error:
+        return Check(named.key, "fail", redact(error.message), redact(error.hint or "correct the path"))
+    except ImportError as error:
+        found = f"can't be looked at without {error.name}"
+        return Check(named.key, "warn", found, "install the extra that it belongs to, see above")
 
 
 def _project_file(loaded: LoadedProject) -> Check:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 from platen.errors import ConfigError
@@ -55,23 +53,3 @@ def check_new_folder(folder: Path, mark: str | None = None) -> None:
         raise ConfigError(
             f"{folder} exists, and what it holds would be lost", hint="Name a new folder, or an empty one."
         )
-
-
-@contextmanager
-def replaced_folder(folder: Path, mark: str | None = None) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends well, and else goes.
-
-    What is written may have a file `mark`, by which it is known later. Raises ConfigError as
-    `check_new_folder`.
-    """
-    check_new_folder(folder, mark)
-    folder = folder.resolve()
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

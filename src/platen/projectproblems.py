@@ -73,6 +73,9 @@ def _problem(details: ErrorDetails, path: KeyPath, values: Values, schema: Schem
         return Problem(path, _bad_name(path, details, schema), values.position(path, of_key=True))
     found = get(values.root, path)
     node = find(schema, path, values.root) or {}
+    if path and isinstance(path[-1], int):  # an item of a list: only the list says what it is
+        items = find(schema, path[:-1], values.root) or {}
+        node = {"description": items.get("description"), **node}
     message = f"found {shown(found)}; allowed: {_allowed(schema, node)}{_advice(found, schema, node)}"
     return Problem(path, message, values.position(path))
 
@@ -117,7 +120,8 @@ def _meaning(schema: SchemaNode, path: KeyPath, root: Any) -> str:
 def _allowed(schema: SchemaNode, node: SchemaNode) -> str:
     words = in_words(schema, node)
     if "pattern" in node:
-        return f"{words} ({str(node.get('description', '')).rstrip('.')})"
+        meaning = str(node.get("description") or "").rstrip(".")
+        return f"{words} ({meaning})" if meaning else words
     if "minItems" in node:
         return f"{words}, at least {node['minItems']}"
     if node.get("minLength"):
@@ -165,6 +169,8 @@ def _advice(found: Any, schema: SchemaNode, node: SchemaNode) -> str:
             return "; a variable is always text: use --set for other values"
         if choices := node.get("enum"):
             return suggestion(found, choices)
+        if near := next((c for c in (found.upper(), found.lower()) if _fits(c, node)), None):
+            return f"; write {near}"
         if "boolean" in types and found.lower() in ("yes", "on", "y", "no", "off", "n"):
             return f"; write {'true' if found.lower() in ('yes', 'on', 'y') else 'false'}"
         digits = found.strip().replace("_", "").replace(",", "")
@@ -179,6 +185,10 @@ def _advice(found: Any, schema: SchemaNode, node: SchemaNode) -> str:
     if found is None and "object" in types:
         return "; give it keys, or remove the line for the defaults"
     return ""
+
+
+def _fits(text: str, node: SchemaNode) -> bool:
+    return "pattern" in node and re.search(node["pattern"], text) is not None
 
 
 def _types(schema: SchemaNode, node: SchemaNode) -> set[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from platen.cli import chat as chat_command
 from platen.engines.protocol import SamplingParams
 from platen.projectserving import ServeConfig
 from platen.serve.client import ChatClient, RemoteError
@@ -51,6 +54,24 @@ def test_refusals_and_failures_are_told(scripted: ScriptedEngine, scripted_serve
         list(client.stream(HELLO, SAMPLING))
     with pytest.raises(RemoteError, match="'other' does not exist here"):
         list(ChatClient(scripted_server.url, model="other").stream(HELLO, SAMPLING))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_error_ends_a_conversation_that_nobody_watches(
+    scripted: ScriptedEngine,
+    scripted_server: RunningServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    watched: bool,
+) -> None:
+    scripted.break_after = 2
+    piped = io.StringIO("Hello?\nAre you there?\n")
+    piped.isatty = lambda: watched  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", piped)
+    with nullcontext() if watched else pytest.raises(RemoteError, match="failed while it worked"):
+        chat_command.command(url=scripted_server.url)
+    assert len(scripted.requests) == (2 if watched else 1)
+    assert capsys.readouterr().err.count("failed while it worked") == (2 if watched else 0)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "not an address", "http://"])

@@ -337,6 +337,9 @@ def test_a_broken_stream_is_said_to_be_broken_and_never_begun_again(
         lines = here.http.post(
             "/v1/chat/completions", json={"model": "big", "messages": MESSAGES, "stream": True}
         ).text.split("\n\n")
+        metrics = here.http.get("/metrics").text
+    assert 'platen_request_success_total{finished_reason="error",model="big"} 2.0' in metrics
+    assert 'finished_reason="stop",model="big"' not in metrics
     assert lines[0] == "data: {}"
     assert "broke off in the middle" in lines[1]
     assert here.spare.requests == []

@@ -49,10 +49,9 @@ def test_a_file_with_upstreams_and_no_more_is_a_gateways(
             assert models(client) == ["big"]
             assert ask(client, "big").json()["choices"][0]["message"]["content"] == "Fine"
             assert f"platen chat --url {client.base_url} -m big".replace("/ ", " ") in said
-            for model, words in (("big", "Fine, thanks\n"), ("small", "'small' does not exist here")):
-                monkeypatch.setattr("sys.stdin", io.StringIO("How are you?\n"))
-                chat_command.command(url=str(client.base_url), model=model)
-                assert words in "".join(capsys.readouterr())
+            monkeypatch.setattr("sys.stdin", io.StringIO("How are you?\n"))
+            chat_command.command(url=str(client.base_url), model="big")
+            assert "Fine, thanks\n" in capsys.readouterr().out
             assert ask(client, "desk").json()["error"]["code"] == "model_not_found"
             assert client.post("/tokenize", json={"prompt": "x"}).status_code == 404
             assert client.get("/health").json()["status"] == "ok"

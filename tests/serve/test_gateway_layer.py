@@ -190,19 +190,23 @@ class Notes:
 
 
 def test_whoever_measures_is_told_of_answers() -> None:
-    notes = Notes()
+    notes, prompt = Notes(), len(json.dumps(STREAM)) // 4
+    failed = {"error": {"message": "Out of memory."}}
 
     @against(
         chat("Fine"),
         chat_stream("Fine"),
         stream(chat_event("a"), done=False),
+        stream(chat_event("a"), failed),
+        stream({"type": "response.failed", "response": {"usage": USAGE}}),
+        answer(200, failed | {"usage": USAGE}),
         answer(500),
         answer(422, {}),
         observer=notes,
         max_retries=0,
     )
     async def _(gateway: Gateway, fake: FakeUpstream) -> None:
-        for body in (CHAT, STREAM, STREAM, CHAT, CHAT):
+        for body in (CHAT, STREAM, STREAM, STREAM, STREAM, CHAT, CHAT, CHAT):
             await Client(body).ask(gateway)
         fake.script.append(fake.silence())
         client = Client(CHAT)
@@ -213,7 +217,10 @@ def test_whoever_measures_is_told_of_answers() -> None:
     assert notes.seen == [
         ("big", "stop", Usage(7, 3), False),
         ("big", "stop", Usage(7, 3), True),
-        ("big", "cancelled"),
+        ("big", "error", Usage(prompt, 1), False),
+        ("big", "error", Usage(prompt, 2), False),
+        ("big", "error", Usage(7, 3), False),
+        ("big", "error", Usage(7, 3), False),
         ("big", "cancelled"),
     ]
 

@@ -120,6 +120,17 @@ def test_a_client_that_leaves_is_counted(scripted: ScriptedEngine, scripted_serv
     assert value(scrape(scripted_server), "request_success_total", model="tiny", finished_reason="stop") == 0
 
 
+def test_an_engine_that_breaks_in_the_middle_is_an_error(
+    scripted: ScriptedEngine, scripted_server: RunningServer
+) -> None:
+    scripted.break_after = 2
+    body = {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 40}
+    assert httpx.post(f"{scripted_server.url}/v1/completions", json=body).status_code == 200
+    samples = scrape(scripted_server)
+    assert value(samples, "request_success_total", model="tiny", finished_reason="error") == 1
+    assert value(samples, "requests_cancelled_total", model="tiny") == 0
+
+
 def test_openmetrics_for_those_who_ask(scripted_server: RunningServer) -> None:
     response = httpx.get(
         f"{scripted_server.url}/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"}

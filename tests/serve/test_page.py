@@ -16,6 +16,7 @@ from platen.serve.keystore import KeyStore, key_file
 from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
 from tests.browser import chromium
+from tests.engines.fake_upstream import chat_stream, fake_upstream
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 from tests.serve.test_process import process
 
@@ -370,25 +371,56 @@ def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(
         assert key not in tab.page.evaluate("JSON.stringify(localStorage)")
 
 
-def test_a_server_without_a_model_for_it_says_so_once(tab: Tab, scripted_server: RunningServer) -> None:
-    upstream = {"id": "big", "object": "model", "created": 0, "owned_by": "upstream"}
-    tab.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": [upstream]}))
+def lists_only(tab: Tab, *names: str) -> None:
+    """Let the server's list have these upstreams, and none of its own models."""
+    cards = [{"id": name, "object": "model", "created": 0, "owned_by": "upstream"} for name in names]
+    tab.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": cards}))
+
+
+def test_a_server_without_a_model_for_it_says_what_to_do(tab: Tab, scripted_server: RunningServer) -> None:
+    lists_only(tab)
     tab.page.clock.install()
     tab.page.goto(scripted_server.url)
-    expect(tab.alert).to_contain_text("This server has no model for this page.")
+    expect(tab.page.get_by_role("heading", level=2)).to_have_text("This server has no model for this page.")
+    expect(tab.page.locator("#welcome-text")).to_contain_text("platen serve FOLDER")
     expect(tab.page.locator("#model-name")).to_have_text("no model")
-    expect(tab.alert.get_by_role("button")).to_have_text(["Dismiss"])
-    tab.button("Dismiss").click()
-    tab.page.clock.run_for(16_000)
-    expect(tab.page.locator("#dot")).to_have_attribute("data-state", "ok")  # it looked after the server
+    expect(tab.field).to_be_hidden()
+    expect(tab.page.locator("#starters")).to_be_hidden()
     expect(tab.alert).to_be_hidden()
+    tab.page.unroute("**/v1/models")  # a model is added while the page is open
+    tab.page.clock.run_for(16_000)
+    expect(tab.page.locator("#model-name")).to_have_text("tiny")
+    expect(tab.field).to_be_visible()
+
+
+def test_on_a_gateway_one_chats_with_the_upstream_of_ones_choice(
+    tab: Tab, scripted: ScriptedEngine, tiny_tokenizer: Tokenizer
+) -> None:
+    with fake_upstream() as large, fake_upstream(chat_stream("Fine", ", thanks.")) as other:
+        urls = {"large": large.url, "other": other.url}
+        upstreams = [{"name": name, "base_url": url, "max_retries": 0} for name, url in urls.items()]
+        config = ServeConfig.model_validate({"drain_seconds": 1, "upstreams": upstreams})
+        with serving(scripted, tiny_tokenizer, config) as server:
+            lists_only(tab, *urls)
+            tab.page.goto(server.url)
+            expect(tab.page.locator("#welcome-text")).to_contain_text("Another service answers")
+            expect(tab.page.locator("#modes")).to_be_hidden()
+            tab.page.get_by_label("Model").select_option("other")
+            tab.say("How are you?")
+            expect(tab.log).to_contain_text("Fine, thanks.")
+            expect(tab.page.locator("#facts-line")).to_contain_text("3 tokens")
+    (asked,) = other.requests
+    assert asked.body["messages"] == [{"role": "user", "content": "How are you?"}]
+    known = {"model", "messages", "max_tokens", "temperature", "top_p", "stream", "stream_options"}
+    assert asked.body.keys() == known, "other services may refuse what is not OpenAI's"
+    assert (large.requests, scripted.requests, tab.complaints) == ([], [], [])
 
 
 def test_everything_has_a_name(tab: Tab, scripted_server: RunningServer) -> None:
     tab.open(scripted_server)
     tab.button("Settings").click()
     unnamed = tab.page.evaluate(
-        """() => [...document.querySelectorAll("button, input, textarea")]
+        """() => [...document.querySelectorAll("button, input, select, textarea")]
             .filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
             .map((e) => e.outerHTML)"""
     )

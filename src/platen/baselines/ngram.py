@@ -20,12 +20,12 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.atomic import replaced_folder
 from platen.baselines import ngram_counts
 from platen.baselines.ngram_counts import NgramCounts
 from platen.baselines.ngram_table import NgramTable
 from platen.baselines.words import END, START, UNKNOWN, Vocabulary
 from platen.errors import DataError
-from platen.outputs import replaced_folder
 
 MODEL_FILE = "ngram.json"
 ESTIMATES: dict[str, Callable[[NgramCounts], NgramTable]] = {

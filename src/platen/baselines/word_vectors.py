@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
+from platen.atomic import replaced_folder
 from platen.baselines.words import FIRST_WORD, UNKNOWN, VECTORS_FILE, Vocabulary
 from platen.errors import BundleError, DataError
-from platen.outputs import replaced_folder
 from platen.stages import Progress, SilentProgress
 
 Kind = Literal["cbow", "skipgram"]

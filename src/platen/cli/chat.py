@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from platen.cli.options import (
     TemperatureOption,
     TopPOption,
 )
-from platen.errors import PlatenError
+from platen.errors import ConfigError, PlatenError
 from platen.serve.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def command(
 ) -> None:
     """Talk to a model in the terminal.
 
-    Ctrl-C stops an answer; /new begins again; Ctrl-D or /quit leaves.
+    Ctrl-C stops an answer; /new begins again; Ctrl-D or /quit leaves. An error ends piped input.
 
     Examples:
 
@@ -86,7 +87,10 @@ def _converse(speaker: _Local | _Remote, opening: list[Turn]) -> None:
 
 
 def _stream(speaker: _Local | _Remote, turns: list[Turn]) -> str:
-    """Print the answer as it comes; what there is of it when stopped. An error is told, and the turn void."""
+    """Print the answer as it comes; what there is of it when stopped.
+
+    An error is told and the turn void, where somebody is there to ask again; else it is raised.
+    """
     pieces: list[str] = []
 
     def show(text: str) -> None:
@@ -98,7 +102,10 @@ def _stream(speaker: _Local | _Remote, turns: list[Turn]) -> str:
     except KeyboardInterrupt:
         print(" …", end="")
     except (PlatenError, ValueError) as error:
-        typer.echo(f"platen: {error}", err=True)
+        told = error if isinstance(error, PlatenError) else ConfigError(str(error), hint="say less at once")
+        if not sys.stdin.isatty():
+            raise told from None
+        typer.echo(f"platen: {told}", err=True)
         return ""
     print()
     return "".join(pieces)

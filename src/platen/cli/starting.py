@@ -79,6 +79,8 @@ def announce_gateway(started: Started, name: str, config: ServeConfig) -> None:
     names = [one.name for one in config.upstreams] + [entry.name for entry in config.models]
     console.print(f"\n[bold]{name}[/] answers at [bold cyan]{started.url}[/]\n")
     console.print(f"  models    {', '.join(names)}", markup=False)
+    if config.upstreams:
+        console.print(f"  page      {started.url}", markup=False)
     if started.grpc_address is not None:
         console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
     console.print(f"  API       {started.url}/v1  (OpenAI: /models, /chat/completions, …)", markup=False)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from platen.atomic import replaced_folder
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.cli.tokensview import show_audit, show_counts
 from platen.errors import ConfigError, DataError, complaint
-from platen.outputs import check_file, check_folder, check_new_folder, replaced_folder
+from platen.outputs import check_file, check_folder, check_new_folder
 from platen.wording import counted
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ class Dropped:
     documents: int = 0
     characters: int = 0
     names: list[str] = field(default_factory=list)
-    """Not known for what the blocks of `data.filters` drop: they keep examples instead."""
 
     def add(self, name: str, characters: int) -> None:
-        self.documents += 1
+        self.add_all(1, characters, (name,))
+
+    def add_all(self, documents: int, characters: int, names: Sequence[str]) -> None:
+        """Add several, of which the first `names` are known."""
+        self.documents += documents
         self.characters += characters
-        if len(self.names) < _LISTED:
-            self.names.append(name)
+        self.names += names[: _LISTED - len(self.names)]
 
 
 @dataclass

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from platen.atomic import replaced_folder
 from platen.baselines.words import VECTORS_FILE
 from platen.engines.embedding import Embedder, TransformersEncoder, open_embedder
 from platen.engines.embedding_graph import write_record
@@ -19,7 +20,6 @@ from platen.errors import BundleError, MissingExtraError, first_line
 from platen.models.bundle import PLATEN_FILE, bundle_fingerprint, find_bundle
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, sentence_files
 from platen.models.store import remembered_digests
-from platen.outputs import replaced_folder
 from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
 MOST_APART = 1e-4

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from platen.artifacts import write_atomic
+from platen.atomic import write_atomic
 from platen.data.document import Document
 from platen.embeddings.models import Vectors
 from platen.embeddings.vectorfile import VectorFile

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.atomic import replaced_folder
 from platen.errors import DataError
-from platen.outputs import replaced_folder
 
 ABOUT_FILE = "continuations.json"
 

@@ -79,9 +79,11 @@ def curves(
     xlabel: str,
     ylabel: str,
     series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    *,
+    inches: tuple[float, float] = (7, 3.8),
 ) -> None:
-    """Named curves of (x, y) points over one another."""
-    figure, axes = _figure(title)
+    """Named curves of (x, y) points over one another. Fewer inches make the letters larger."""
+    figure, axes = _figure(title, inches)
     for name, points in series:
         axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1.4, label=name)
     axes.set_xlabel(xlabel)
@@ -105,11 +107,12 @@ def points(
     figure.savefig(path)
 
 
-def _figure(title: str) -> tuple[Any, Any]:
+def _figure(title: str, inches: tuple[float, float] = (7, 3.8)) -> tuple[Any, Any]:
+    """A figure 840 pixels wide, and its axes."""
     # Figure by itself, not pyplot: no display, no global state, nothing to close.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=inches, dpi=840 / inches[0], layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from platen import __version__
+from platen.atomic import replaced_folder
 from platen.loadtest.knee import SHARE
 from platen.loadtest.records import Record, Slo, Spread, Summary
 from platen.loadtest.traffic import Load, Run
-from platen.outputs import replaced_folder
 from platen.pages import render_page
 
 TIMES = (
@@ -149,14 +149,24 @@ def _plots(report: Report, folder: Path) -> list[tuple[str, str]]:
     return [plot for plot in drawn if plot is not None]
 
 
+def _curves(
+    file: Path,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+) -> None:
+    from platen.evaluate.plots import curves
+
+    curves(file, title, xlabel, ylabel, series, inches=(5.2, 3.4))  # two beside one another, or on a phone
+
+
 def _at_the_knee(report: Report) -> Measured | None:
     return next((one for one in report.measured if _traffic(one) == report.knee), None)
 
 
 def _distribution(report: Report, folder: Path) -> tuple[str, str] | None:
     """The share of requests answered within a time, of the last run or at the knee."""
-    from platen.evaluate.plots import curves
-
     shown = _at_the_knee(report) or (report.measured[-1] if report.measured else None)
     done = [record for record in shown.run.records if record.ok] if shown else []
     if shown is None or not done:
@@ -170,14 +180,12 @@ def _distribution(report: Report, folder: Path) -> tuple[str, str] | None:
         series.append((name, points))
     if report.slo and report.slo.ttft:
         series.append(("objective, first token", [(report.slo.ttft, 0.0), (report.slo.ttft, 1.0)]))
-    curves(folder / "times.png", title, "seconds", "share of answers", series)
+    _curves(folder / "times.png", title, "seconds", "share of answers", series)
     return title, "times.png"
 
 
 def _timeline(measured: Measured, folder: Path) -> tuple[str, str]:
     """Requests under way and answers a second, over the run."""
-    from platen.evaluate.plots import curves
-
     records = [record for record in measured.run.records if record.ended]
     last = max((r.ended for r in records), default=1.0)
     moments = np.linspace(0, last, 400)
@@ -192,7 +200,7 @@ def _timeline(measured: Measured, folder: Path) -> tuple[str, str]:
             [(float(t) + 0.5, float(n)) for t, n in zip(seconds[:-1], ended, strict=True)],
         ),
     ]
-    curves(folder / "timeline.png", title, "seconds", "requests", series)
+    _curves(folder / "timeline.png", title, "seconds", "requests", series)
     return title, "timeline.png"
 
 
@@ -203,8 +211,6 @@ def _traffic(measured: Measured) -> float:
 
 def _sweep(report: Report, folder: Path) -> list[tuple[str, str]]:
     """Share within the objectives, first-token times and throughput, against traffic."""
-    from platen.evaluate.plots import curves
-
     runs = sorted(report.measured, key=_traffic)
     unit = report.knee_unit
     drawn = []
@@ -214,7 +220,7 @@ def _sweep(report: Report, folder: Path) -> list[tuple[str, str]]:
             (name, [(_traffic(one), y) for one, y in zip(runs, values, strict=True) if y is not None])
             for name, values in series.items()
         ]
-        curves(folder / file, title, unit, ylabel, points)
+        _curves(folder / file, title, unit, ylabel, points)
         drawn.append((title, file))
 
     shares = [one.summary.slo_share for one in runs]

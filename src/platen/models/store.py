@@ -23,7 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from platen.artifacts import SourceIndex, write_atomic
+from platen.artifacts import SourceIndex
+from platen.atomic import write_atomic
 from platen.download import Remote, RemoteFile, Report, fetch, no_report
 from platen.errors import ArtifactError
 from platen.models.remote import Listing, Unreachable, list_model, name_in, remote_folder

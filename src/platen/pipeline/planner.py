@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from platen.artifacts import FileEntry, Manifest, SourceIndex, Store, fingerprint
+from platen.pipeline.differences import changes
 from platen.stages import Stage
 
 
@@ -88,29 +89,13 @@ def _why(entry: PlannedStage, earlier: Manifest | None, planned: Mapping[str, Pl
     reasons = []
     if earlier.code_version != entry.stage.version:
         reasons.append(f"its code changed (version {earlier.code_version} → {entry.stage.version})")
-    reasons += [
-        f"{key}: {_short(old)} → {_short(new)}"
-        for key, old, new in _differences(earlier.config, entry.config)
-    ]
+    reasons += changes(earlier.config, entry.config)
     reasons += _source_changes(earlier.sources, entry.sources)
     for role, ref in entry.inputs.items():
         if earlier.inputs.get(role) != ref:
             upstream = planned[entry.stage.inputs[role]]
             reasons.append(f"{role} {'is another one' if upstream.fresh else 'is stale'}")
     return "; ".join(reasons) or "its artifact was removed"
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif old != new:
-        yield prefix, old, new
-
-
-def _short(value: Any) -> str:
-    text = "unset" if value is None else str(value)
-    return text if len(text) <= 40 else text[:37] + "…"
 
 
 def _source_changes(old: tuple[FileEntry, ...], new: tuple[FileEntry, ...]) -> list[str]:

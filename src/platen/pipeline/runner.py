@@ -21,8 +21,8 @@ from platen.artifacts import (
     made_with,
     now,
     project_lock,
-    write_atomic,
 )
+from platen.atomic import write_atomic
 from platen.errors import GateFailed, MissingExtraError, PlatenError
 from platen.pipeline.graph import build_stages, select
 from platen.pipeline.planner import PlannedStage, plan

@@ -33,7 +33,8 @@ class Phones:
         if unknown := [region for region in self._regions if region not in phonenumbers.SUPPORTED_REGIONS]:
             raise ConfigError(
                 f"regions: {', '.join(unknown)}: no country whose phone numbers are known",
-                hint="Give codes of ISO 3166, such as GB for the United Kingdom.",
+                hint="Give codes of ISO 3166, such as GB for the United Kingdom. Known are "
+                f"{' '.join(sorted(phonenumbers.SUPPORTED_REGIONS))}.",
             )
 
     def matches(self, text: str, start: int) -> Iterator[Match]:

@@ -20,7 +20,7 @@ def about_router(context: ServeContext, upstreams: Sequence[Upstream]) -> APIRou
 
     @router.get("/v1/models")
     async def list_models(request: Request) -> ModelList:
-        """The models that the caller may use, those served here first; the page talks to the first."""
+        """The models that the caller may use, those served here first."""
         caller = caller_of(request)
         cards: list[ModelCard | UpstreamCard] = [
             *(model.info.card() for model in hub.models()),

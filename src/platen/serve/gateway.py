@@ -47,11 +47,14 @@ class Observer(Protocol):
     """Whoever measures what the upstreams do."""
 
     def ended(self, model: str, reason: str, usage: Usage | None, timings: Timings | None) -> None:
-        """An upstream has answered; `timings` of streams only."""
+        """An upstream has answered; `reason` is `error` where its answer was one, or broke off.
+
+        `timings` are of streams that came to their end.
+        """
         ...
 
     def cancelled(self, model: str) -> None:
-        """A request was given up before its end: the client has gone, or the answer broke off."""
+        """A request was given up before its end: the client has gone."""
         ...
 
 
@@ -206,16 +209,16 @@ class _Exchange:
         relayed = partial(relay_whole, answer.body, upstream.name, screen, upstream.without_key)
         try:
             if screen is None or len(answer.body) < LONG_TEXT:
-                body, usage = relayed()
+                whole = relayed()
             else:
-                body, usage = await asyncio.to_thread(relayed)
+                whole = await asyncio.to_thread(relayed)
         except ValueError:
             raise upstream.broke(upstream.garbled()) from None
-        self.usage = usage or self._estimate(len(body) // BYTES_PER_TOKEN)
-        self._reason = "stop"
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        self.usage = whole.usage or self._estimate(len(whole.body) // BYTES_PER_TOKEN)
+        self._reason = "error" if whole.failed else "stop"
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(whole.body))]
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send({"type": "http.response.body", "body": whole.body})
 
     async def _stream(self, answer: Answer, upstream: Upstream) -> None:
         """Pass events on as they come. A failure can now only be told inside the stream."""
@@ -236,12 +239,17 @@ class _Exchange:
             last = relay.finish()
             if not relay.complete:
                 raise upstream.broke(upstream.cut_off())
-            self._reason = "content_filter" if relay.withheld else "stop"
-            self._timings = Timings(0.0, first - self._began, perf_counter() - first)
+            if relay.failed:
+                self._reason = "error"
+            else:
+                self._reason = "content_filter" if relay.withheld else "stop"
+                self._timings = Timings(0.0, first - self._began, perf_counter() - first)
         except ValueError:
+            self._reason = "error"
             last = _event(upstream.broke(upstream.garbled()))
         except UpstreamError as error:
             log.warning("%s", error.message)
+            self._reason = "error"
             last += _event(error)
         finally:
             self.usage = relay.usage or self._estimate(relay.events)

@@ -219,11 +219,12 @@ class Generation:
         Tokens written are counted as far as they were seen. Prompts are counted in full, but when it is not
         the client who ends the work: then only those that had been read.
         """
+        tell = self._oversight.failed if self._failed else self._oversight.cancelled
         for index, request_id in enumerate(self._ids):
             if index not in self._over:
                 self._over.add(index)
                 self._engine.cancel(request_id)
-                self._oversight.cancelled()
+                tell()
         read = {index // self._n for index in self._written}
         lengths = [0 if isinstance(prompt, RefusedPrompt) else len(prompt) for prompt in self._prompts]
         prompts = [length for place, length in enumerate(lengths) if place in read or not self._failed]

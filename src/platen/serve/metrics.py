@@ -63,7 +63,7 @@ class Metrics:
         self._blocked = counter(
             "guard_findings", "What the guards found.", "guard", "rule", "direction", "action"
         )
-        self._ended = counter("request_success", "Texts written to their end.", "model", "finished_reason")
+        self._ended = counter("request_success", "Texts that ended, and how.", "model", "finished_reason")
         self._cancelled = counter("requests_cancelled", "Texts given up before their end.", "model")
         self._prompt = counter("prompt_tokens", "Prompt tokens read.", "model")
         self._cached = counter(
@@ -107,7 +107,10 @@ class Metrics:
         self._refused.labels(str(status), self._reasons.value(reason)).inc()
 
     def ended(self, model: str, reason: str, usage: Usage | None, timings: Timings | None) -> None:
-        """One text has been written to its end; `reason` is a finish reason. Times are in seconds."""
+        """One text has ended; `reason` is a finish reason, or `error`, as vLLM calls it, for one that failed.
+
+        Times are in seconds.
+        """
         model = self._models.value(model)
         self._ended.labels(model, reason).inc()
         if usage is not None:
@@ -122,7 +125,7 @@ class Metrics:
             self._each.labels(model).observe(timings.decode / (usage.completion_tokens - 1))
 
     def cancelled(self, model: str) -> None:
-        """A text was given up before its end: the client has gone, or its answer has failed."""
+        """A text was given up before its end: the client has gone."""
         self._cancelled.labels(self._models.value(model)).inc()
 
     def found(self, guard: str, rule: str, direction: str, action: str) -> None:

@@ -49,8 +49,13 @@ class Oversight:
         if self._metrics is not None:
             self._metrics.ended(self._model, str(event.finish_reason), event.usage, event.timings)
 
+    def failed(self) -> None:
+        """A choice was begun, and the engine has failed or the server is closing."""
+        if self._metrics is not None:
+            self._metrics.ended(self._model, "error", None, None)
+
     def cancelled(self) -> None:
-        """A choice was given up."""
+        """A choice was given up: nobody waits for it."""
         if self._metrics is not None:
             self._metrics.cancelled(self._model)
 

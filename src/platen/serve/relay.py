@@ -5,6 +5,7 @@ else as it came. Whole answers and server-sent events of OpenAI's APIs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -18,20 +19,27 @@ Hide = Callable[[bytes], bytes]
 _ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 
 
-def relay_whole(
-    body: bytes, model: str, screen: RelayedScreen | None = None, hide: Hide = bytes
-) -> tuple[bytes, Usage | None]:
-    """A whole answer as the client gets it, and the tokens it took. Raises ValueError when it is none."""
+@dataclass(frozen=True)
+class Whole:
+    """A whole answer as the client gets it, the tokens it took if it says so, and whether it is an error."""
+
+    body: bytes
+    usage: Usage | None
+    failed: bool
+
+
+def relay_whole(body: bytes, model: str, screen: RelayedScreen | None = None, hide: Hide = bytes) -> Whole:
+    """The answer with this server's name of the model. Raises ValueError when it is none."""
     document = orjson.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
-    if changed := _has_error(document):
+    if failed := _has_error(document):
         document = orjson.loads(hide(body))
-    changed |= _rename(document, model)
+    changed = _rename(document, model) or failed
     if screen is not None:
         screen.whole(document)
         changed = True
-    return orjson.dumps(document) if changed else body, usage_of(document)
+    return Whole(orjson.dumps(document) if changed else body, usage_of(document), failed)
 
 
 class EventRelay:
@@ -52,6 +60,8 @@ class EventRelay:
         """Events so far; about as many tokens."""
         self.complete = False
         """Whether the answer has come to its end, as opposed to being cut off."""
+        self.failed = False
+        """Whether the upstream has told of an error in it."""
 
     def push(self, piece: bytes) -> bytes:
         """Add bytes; the lines that are now whole. Raises ValueError when one has no end."""
@@ -74,6 +84,7 @@ class EventRelay:
             return line if self._screen is None else self._screened_line(line, self._screen)
         self.events += 1
         if changed := _has_error(event):
+            self.failed = True
             event = orjson.loads(self._hide(orjson.dumps(event)))
         self._note(event)
         if self._hide_usage and event.get("choices") == [] and event.get("usage"):
@@ -112,7 +123,7 @@ class EventRelay:
 
     def _note(self, event: dict[str, Any]) -> None:
         self.usage = usage_of(event) or self.usage
-        if event.get("type") in _ENDINGS or event.get("error"):
+        if event.get("type") in _ENDINGS or self.failed:
             self.complete = True
             if isinstance(event.get("response"), dict):
                 self.usage = usage_of(event["response"]) or self.usage
@@ -122,8 +133,10 @@ class EventRelay:
 
 def _has_error(document: dict[str, Any]) -> bool:
     """Whether an answer or event tells of a failure, by itself or in the response that it carries."""
-    response = document.get("response")
-    return bool(document.get("error") or (isinstance(response, dict) and response.get("error")))
+    response, kind = document.get("response"), document.get("type")
+    if kind in ("error", "response.failed") or document.get("error"):
+        return True
+    return isinstance(response, dict) and bool(response.get("error"))
 
 
 def _rename(document: dict[str, Any], model: str) -> bool:

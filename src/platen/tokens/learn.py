@@ -35,7 +35,7 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: 
     Raises ConfigError for a chat template that can't be read or a vocabulary too small for its special
     tokens, and DataError when the texts have too little in them.
     """
-    template = _chat_template(config, project_dir)
+    template = chat_template(config, project_dir)
     specials = _specials(config, template)
     _check_room(config, specials)
     texts = _with_text(texts)
@@ -177,7 +177,8 @@ def _check_room(config: TokenizerConfig, specials: Sequence[str]) -> None:
         )
 
 
-def _chat_template(config: TokenizerConfig, project_dir: Path) -> str:
+def chat_template(config: TokenizerConfig, project_dir: Path) -> str:
+    """The template's text: one of ours by name, or a file's. Raises ConfigError when it can't be read."""
     if config.chat_template is None:
         return PLAIN_CHAT_TEMPLATE
     if config.chat_template in CHAT_TEMPLATES:

@@ -197,11 +197,24 @@ def test_national_phone_numbers_of_the_wanted_countries(run_blocks: RunBlocks) -
 
 
 def test_a_country_without_a_numbering_plan_is_refused(run_blocks: RunBlocks) -> None:
-    with pytest.raises(ConfigError, match="regions: UK"):
+    with pytest.raises(ConfigError, match="regions: UK") as refused:
         run_blocks({"a": PROSE}, {"block": "pii", "regions": ["UK"]})
+    assert " FR GA GB GD " in str(refused.value)
 
 
 def test_examples_of_other_blocks_hide_what_pii_looks_for(run_blocks: RunBlocks) -> None:
     text = "Müller of jane@example.org".encode().decode("cp1252")
     ran = run_blocks({"a": text}, {"block": "encoding"}, {"block": "pii"})
     assert "jane" not in str(ran.counts["encoding"].examples)
+
+
+def test_examples_show_what_a_document_was_removed_for(run_blocks: RunBlocks, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("rotten worm")
+    long = "The boats came home at night. " * 20
+    texts = {"a": PROSE, "b": f"{long}You rotten worm! {long}", "c": f"{long}Ask jane@example.org. {long}"}
+    ran = run_blocks(texts, {"block": "toxicity", "words": "words.txt"}, {"block": "pii", "action": "drop"})
+    (hit,), (masked,) = (ran.counts[name].examples for name in ("toxicity", "pii"))
+    assert "came home at night. You rotten worm!" in hit.before
+    assert hit.before.startswith("…")
+    assert "Ask ████████████████. The" in masked.before
+    assert [ran.counts[name].names for name in ("toxicity", "pii")] == [["b"], ["c"]]

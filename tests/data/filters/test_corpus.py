@@ -57,6 +57,7 @@ def test_the_first_of_equal_texts_stays(run_blocks: RunBlocks) -> None:
     count = ran.counts["exact_duplicates"]
     assert (count.seen, count.removed) == (5, 2)
     assert [(example.id, example.reason) for example in count.examples] == [("c", "like a"), ("e", "like a")]
+    assert count.names == ["c", "e"]
 
 
 def test_planted_near_duplicates(run_blocks: RunBlocks) -> None:

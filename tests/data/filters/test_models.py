@@ -130,6 +130,9 @@ def test_a_classifier_of_transformers(run_blocks: RunBlocks, tmp_path: Path, sig
     count = ran.counts["toxicity"]
     assert count.reasons == {"toxic by the classifier": 3}
     assert count.found == {"toxic 0.9–1.0": 3, "toxic 0.0–0.1": len(texts) - 3}
+    shown = [example.before for example in count.examples]
+    assert shown[0] == "A VILE boat."
+    assert shown[1].startswith("…"), "the passage that it was dropped for"
 
 
 def test_a_classifier_beside_the_list(run_blocks: RunBlocks, tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def test_what_is_dropped_is_accounted_for(tmp_path: Path) -> None:
     write(tmp_path, [*texts, texts[0].upper(), "<script>alert('x')</script> of jane@example.org"])
     splits, report, page = run(tmp_path, {"block": "exact_duplicates"}, {"block": "pii"})
     assert sum(map(len, splits.values())) == 21
-    assert report["dropped"]["exact_duplicates"]["documents"] == 1  # type: ignore[index]
+    dropped = report["dropped"]["exact_duplicates"]  # type: ignore[index]
+    assert (dropped["documents"], dropped["names"]) == (1, ["corpus.jsonl:21"])
+    assert '<li class="id">corpus.jsonl:21</li>' in page
     first, second = report["filters"]  # type: ignore[misc]
     assert (first["name"], first["seen"], first["removed"]) == ("exact_duplicates", 22, 1)
     assert (second["name"], second["changed"], second["found"]) == ("pii", 1, {"email": 1})
@@ -77,7 +79,7 @@ def test_perplexities_are_shown_in_their_order(tmp_path: Path) -> None:
     ordered = sorted(found, key=lambda between: int(between.partition("–")[0].replace(",", "")))
     assert len(ordered) > 1
     assert sum(found.values()) == 12
-    places = [page.index(f">{between}</text>") for between in ordered]
+    places = [page.index(f">{between}</th>") for between in ordered]
     assert places == sorted(places)
 
 
@@ -104,6 +106,9 @@ def test_mistakes_in_the_project_file_are_explained(tmp_path: Path) -> None:
         load_project(file, ["data.filters.blocks.0.similarity=0.5"])
     file.write_text(start + "      - words: list.txt\n")  # of which block, nobody knows yet
     with pytest.raises(PlatenError, match=r"blocks\.0\.block: found nothing .*allowed: one of c4, "):
+        load_project(file)
+    file.write_text(start + "      - block: pii\n        regions: [gb]\n")
+    with pytest.raises(PlatenError, match=r"regions\.0: found the text \"gb\"; .*ISO 3166.*; write GB;"):
         load_project(file)
     file.write_text(start + "      - block: contamination\n        across_splits: false\n")
     with pytest.raises(PlatenError, match="nothing to compare with"):

@@ -198,7 +198,7 @@ def test_a_refused_response_is_incomplete(places: list[int]) -> None:
 
 
 def whole(document: dict[str, Any], action: str) -> dict[str, Any]:
-    body, _ = relay_whole(json.dumps(document).encode(), "big", screen(action))
+    body = relay_whole(json.dumps(document).encode(), "big", screen(action)).body
     return orjson.loads(body)  # type: ignore[no-any-return]
 
 

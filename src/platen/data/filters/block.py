@@ -22,18 +22,22 @@ EXAMPLES = 5
 _EXAMPLES_OF_A_TASK = 2
 _CLIP = 160
 """Characters of an example's text."""
+LISTED = 100
+"""Removed documents listed by name, of each block."""
 
 
 @dataclass(frozen=True)
 class Removed:
-    """A document is dropped; `reason` is a short name that is counted."""
+    """A document is dropped; `reason` is a short name that is counted, and stands at `at` in the text."""
 
     reason: str
+    at: int = 0
 
 
 @dataclass(frozen=True)
 class Example:
-    """A document that a block changed (the text around the first change) or removed (the reason)."""
+    """A document that a block changed (the text around the first change) or removed (the text around the
+    reason for it)."""
 
     id: str
     before: str
@@ -56,6 +60,8 @@ class BlockCounts:
     reasons: dict[str, int] = field(default_factory=dict)
     found: dict[str, int] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Of the first removed documents."""
 
     def add(self, other: BlockCounts) -> None:
         """Add a later worker's counts of the same block."""
@@ -71,6 +77,7 @@ class BlockCounts:
             setattr(self, key, getattr(self, key) + getattr(other, key))
         self.reasons = dict(Counter(self.reasons) + Counter(other.reasons))
         self.found = dict(Counter(self.found) + Counter(other.found))
+        self.names = (self.names + other.names)[:LISTED]
         for example in other.examples:
             self.keep(example)
 
@@ -125,8 +132,11 @@ class Block(PipelineStep):  # type: ignore[misc]
                 counts.removed += 1
                 counts.characters_removed += len(before)
                 counts.reasons[result.reason] = counts.reasons.get(result.reason, 0) + 1
+                if counts.removed <= LISTED:
+                    counts.names.append(document.id)
                 if counts.removed <= _EXAMPLES_OF_A_TASK:
-                    counts.keep(Example(document.id, self.show(before)[:_CLIP], reason=result.reason))
+                    shown = _around(self.show(before), result.at)
+                    counts.keep(Example(document.id, shown, reason=result.reason))
                 continue
             counts.characters_out += len(result)
             if result != before:
@@ -160,5 +170,11 @@ class Rules(Block):
 def _around_change(before: str, after: str) -> tuple[str, str]:
     """Both texts near the first place where they differ."""
     differ = (place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
-    first = max(0, next(differ, min(len(before), len(after))) - _CLIP // 4)
-    return before[first : first + _CLIP], after[first : first + _CLIP]
+    first = next(differ, min(len(before), len(after)))
+    return _around(before, first), _around(after, first)
+
+
+def _around(text: str, place: int) -> str:
+    """So much of a text as an example has, from a little before the place."""
+    first = max(0, place - _CLIP // 4)
+    return "…" * (first > 0) + text[first : first + _CLIP]

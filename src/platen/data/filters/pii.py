@@ -51,7 +51,10 @@ class Pii(Block):
             text = screened(scanner, replace, text)
         for rule in seen:
             self.found(rule)
-        return Removed(seen[0]) if seen and self._config.action == "drop" else text
+        if seen and self._config.action == "drop":
+            matches = (match for scanner in self._scanners for match in scanner.matches(document.text, 0))
+            return Removed(seen[0], next(matches).start)
+        return text
 
 
 def scanners(config: PiiBlock, directory: Path) -> tuple[Scanner, ...]:

@@ -1,4 +1,4 @@
-"""`data_report.html`: what the blocks did, as one page that needs nothing else; drawings are inline SVG."""
+"""`data_report.html`: what the blocks did, as one page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _cost(counts: Sequence[BlockCounts], after: Profile) -> list[Bar]:
         Bar(
             name,
             seconds / most,
-            f"{seconds:.2f} s · {characters / max(seconds, 1e-9) / 1e6:.1f} million characters/s",
+            f"{seconds:.2f} s · {characters / max(seconds, 1e-9) / 1e6:.1f} M/s",
         )
         for name, seconds, characters in rows
     ]

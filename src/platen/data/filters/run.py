@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from platen.data.filters.block import EXAMPLES, Block, BlockCounts, Example
+from platen.data.filters.block import EXAMPLES, LISTED, Block, BlockCounts, Example
 from platen.data.filters.c4 import C4
 from platen.data.filters.contamination import Contamination
 from platen.data.filters.duplicates import CorpusBlock, ExactDuplicates, Originals, Sketches
@@ -158,32 +158,44 @@ class Filters:
             alive &= ~removed
             count.characters_out = int(characters[alive].sum())
             count.reasons = {"duplicate": count.removed} if count.removed else {}
-            count.examples = self._duplicates(folder, originals, begins)
+            duplicates = np.flatnonzero(originals >= 0)[:LISTED]
+            count.examples = self._duplicates(folder, originals, begins, duplicates[:EXAMPLES])
+            count.names = [id for id, _ in _records(folder, begins, duplicates)]
             self.counts.append(count)
         for rank in range(tasks):
             write_keep(folder, rank, alive[begins[rank] : begins[rank + 1]])
 
-    def _duplicates(self, folder: Path, originals: Originals, begins: npt.NDArray[np.int64]) -> list[Example]:
-        """The first duplicates beside what they repeat."""
+    def _duplicates(
+        self,
+        folder: Path,
+        originals: Originals,
+        begins: npt.NDArray[np.int64],
+        duplicates: npt.NDArray[np.int64],
+    ) -> list[Example]:
+        """Duplicates beside what they repeat."""
         examples = []
-        for number in np.flatnonzero(originals >= 0)[:EXAMPLES]:
-            texts = []
-            for document in (int(originals[number]), int(number)):
-                rank = int(np.searchsorted(begins, document, side="right")) - 1
-                texts.append(_record(shard(folder, rank), document - int(begins[rank])))
-            (original, first), (id, second) = texts
+        for number in duplicates:
+            # A document repeats an earlier one.
+            (original, first), (id, second) = _records(folder, begins, np.array([originals[number], number]))
             shown = (self._show(first)[:160], self._show(second)[:160])
             examples.append(Example(id, shown[1], shown[0], reason=f"like {original}"))
         return examples
 
 
-def _record(file: Path, number: int) -> tuple[str, str]:
-    """Id and text of a line."""
+def _records(
+    folder: Path, begins: npt.NDArray[np.int64], documents: npt.NDArray[np.int64]
+) -> Iterator[tuple[str, str]]:
+    """Ids and texts of the documents with these numbers, which ascend; `begins` has each file's first."""
     import orjson
 
-    with file.open("rb") as lines:
-        record = orjson.loads(next(line for at, line in enumerate(lines) if at == number))
-    return record["id"], record["text"]
+    ranks = np.searchsorted(begins, documents, side="right") - 1
+    for rank in np.unique(ranks).tolist():
+        wanted = set((documents[ranks == rank] - begins[rank]).tolist())
+        with shard(folder, rank).open("rb") as lines:
+            for at, line in enumerate(lines):
+                if at in wanted:
+                    record = orjson.loads(line)
+                    yield record["id"], record["text"]
 
 
 def _gathered(folder: Path, number: int, tasks: int, block: CorpusBlock) -> Sketches:

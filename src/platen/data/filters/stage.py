@@ -45,11 +45,10 @@ def filtered(
             task.update(done)
             yield passed.document
     for block in filters.counts:
-        counts.append(asdict(block))
+        counts.append({key: value for key, value in asdict(block).items() if key != "names"})
         if block.removed:
             lost = dropped.setdefault(block.name, Dropped())
-            lost.documents += block.removed
-            lost.characters += block.characters_removed
+            lost.add_all(block.removed, block.characters_removed, block.names)
     write_report(ctx.out / REPORT, filters.counts, before, after)
 
 

@@ -85,32 +85,35 @@ class Toxicity(Block):
                 )
             self._label, self._column = config.label, labels.index(config.label)
             self.batch = 32
-        self._scores: deque[float] = deque()
-        """Of the documents that were prepared and not applied yet."""
+        self._worst: deque[tuple[float, int]] = deque()
+        """The worst passage's score and place, of the documents that were prepared and not applied yet."""
 
     def prepare(self, documents: Sequence[Document]) -> None:
         if self._classifier is None:
             return
-        passages = [_PASSAGE.findall(document.text) for document in documents]
-        flat = [passage for own in passages for passage in own]
+        passages = [[*_PASSAGE.finditer(document.text)] for document in documents]
+        flat = [passage.group() for own in passages for passage in own]
         likely = open_classifier(self._classifier).probabilities(flat)[:, self._column]
         at = 0
         for own in passages:
-            self._scores.append(float(likely[at : at + len(own)].max(initial=0.0)))
+            scored = zip(
+                likely[at : at + len(own)].tolist(), (passage.start() for passage in own), strict=True
+            )
+            self._worst.append(max(scored, key=lambda one: one[0], default=(0.0, 0)))
             at += len(own)
 
     def apply(self, document: Document) -> str | Removed:
         text: str = document.text
-        score = 0.0
+        score, place = 0.0, 0
         if self._classifier is not None:
-            score = self._scores.popleft()
+            score, place = self._worst.popleft()
             tenth = min(int(score * 10), 9) / 10
             self.found(f"{self._label} {tenth:.1f}–{tenth + 0.1:.1f}")
         matches = [*_scanner(self._words).matches(text, 0)] if self._words else []
         if matches:
             self.found("words", len(matches))
         if len(matches) > self._most:
-            return Removed("words of the list")
+            return Removed("words of the list", matches[0].start)
         if self._classifier is not None and score >= self._threshold:
-            return Removed(f"{self._label} by the classifier")
+            return Removed(f"{self._label} by the classifier", place)
         return text

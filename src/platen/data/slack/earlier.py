@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from platen.artifacts import write_atomic
+from platen.atomic import write_atomic
 
 MARK = ".pulled.json"
 

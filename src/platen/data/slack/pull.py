@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from platen.atomic import write_atomic
 from platen.data.document import Broken
 from platen.data.slack.client import SlackClient, SlackError, next_cursor
 from platen.data.slack.earlier import (
@@ -312,10 +313,5 @@ def _day(ts: str) -> str:
 
 def _write_list(path: Path, entries: Iterable[str]) -> None:
     """A JSON array of texts that are JSON already."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write("[")
-        for number, entry in enumerate(entries):
-            out.write((",\n" if number else "\n") + entry)
-        out.write("\n]\n")
-    os.replace(temporary, path)
+    text = "[" + ",".join(f"\n{entry}" for entry in entries) + "\n]\n"
+    write_atomic(path, text.encode())

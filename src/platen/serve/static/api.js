@@ -6,7 +6,7 @@ import { apiKey } from "./settings.js";
 export class Problem extends Error {
   constructor(kind, message, { retryAfter = null, code = null } = {}) {
     super(message);
-    this.kind = kind; // offline | busy | stopping | refused | nobody | broken
+    this.kind = kind; // offline | busy | stopping | refused | broken
     this.retryAfter = retryAfter;
     this.code = code;
   }
@@ -23,12 +23,14 @@ async function request(path, options = {}) {
   }
 }
 
+/** The models that the page can talk to: the first one that writes here, else those that a gateway passes on to. */
 export async function served() {
   const response = await request("/v1/models");
   if (!response.ok) throw await problemOf(response);
-  const writer = (await response.json()).data.find((model) => model.kind && model.kind !== "embedding");
-  if (!writer) throw new Problem("nobody", "");
-  return writer;
+  const { data: models } = await response.json();
+  const writer = models.find((model) => model.kind && model.kind !== "embedding");
+  if (writer) return [writer];
+  return models.filter((model) => model.owned_by === "upstream").map((model) => ({ ...model, kind: "remote" }));
 }
 
 /** How many tokens a text has, without the one that begins texts: what `platen tokens count` says too. */
@@ -78,7 +80,7 @@ export async function* stream(path, body, signal) {
     if (data === "[DONE]") return;
     const piece = JSON.parse(data);
     if (piece.error) throw new Problem("broken", piece.error.message, { code: piece.error.code });
-    const choice = piece.choices[0];
+    const choice = piece.choices?.[0];
     yield {
       text: choice?.delta?.content ?? choice?.text ?? "",
       finish: choice?.finish_reason ?? null,

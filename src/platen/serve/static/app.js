@@ -2,35 +2,18 @@
 
 import { Problem, countTokens, healthy, served, stream } from "./api.js";
 import { apiKey, askForKey, instructions, sampling, setUp } from "./settings.js";
+import { NOBODY, WORDS } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const page = Object.fromEntries(
   ["log", "welcome", "actions", "problem", "prompt", "send", "live", "status", "scroll", "latest"].map((id) => [id, $(id)]),
 );
 
-const WORDS = {
-  write: {
-    title: "Begin a text. The model goes on.",
-    base: "This is a base model: it has learned to continue text. Give it a first line, then add to what it writes or let it run.",
-    chat: "The model continues whatever you begin. To ask it something, switch to Chat.",
-    placeholder: "Begin a text…",
-    more: "Add a line, or let it go on…",
-    starters: ["My lord,", "Once upon a time", "It was late in the evening when"],
-  },
-  chat: {
-    title: "Say something.",
-    base: "This is a base model. It continues text and was not trained to answer, so expect it to wander; Write suits it better.",
-    chat: "It answers here, on this machine; nothing you write leaves it.",
-    placeholder: "Write a message…",
-    more: "Write a message…",
-    starters: ["Tell me a short story.", "Who are you?", "What should I have for dinner?"],
-  },
-};
-
 // One list of runs a mode: { author: "you" | "model", text, element }.
 const runs = { write: [], chat: [] };
 let mode = "write";
-let model = null;
+let model = null; // what answers: its kind is base, chat or remote
+let nobody = false; // the server has no model for this page
 let current = null; // the AbortController of the text being written
 let countdown = null;
 
@@ -62,9 +45,12 @@ function refresh() {
   const words = WORDS[mode];
   const list = runs[mode];
   const busy = current !== null;
-  page.welcome.hidden = list.length > 0;
-  $("welcome-title").textContent = words.title;
-  $("welcome-text").textContent = words[model?.kind ?? "base"];
+  page.welcome.hidden = list.length > 0 && !nobody;
+  $("welcome-title").textContent = nobody ? "This server has no model for this page." : words.title;
+  $("welcome-text").textContent = nobody ? NOBODY : words[model?.kind ?? "base"];
+  $("choice").disabled = busy;
+  $("starters").hidden = $("composer").hidden = nobody;
+  $("modes").hidden = nobody || model?.kind === "remote"; // services elsewhere are there to chat with
   const last = list.at(-1);
   page.actions.hidden = busy || last?.author !== "model";
   $("continue").hidden = mode !== "write";
@@ -180,6 +166,12 @@ async function generate(path, prompt) {
  * end, until all the tokens that were wished for are there.
  */
 async function writeInto(progress, path, prompt, signal) {
+  if (model.kind === "remote") {
+    // OpenAI's parameters only; and not every service says how many tokens there were.
+    for await (const piece of stream(path, { model: model.id, ...prompt(), ...sampling() }, signal)) take(progress, piece);
+    progress.tokens = progress.usage?.completion_tokens ?? progress.tokens;
+    return;
+  }
   const { max_tokens: most, seed, ...others } = sampling();
   const share = mode === "write" ? 4 : 2; // of the window, what is kept free for writing
   for (let part = 0; ; part += 1) {
@@ -252,13 +244,12 @@ function show(problem, retry) {
     busy: ["The server is busy.", ""],
     stopping: ["The server is shutting down.", "Start it again, then try once more."],
     refused: ["The server refused this.", known.message],
-    nobody: ["This server has no model for this page.", "What it offers is for programs: its API is at /v1."],
     broken: ["The text broke off.", known.message],
   }[tooLong ? "toolong" : keyless ? "keyless" : known.kind];
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
   $("problem-settings").hidden = !keyless;
-  $("problem-retry").hidden = tooLong || known.kind === "nobody" || (keyless && !model); // settings that close try it
+  $("problem-retry").hidden = tooLong || (keyless && !model); // settings that close try it
   $("problem-retry").onclick = () => {
     clearProblem();
     retry();
@@ -289,8 +280,9 @@ function clearProblem() {
 /* The server */
 
 async function connect() {
+  let models;
   try {
-    model = await served();
+    models = await served();
   } catch (error) {
     $("model-name").textContent = "no model";
     show(error, connect);
@@ -298,10 +290,28 @@ async function connect() {
   }
   clearProblem();
   $("dot").dataset.state = "ok";
-  $("model-name").textContent = model.id;
-  $("model-facts").textContent = `${amount(model.parameters)} parameters · ${model.context_window.toLocaleString("en")}-token window`;
-  document.title = `${model.id} · Platen`;
-  return true;
+  nobody = models.length === 0;
+  $("choice").replaceChildren(...models.map((one) => new Option(one.id)));
+  $("choice").hidden = models.length < 2;
+  $("model-name").hidden = models.length > 1;
+  $("choice").onchange = () => choose(models[$("choice").selectedIndex]);
+  choose(models[0] ?? null);
+  if (model?.kind === "remote" && mode !== "chat") switchTo("chat");
+  return !nobody;
+}
+
+/** Talk to this model from now on; null is none. */
+function choose(one) {
+  model = one;
+  $("model-name").textContent = model?.id ?? "no model";
+  $("model-facts").textContent = model ? factsOf(model) : "";
+  document.title = model ? `${model.id} · Platen` : "Platen";
+  refresh();
+}
+
+function factsOf({ kind, parameters, context_window: window }) {
+  if (kind === "remote") return "at another service";
+  return `${amount(parameters)} parameters · ${window.toLocaleString("en")}-token window`;
 }
 
 function amount(count) {
@@ -314,7 +324,7 @@ function amount(count) {
 async function watch() {
   if (document.hidden) return;
   const up = await healthy().catch(() => false);
-  if (up && !model && $("dot").dataset.state === "off") await connect();
+  if (up && !model && (nobody || $("dot").dataset.state === "off")) await connect();
   $("dot").dataset.state = up ? "ok" : "off";
 }
 
@@ -334,7 +344,7 @@ function count() {
   clearTimeout(counting.timer);
   counting.request.abort();
   const text = page.prompt.value;
-  if (!text || !model) {
+  if (!text || !model || model.kind === "remote") {
     $("count").textContent = "";
     return;
   }
