@@ -217,6 +217,18 @@ def test_what_torch_can_do(
     assert phrase in check.found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are compiled on Linux")
+def test_a_compiler_for_the_kernels(monkeypatch: pytest.MonkeyPatch, torch_says: Any, tmp_path: Path) -> None:
+    own = tmp_path / "my-compiler"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("CXX", str(own))
+    assert str(own) in look()["compiler"].found
+    own.unlink()
+    assert look()["compiler"].status == "warn"
+    assert "g++" in (look()["compiler"].fix or "")
+
+
 def test_a_gpu_that_this_torch_cannot_use(monkeypatch: pytest.MonkeyPatch, torch_says: Any) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     assert look()["accelerator"].status == "warn"

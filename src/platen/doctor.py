@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 
 from platen.doctorpaths import NamedPath, project_paths, serving_paths
 from platen.errors import ConfigError, PlatenError
+from platen.processor import find_compiler
 from platen.projectfile import LoadedProject, load_project, load_service
 from platen.projectserving import ServeConfig, UpstreamConfig
 
@@ -224,6 +225,7 @@ def _torch() -> Iterator[Check]:
         return
     facts = json.loads(done.stdout.splitlines()[-1])
     yield _torch_cpu(facts)
+    yield from _compiler()
     yield _accelerator(facts)
 
 
@@ -233,6 +235,15 @@ def _torch_cpu(facts: Mapping[str, object]) -> Check:
     if facts["cpu"] == "DEFAULT":
         return Check("torch", "warn", found, "this processor lacks AVX2; expect a fraction of the speed")
     return Check("torch", "ok", found)
+
+
+def _compiler() -> Iterator[Check]:
+    """What compiles the torch engine's kernels; no matter where no system but Linux has them."""
+    if (found := find_compiler()) is not None:
+        yield Check("compiler", "ok", f"{found}, for the torch engine's kernels")
+    elif platform.system() == "Linux":
+        lacks = "no C++ compiler: the torch engine writes a third slower on the CPU"
+        yield Check("compiler", "warn", lacks, "apt-get install g++, or name one in CXX")
 
 
 def _accelerator(facts: Mapping[str, object]) -> Check:

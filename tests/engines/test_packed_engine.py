@@ -10,8 +10,9 @@ import torch
 
 from platen.engines.draft import DraftOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.models.kernels import find_compiler, kernels_for
+from platen.models.kernels import kernels_for
 from platen.models.packed import pack
+from platen.processor import find_compiler
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.test_torch_engine import PROMPTS, Make, Result, collect, greedy
 from tests.models.test_kernels import CONFIG, plain

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from platen.models.config import LlamaConfig
-from platen.models.kernels import HEAD_SIZES, Kernels, find_compiler, kernels_for, load_kernels, pack_weight
+from platen.models.kernels import HEAD_SIZES, Kernels, kernels_for, load_kernels, pack_weight
 from platen.models.llama import KVCache, Llama, rotate
 from platen.models.packed import pack
+from platen.processor import find_compiler
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 

@@ -235,8 +235,8 @@ constexpr int64_t OUTPUTS = 2 * LANES;  // that lie together in a packed weight
 
 // Outputs `first` to first + 31 of R rows of x (R, I); beyond the last output nothing is written.
 template <int R, class Matrix>
-void some_outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first, int64_t I,
-                  int64_t O) {
+void some_outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first,
+                  int64_t I, int64_t O) {
     Lanes sums[R][2] = {};
     multiply(x, I, weight, I, sums);
     for (int r = 0; r < R; ++r) {
@@ -255,20 +255,18 @@ void some_outputs(const float* x, const Matrix& weight, const float* added, floa
     }
 }
 
-// The same for any number of rows, in turns of R, and what is left in one of fewer.
+// The same for any number of rows: in turns of R, and what is left in one of fewer.
 template <int R, class Matrix>
 void outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first, int64_t rows,
-             int64_t I, int64_t O, bool whole = true) {
-    int64_t row = 0;
-    if (whole)
-        for (; row + R <= rows; row += R)
-            some_outputs<R>(x + row * I, weight, added ? added + row * O : added, out + row * O, first, I, O);
-    if (row == rows) return;
-    if (!whole && rows == R)
+             int64_t I, int64_t O) {
+    for (; rows >= R; rows -= R) {
         some_outputs<R>(x, weight, added, out, first, I, O);
-    else if constexpr (R > 1)
-        outputs<R - 1>(x + row * I, weight, added ? added + row * O : added, out + row * O, first, rows - row, I,
-                       O, false);
+        x += R * I;
+        out += R * O;
+        if (added) added += R * O;
+    }
+    if constexpr (R > 1)
+        if (rows) outputs<R - 1>(x, weight, added, out, first, rows, I, O);
 }
 
 }  // namespace
