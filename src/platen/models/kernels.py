@@ -1,9 +1,9 @@
-"""Compiles and calls `kernels.cpp`: what a decoder layer computes on a CPU, where that is faster than PyTorch.
+"""Compiles and calls `kernels.cpp`: what a decoder layer computes on a CPU where PyTorch is slower.
 
 PyTorch does each norm, rotation and gate as several operations, which for the few rows of a decoding batch
 cost more to start than to compute, and attends with kernels made for training. In C++ a step of eight texts
-takes two fifths less time, and reading a prompt a tenth. It is compiled once for this very processor, in a few
-seconds, where there is a compiler; without one PyTorch's operations do.
+takes two fifths less time, and reading a prompt a tenth. It is compiled once for this very processor, in a
+few seconds, where there is a compiler; without one PyTorch's operations do.
 Letters in shapes as in `platen.models.llama`.
 """
 
