@@ -46,6 +46,8 @@ class Live:
         if reference.startswith("bad"):
             raise BundleError("there is no model folder bad", hint="Give a folder")
         model = scripted_model(self.tokenizer, reference)
+        if reference == "shared":  # as a loader may that knows what is open
+            return replace(model, engine=self.loaded["v1"], info=replace(model.info, name=name))
         engine = model.engine
         assert isinstance(engine, ScriptedEngine)
         if reference != "v1":
@@ -162,6 +164,8 @@ def test_what_can_not_be_loaded_changes_nothing(live: Live) -> None:
     assert refused.json()["error"]["code"] == "model_not_loaded"
     assert "no model folder bad" in refused.json()["error"]["message"]
     assert live.loaded["v2"].closed
+    assert live.put(model="shared", shadow="bad").status_code == 400
+    assert not live.loaded["v1"].closed
     assert live.ask().headers["x-platen-version"] == "v1"
 
 

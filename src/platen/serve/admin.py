@@ -162,11 +162,11 @@ async def _loaded(hub: ModelHub, name: str, spec: RouteSpec, load: Loader) -> Ro
         variants = [Variant(label, await model(ref), weight) for label, ref, weight in spec.parts()]
         shadow = Variant(SHADOW, await model(spec.shadow)) if spec.shadow else None
     except PlatenError as error:
-        await _close(fresh)
+        await _close(hub, fresh)
         message = f"{error.message}. {error.hint or ''}".strip()
         raise ApiError(400, message, param="model", code="model_not_loaded") from None
     except BaseException:
-        await _close(fresh)
+        await _close(hub, fresh)
         raise
     watch = CanaryWatch(spec.canary.limits) if spec.canary else None
     return Route(name, variants, shadow, watch, answered=before.answered if before else {})
@@ -190,6 +190,8 @@ async def adapted(hub: ModelHub, base: ServedModel, folder: Path, name: str) -> 
     return replace(base, engine=engine, info=info, source=f"{base.info.name}+{folder}")
 
 
-async def _close(models: list[AnyModel]) -> None:
+async def _close(hub: ModelHub, models: list[AnyModel]) -> None:
+    """Close what was loaded in vain, but for engines that others use too."""
     for model in models:
-        await model.engine.close()
+        hub.close_if_unused(model.engine)
+    await hub.closed_unused()

@@ -153,14 +153,15 @@ class ModelHub:
         self._leases[engine] -= 1
         if self._leases[engine] == 0:
             del self._leases[engine]
-            self._close_if_unused(engine)
+            self.close_if_unused(engine)
 
     def _close_unused(self, before: Route | None) -> None:
         if before is not None:
             for variant in before.everything():
-                self._close_if_unused(variant.model.engine)
+                self.close_if_unused(variant.model.engine)
 
-    def _close_if_unused(self, engine: Worker) -> None:
+    def close_if_unused(self, engine: Worker) -> None:
+        """Close an engine in a while, unless a name leads to it or somebody holds it."""
         if engine in self.engines():
             return
         task = asyncio.get_running_loop().create_task(_close(engine))
