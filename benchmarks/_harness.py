@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
+from platen.processor import processor
+
 T = TypeVar("T")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -48,13 +50,8 @@ def options(description: str) -> argparse.ArgumentParser:
 
 def machine() -> dict[str, object]:
     """Processor, cores, load and the versions of what is compared."""
-    info = Path("/proc/cpuinfo")
-    model = platform.processor()
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(": ")[2] if names else model
     return {
-        "cpu": model,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg(),
         "python": platform.python_version(),

@@ -80,7 +80,16 @@ class RegistryError(PlatenError):
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says in one line, or its type when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The same of a library that tells where it failed before it tells why, as OpenVINO."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return (str(error).strip() or type(error).__name__).splitlines()
 
 
 def complaint(details: Mapping[str, Any]) -> str:

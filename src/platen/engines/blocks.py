@@ -124,16 +124,10 @@ class BlockPool:
         for start, block in zip(range(0, len(tokens), step), blocks, strict=False):
             held = tuple(tokens[start : start + step])
             key = chain_key(before, held)
-            if len(held) == step and key not in self._full:
-                self._full[key] = block
-                self._know(block, before, held)
-            elif len(held) < step:
-                self._know(block, before, held)
+            if len(held) < step or self._full.setdefault(key, block) == block:
+                self._before[block] = before
+                self._after.setdefault(before, {})[block] = held
             before = key
-
-    def _know(self, block: int, before: Key, held: tuple[int, ...]) -> None:
-        self._before[block] = before
-        self._after.setdefault(before, {})[block] = held
 
     def _forget_oldest(self) -> int:
         block, _ = self._idle.popitem(last=False)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.embedding import ENCODER_ADVICE, llama_ids
-from platen.errors import BundleError, MissingExtraError
+from platen.errors import BundleError, MissingExtraError, last_line
 from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.hub import open_config, positions
 from platen.models.sentence import GRAPHS, Backend
@@ -60,7 +60,7 @@ class GraphEncoder:
             self._request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise BundleError(
-                f"OpenVINO can't open {file}: {str(error).strip().splitlines()[-1]}",
+                f"OpenVINO can't open {file}: {last_line(error)}",
                 hint="Copy or convert the model again.",
             ) from None
         unknown = self._inputs.keys() - {"input_ids", "attention_mask", "token_type_ids"}

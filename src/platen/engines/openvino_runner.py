@@ -24,7 +24,7 @@ from torch import Tensor
 from platen.engines.blocks import BlockPool, Key, text_key
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
-from platen.errors import BundleError
+from platen.errors import BundleError, last_line
 from platen.models.bundle import read_json
 from platen.models.compiled import OPENVINO_FILE, read_compiled
 from platen.models.config import LlamaConfig
@@ -232,7 +232,7 @@ def _paged(file: Path) -> ov.Model:
         model = ov.Core().read_model(file)
     except RuntimeError as error:
         raise BundleError(
-            f"{file} can't be read: {str(error).strip().splitlines()[-1]}", hint="Compile the bundle again."
+            f"{file} can't be read: {last_line(error)}", hint="Compile the bundle again."
         ) from None
     paged_attention_transformation(model)
     rows = op.parameter([-1], np.int64)

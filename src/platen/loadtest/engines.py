@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from platen.atomic import replaced_folder
 from platen.engines.choose import COMPILE_TO, ENGINES, EXTRAS, Form, form_of, installed
 from platen.engines.measured import AT_ONCE, Figures, compiled_folder, read_figures, write_figures
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams
@@ -80,9 +81,8 @@ def _compiled(bundle: Path, engine: str, tell: Tell) -> Path:
     folder = compiled_folder(bundle_fingerprint(bundle), to, weights)
     if not folder.is_dir():
         tell(f"compiling to {to}, {weights}")
-        partial = folder.with_name(f".{folder.name}.partial")
-        compile_bundle(bundle, partial, to, weights)
-        partial.rename(folder)
+        with replaced_folder(folder) as new:
+            compile_bundle(bundle, new, to, weights)
     return folder
 
 

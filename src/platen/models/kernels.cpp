@@ -1,4 +1,4 @@
-// What a decoder layer does between its products, in float32: norms, rotations, attention of few new tokens.
+// What a decoder layer computes, in float32: products with bfloat16's weights, norms, rotations, attention.
 //
 // A token's numbers do not depend on what else is computed beside it: every sum runs over the same lanes in
 // the same order. Letters in shapes as in llama.py; all pointers are to contiguous memory but where a stride

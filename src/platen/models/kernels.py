@@ -12,9 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
-import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -23,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from platen.atomic import write_atomic
 from platen.models.config import LlamaConfig
 from platen.models.store import cache_folder
 from platen.processor import features, find_compiler, processor
@@ -54,17 +53,14 @@ class Kernels:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, None
-        self._rms_norm, self._gated = library.rms_norm, library.gated
-        self._rotate_and_keep = library.rotate_and_keep
-        self._attend, self._attend_prompt = library.attend, library.attend_prompt
-        self._product = library.product
+        self._library = library
 
     def product(self, x: Tensor, packed: Tensor, outputs: int, added: Tensor | None = None) -> Tensor:
         """x (…, I) times the transpose of a weight from `pack_weight`, (…, O); plus `added` if given."""
         out = x.new_empty((*x.shape[:-1], outputs))
         size = x.shape[-1]
         beside = None if added is None else added.data_ptr()
-        self._product(
+        self._library.product(
             x.data_ptr(), packed.data_ptr(), beside, out.data_ptr(), x.numel() // size, size, outputs
         )
         return out
@@ -72,14 +68,14 @@ class Kernels:
     def rms_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         """RMSNorm (Zhang and Sennrich, 2019) of x (…, C) with a gain (C)."""
         out, size = torch.empty_like(x), x.shape[-1]
-        self._rms_norm(x.data_ptr(), gain.data_ptr(), eps, out.data_ptr(), x.numel() // size, size)
+        self._library.rms_norm(x.data_ptr(), gain.data_ptr(), eps, out.data_ptr(), x.numel() // size, size)
         return out
 
     def gated(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up, (…, I), of both side by side, (…, 2 * I)."""
         size = gate_up.shape[-1] // 2
         out = gate_up.new_empty((*gate_up.shape[:-1], size))
-        self._gated(gate_up.data_ptr(), out.data_ptr(), out.numel() // size, size)
+        self._library.gated(gate_up.data_ptr(), out.data_ptr(), out.numel() // size, size)
         return out
 
     def rotate_and_keep(
@@ -95,17 +91,13 @@ class Kernels:
         held, size = keys.shape[1], keys.shape[3]
         heads = width // size - 2 * held
         queries = qkv.new_empty((rows, heads, tokens, size))
-        self._rotate_and_keep(
+        self._library.rotate_and_keep(
             qkv.data_ptr(),
             cos.data_ptr(),
             sin.data_ptr(),
             tokens * size if cos.dim() == 4 else 0,
             queries.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            keys.stride(0),
-            keys.stride(1),
-            starts.data_ptr(),
+            *_place(keys, values, starts),
             rows,
             tokens,
             heads,
@@ -121,13 +113,9 @@ class Kernels:
         """
         rows, heads, tokens, size = queries.shape
         out = queries.new_empty((rows, tokens, heads * size))
-        self._attend(
+        self._library.attend(
             queries.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            keys.stride(0),
-            keys.stride(1),
-            starts.data_ptr(),
+            *_place(keys, values, starts),
             out.data_ptr(),
             rows,
             tokens,
@@ -142,7 +130,7 @@ class Kernels:
         rows, heads, tokens, size = queries.shape
         out = queries.new_empty((rows, tokens, heads * size))
         for row in range(rows):
-            self._attend_prompt(
+            self._library.attend_prompt(
                 queries[row].data_ptr(),
                 keys[row].data_ptr(),
                 values[row].data_ptr(),
@@ -155,6 +143,11 @@ class Kernels:
                 size,
             )
         return out
+
+
+def _place(keys: Tensor, values: Tensor, starts: Tensor) -> tuple[int, ...]:
+    """Where a cache's rows and their new tokens lie, as the functions take it."""
+    return keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), starts.data_ptr()
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -201,9 +194,7 @@ def _library(compiler: str, scratch: Path) -> Path:
     made = scratch / kept.name
     _run(compiler, *flags, str(_SOURCE), "-o", str(made))
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = shutil.copy(made, kept.with_suffix(f".{os.getpid()}"))
-        os.replace(beside, kept)
+        write_atomic(kept, made.read_bytes())
     except OSError:  # nowhere to keep it: compiled anew next time
         return made
     return kept

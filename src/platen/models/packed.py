@@ -99,22 +99,18 @@ def packed_linear(weight: Tensor, kernels: Kernels | None = None) -> nn.Module:
 class PackedNorm(nn.Module):
     """RMSNorm in one pass or, without kernels, in four operations; PyTorch composes its own of eight."""
 
-    def __init__(self, weight: Tensor, eps: float, kernels: Kernels | None) -> None:
+    def __init__(self, norm: RMSNorm, kernels: Kernels | None) -> None:
         super().__init__()
-        self._gain = weight.detach()
-        self._eps = torch.tensor(eps)
-        self._epsilon, self._kernels = eps, kernels
+        self._gain = norm.weight.detach()
+        self._eps, self._eps_tensor = norm.eps, torch.tensor(norm.eps)
+        self._kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         if self._kernels is not None:
-            return self._kernels.rms_norm(x, self._gain, self._epsilon)
+            return self._kernels.rms_norm(x, self._gain, self._eps)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+        scale = torch.addcmul(self._eps_tensor, length, length, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(self._gain).to(x.dtype)
-
-
-def packed_norm(norm: RMSNorm, kernels: Kernels | None) -> PackedNorm:
-    return PackedNorm(norm.weight, norm.eps, kernels)
 
 
 class PackedLayer(nn.Module):
@@ -127,8 +123,8 @@ class PackedLayer(nn.Module):
         self._layer, self._head_dim = attention.layer, attention.head_dim
         queries, keys = attention.q_proj.out_features, attention.k_proj.out_features
         self._heads = (queries // self._head_dim, keys // self._head_dim)
-        self._before_attention = packed_norm(layer.input_layernorm, kernels)
-        self._before_mlp = packed_norm(layer.post_attention_layernorm, kernels)
+        self._before_attention = PackedNorm(layer.input_layernorm, kernels)
+        self._before_mlp = PackedNorm(layer.post_attention_layernorm, kernels)
         self.qkv = packed_linear(
             torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)), kernels
         )
@@ -226,7 +222,7 @@ def pack(model: Llama) -> None:
         for number, layer in enumerate(pool.map(packed_layer, layers)):
             layers[number] = layer
         model.packed_output = output.result()
-    model.model.norm = packed_norm(model.model.norm, kernels)  # type: ignore[assignment]
+    model.model.norm = PackedNorm(model.model.norm, kernels)  # type: ignore[assignment]
 
 
 def projection(model: Llama, name: str) -> tuple[nn.Module, slice]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.atomic import replaced_folder
 from platen.baselines.ngram import KneserNey
 from platen.baselines.words import sentences, words
 from platen.data.clean import CleaningCounts, clean_text
@@ -51,7 +51,6 @@ def reference_model(directory: Path, source: Source, *, held_out: bool, progress
     folder = _folder(directory, texts, held_out=held_out)
     if folder.is_dir():
         return folder
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     for left in folder.parent.glob(".*"):  # what killed runs left; only one run at a time works on a project
         shutil.rmtree(left)
     apart = {text for text in texts if _is_apart(text)} if held_out else set()
@@ -69,9 +68,9 @@ def reference_model(directory: Path, source: Source, *, held_out: bool, progress
             for sentence in sentences(text)
         ]
         model = KneserNey.fit(counted, order=ORDER, min_count=MIN_COUNT)
-        model.save(partial)
-        np.save(partial / "held_out.npy", _scores(model, sorted(apart)), allow_pickle=False)
-    partial.rename(folder)
+        with replaced_folder(folder) as new:
+            model.save(new)
+            np.save(new / "held_out.npy", _scores(model, sorted(apart)), allow_pickle=False)
     return folder
 
 
