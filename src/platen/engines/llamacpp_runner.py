@@ -20,6 +20,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from platen.engines.llamacpp_products import load_products
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.engines.threads import on_passing_thread
@@ -110,6 +111,7 @@ class LlamaCppRunner:
         places: int,
         step_tokens: int,
     ) -> None:
+        load_products()
         import llama_cpp
 
         self._lib: Any = llama_cpp

@@ -1,40 +1,26 @@
-"""Compiles and calls `kernels.cpp`: what a decoder layer computes on a CPU where PyTorch is slower.
+"""Calls `kernels.cpp`: what a decoder layer computes on a CPU where PyTorch is slower.
 
 PyTorch does each norm, rotation and gate as several operations, which for the few rows of a decoding batch
 cost more to start than to compute, and attends with kernels made for training. In C++ a step of eight texts
-takes two fifths less time, and reading a prompt a tenth. It is compiled once for this very processor, in a
-few seconds, where there is a compiler; without one PyTorch's operations do.
+takes two fifths less time, and reading a prompt a tenth. Without a compiler PyTorch's operations do.
 Letters in shapes as in `platen.models.llama`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import platform
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from platen.atomic import write_atomic
 from platen.models.config import LlamaConfig
-from platen.models.store import cache_folder
-from platen.processor import features, find_compiler, processor
-
-log = logging.getLogger(__name__)
+from platen.models.native import load_native
 
 HEAD_SIZES = (16, 32, 64, 96, 128)
 _LANES = 16
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno")
-_X86_FLAGS = ("-mprefer-vector-width=512",)
-"""Where there are no such registers it takes two."""
-_COMPILE_SECONDS = 120
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
     "rms_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _SIZE, _SIZE),
@@ -168,39 +154,7 @@ def kernels_for(config: LlamaConfig) -> Kernels | None:
 
 @cache
 def load_kernels() -> Kernels | None:
-    """The kernels from this user's cache folder, compiled if they are not there; None without a compiler."""
-    compiler = find_compiler()
-    if compiler is None:
-        log.info("no C++ compiler: PyTorch's own operations are used, which are slower")
-        return None
-    with tempfile.TemporaryDirectory(prefix="platen-kernels-") as scratch:
-        try:
-            # Torch is loaded: the library's OpenMP is found to be there already, and threads are shared.
-            return Kernels(ctypes.CDLL(str(_library(compiler, Path(scratch)))))
-        except (OSError, subprocess.SubprocessError) as error:
-            said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
-            log.warning("%s is not used, %s failed: %s", _SOURCE.name, compiler, said)
-            return None
-
-
-def _library(compiler: str, scratch: Path) -> Path:
-    """The compiled file: kept for this source, compiler and processor, or in `scratch` where none is kept."""
-    version = _run(compiler, "--version")
-    flags = _FLAGS + (_X86_FLAGS if platform.machine() == "x86_64" else ())
-    name = "\n".join((_SOURCE.read_text(), *flags, version, processor(), *sorted(features())))
-    kept = cache_folder() / "kernels" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.so"
-    if kept.exists():
-        return kept
-    made = scratch / kept.name
-    _run(compiler, *flags, str(_SOURCE), "-o", str(made))
-    try:
-        write_atomic(kept, made.read_bytes())
-    except OSError:  # nowhere to keep it: compiled anew next time
-        return made
-    return kept
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS
-    ).stdout
+    """The kernels, compiled for this processor; None without a compiler, or with one that fails."""
+    # Torch is loaded: the library's OpenMP is found to be there already, and threads are shared.
+    library = load_native(_SOURCE, "-fopenmp", "-fno-math-errno")
+    return None if library is None else Kernels(library)

@@ -1,0 +1,250 @@
+// llama.cpp's products with q8_0 and bfloat16 weights, for x86 with AVX-512: up to three times as fast as its own.
+//
+// llama.cpp (ggml) calls `llamafile_sgemm` from each of its threads for C = A'B where A are weights and B a step's
+// tokens, and computes in another way where that answers false. A library that is loaded before llama.cpp's, for all
+// to see, is asked first. What is of other types goes on to llama.cpp's own function.
+//
+// Sixteen rows of weights are laid out so that one register holds four bytes of each: four int8 or two bfloat16.
+// An instruction multiplies these with four bytes of a token and adds them up, row by row. A token's results do not
+// depend on what is beside it: each is summed in the order of the numbers.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+// The beginning of ggml's own structure: which thread this is, of how many.
+struct ggml_compute_params {
+    int ith, nth;
+};
+
+namespace {
+
+constexpr int FLOAT32 = 0, Q8_0 = 8, BFLOAT16 = 30;  // ggml_type
+constexpr int64_t NUMBERS = 32;                      // in a block
+constexpr int64_t ROWS = 16;                         // of weights at a time: float32s of a register
+constexpr int64_t TOKENS = 8;                        // at a time: their sums fill half of the registers
+constexpr int64_t WEIGHTS_BYTES = 36 * 1024;         // laid out at a time: about what the first-level cache holds
+
+inline __m512i broadcast(const void* bytes) {
+    int32_t four;
+    std::memcpy(&four, bytes, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+inline __m128i sixteen(const char* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
+
+// Sixteen bytes each of ROWS rows, `stride` bytes apart, to four registers of four bytes of each; with `flipped` bits.
+inline void lay_out(const char* rows, int64_t stride, __m512i flipped, __m512i out[4]) {
+    __m512i v[4];  // v[r] has the rows r, 4 + r, 8 + r and 12 + r
+    for (int64_t r = 0; r < 4; ++r) {
+        const char* row = rows + r * stride;
+        v[r] = _mm512_castsi128_si512(sixteen(row));
+        v[r] = _mm512_inserti32x4(v[r], sixteen(row + 4 * stride), 1);
+        v[r] = _mm512_inserti32x4(v[r], sixteen(row + 8 * stride), 2);
+        v[r] = _mm512_inserti32x4(v[r], sixteen(row + 12 * stride), 3);
+        v[r] = _mm512_xor_si512(v[r], flipped);
+    }
+    const __m512i low = _mm512_unpacklo_epi32(v[0], v[1]), low2 = _mm512_unpacklo_epi32(v[2], v[3]);
+    const __m512i high = _mm512_unpackhi_epi32(v[0], v[1]), high2 = _mm512_unpackhi_epi32(v[2], v[3]);
+    out[0] = _mm512_unpacklo_epi64(low, low2);
+    out[1] = _mm512_unpackhi_epi64(low, low2);
+    out[2] = _mm512_unpacklo_epi64(high, high2);
+    out[3] = _mm512_unpackhi_epi64(high, high2);
+}
+
+// Blocks of int8 with a float16 scale. The instruction takes unsigned times signed numbers: weights get 128 added,
+// and sums begin at -128 times the sum of the token's numbers.
+struct Q8 {
+    struct Block {
+        uint16_t scale;
+        int8_t numbers[NUMBERS];
+    };
+    struct Weights {  // a block each of ROWS rows
+        __m512i numbers[8];
+        __m512 scales;
+    };
+    struct Token {
+        float scale;
+        int32_t start;
+        int8_t numbers[NUMBERS];
+    };
+
+    static void take(const char* rows, int64_t stride, Weights& out) {
+        const __m512i add_128 = _mm512_set1_epi8(-128);
+        const char* numbers = rows + offsetof(Block, numbers);
+        lay_out(numbers, stride, add_128, out.numbers);
+        lay_out(numbers + 16, stride, add_128, out.numbers + 4);
+        const auto scale = [&](int64_t r) {
+            int16_t bits;
+            std::memcpy(&bits, rows + r * stride, sizeof bits);
+            return bits;
+        };
+        out.scales = _mm512_cvtph_ps(_mm256_setr_epi16(
+            scale(0), scale(1), scale(2), scale(3), scale(4), scale(5), scale(6), scale(7), scale(8), scale(9),
+            scale(10), scale(11), scale(12), scale(13), scale(14), scale(15)));
+    }
+
+    static void take(const Block& block, Token& out) {
+        const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block.numbers));
+        const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(-128), numbers);
+        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+        out.start = -_mm_cvtsi128_si32(sum);
+        out.scale = _cvtsh_ss(block.scale);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.numbers), numbers);
+    }
+
+    template <int N>
+    static void multiply(const Weights& weights, const Token* tokens, __m512 (&sums)[N]) {
+        __m512i whole[N];
+        for (int j = 0; j < N; ++j) whole[j] = _mm512_set1_epi32(tokens[j].start);
+        for (int four = 0; four < 8; ++four)
+            for (int j = 0; j < N; ++j)
+                whole[j] = _mm512_dpbusd_epi32(whole[j], weights.numbers[four], broadcast(tokens[j].numbers + 4 * four));
+        for (int j = 0; j < N; ++j) {
+            const __m512 scales = _mm512_mul_ps(weights.scales, _mm512_set1_ps(tokens[j].scale));
+            sums[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[j]), scales, sums[j]);
+        }
+    }
+};
+
+#ifdef __AVX512BF16__
+// bfloat16, which has no blocks of its own.
+struct Bf16 {
+    struct Block {
+        uint16_t numbers[NUMBERS];
+    };
+    struct Weights {
+        __m512i numbers[16];
+    };
+    using Token = Block;
+
+    static void take(const char* rows, int64_t stride, Weights& out) {
+        for (int i = 0; i < 4; ++i) lay_out(rows + 16 * i, stride, _mm512_setzero_si512(), out.numbers + 4 * i);
+    }
+
+    static void take(const Block& block, Token& out) { out = block; }
+
+    template <int N>
+    static void multiply(const Weights& weights, const Token* tokens, __m512 (&sums)[N]) {
+        for (int two = 0; two < 16; ++two)
+            for (int j = 0; j < N; ++j)
+                sums[j] = _mm512_dpbf16_ps(sums[j], (__m512bh)weights.numbers[two],
+                                           (__m512bh)broadcast(tokens[j].numbers + 2 * two));
+    }
+};
+#endif
+
+// The products of ROWS rows with N tokens, whose blocks alternate, to those rows that are `written`; added to what is
+// there but for the `first`.
+template <class Type, int N>
+void multiply(const typename Type::Weights* weights, const typename Type::Token* tokens, int64_t count, bool first,
+              float* out, int64_t stride, __mmask16 written) {
+    __m512 sums[N];
+    for (int j = 0; j < N; ++j) sums[j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(out + j * stride);
+    for (int64_t b = 0; b < count; ++b, ++weights, tokens += N) Type::multiply(*weights, tokens, sums);
+    for (int j = 0; j < N; ++j) _mm512_mask_storeu_ps(out + j * stride, written, sums[j]);
+}
+
+template <class Type>
+constexpr decltype(&multiply<Type, 1>) MULTIPLY[TOKENS + 1] = {
+    nullptr,           multiply<Type, 1>, multiply<Type, 2>, multiply<Type, 3>, multiply<Type, 4>,
+    multiply<Type, 5>, multiply<Type, 6>, multiply<Type, 7>, multiply<Type, 8>,
+};
+
+// Memory of a thread's own, which grows to what is asked for.
+class Scratch {
+public:
+    template <class T>
+    T* of(int64_t count) {
+        const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
+        if (bytes > size_) {
+            memory_.reset(std::aligned_alloc(64, bytes));
+            size_ = bytes;
+        }
+        return static_cast<T*>(memory_.get());
+    }
+
+private:
+    std::unique_ptr<void, decltype(&std::free)> memory_{nullptr, &std::free};
+    size_t size_ = 0;
+};
+
+// This thread's share of out (tokens, rows): products of weights (rows, blocks) with token_blocks (tokens, blocks).
+// Strides are from one row to the next, in bytes but for `out_stride`, in floats.
+template <class Type>
+void product(int64_t rows, int64_t tokens, int64_t blocks, const char* weights, int64_t weights_stride,
+             const char* token_blocks, int64_t tokens_stride, float* out, int64_t out_stride, int64_t thread,
+             int64_t threads) {
+    using Block = typename Type::Block;
+    thread_local Scratch weights_scratch, tokens_scratch;
+    const int64_t tiles = (rows + ROWS - 1) / ROWS;
+    const int64_t begin = tiles * thread / threads, end = tiles * (thread + 1) / threads;
+    if (begin == end) return;
+    const int64_t chunk = std::min<int64_t>(blocks, WEIGHTS_BYTES / sizeof(typename Type::Weights));
+    auto* w = weights_scratch.of<typename Type::Weights>(chunk);
+    auto* t = tokens_scratch.of<typename Type::Token>(chunk * tokens);
+    for (int64_t at = 0; at < blocks; at += chunk) {
+        const int64_t size = std::min(chunk, blocks - at), skipped = at * sizeof(Block);
+        for (int64_t j = 0; j < tokens; j += TOKENS) {
+            const int64_t n = std::min(TOKENS, tokens - j);
+            for (int64_t k = 0; k < n; ++k) {
+                auto* from = reinterpret_cast<const Block*>(token_blocks + (j + k) * tokens_stride + skipped);
+                for (int64_t b = 0; b < size; ++b) Type::take(from[b], t[j * size + b * n + k]);
+            }
+        }
+        for (int64_t tile = begin; tile < end; ++tile) {
+            const int64_t row = std::min(ROWS * tile, rows - ROWS);  // the last may overlap the one before it
+            const auto written = static_cast<__mmask16>(0xffff << (ROWS * tile - row));
+            const char* from = weights + row * weights_stride + skipped;
+            for (int64_t b = 0; b < size; ++b, from += sizeof(Block)) {
+                for (int64_t r = ROWS; r < 2 * ROWS; ++r)  // the next rows are fetched meanwhile
+                    _mm_prefetch(from + r * weights_stride, _MM_HINT_T0);
+                Type::take(from, weights_stride, w[b]);
+            }
+            for (int64_t j = 0; j < tokens; j += TOKENS) {
+                const int64_t n = std::min(TOKENS, tokens - j);
+                MULTIPLY<Type>[n](w, t + j * size, size, at == 0, out + j * out_stride + row, out_stride,
+                                  written);
+            }
+        }
+    }
+}
+
+using Product = bool(const ggml_compute_params*, int64_t, int64_t, int64_t, const void*, int64_t, const void*,
+                     int64_t, void*, int64_t, int, int, int);
+Product* own_product = nullptr;
+
+}  // namespace
+
+extern "C" void set_own_product(Product* own) { own_product = own; }
+
+// m rows of weights, n tokens, k blocks in each (bfloat16's blocks are single numbers); lda, ldb and ldc count blocks
+// and floats from one row to the next. One token alone is llama.cpp's: laying out weights costs more than it saves.
+extern "C" bool llamafile_sgemm(const ggml_compute_params* params, int64_t m, int64_t n, int64_t k, const void* A,
+                                int64_t lda, const void* B, int64_t ldb, void* C, int64_t ldc, int a_type,
+                                int b_type, int c_type) {
+    if (n > 1 && m >= ROWS && a_type == b_type && c_type == FLOAT32) {
+        const auto* weights = static_cast<const char*>(A);
+        const auto* tokens = static_cast<const char*>(B);
+        auto* out = static_cast<float*>(C);
+        if (a_type == Q8_0) {
+            constexpr int64_t size = sizeof(Q8::Block);
+            product<Q8>(m, n, k, weights, lda * size, tokens, ldb * size, out, ldc, params->ith, params->nth);
+            return true;
+        }
+#ifdef __AVX512BF16__
+        if (a_type == BFLOAT16 && k % NUMBERS == 0) {
+            product<Bf16>(m, n, k / NUMBERS, weights, lda * 2, tokens, ldb * 2, out, ldc, params->ith, params->nth);
+            return true;
+        }
+#endif
+    }
+    return own_product && own_product(params, m, n, k, A, lda, B, ldb, C, ldc, a_type, b_type, c_type);
+}

@@ -1,0 +1,63 @@
+"""Compiles C++ for this very processor at first use, in seconds, and keeps it in the user's cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+from platen.atomic import write_atomic
+from platen.models.store import cache_folder
+from platen.processor import features, find_compiler, processor
+
+log = logging.getLogger(__name__)
+
+_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+_X86_FLAGS = ("-mprefer-vector-width=512",)
+"""Where there are no such registers it takes two."""
+_COMPILE_SECONDS = 120
+
+
+def load_native(source: Path, *flags: str, mode: int = ctypes.DEFAULT_MODE) -> ctypes.CDLL | None:
+    """The library of a source file; None without a compiler, or with one that fails, which is logged.
+
+    `mode` is dlopen's: with `ctypes.RTLD_GLOBAL` libraries that are loaded later find its functions first.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        log.info("no C++ compiler: %s is not used, which is slower", source.name)
+        return None
+    with tempfile.TemporaryDirectory(prefix="platen-native-") as scratch:
+        try:
+            return ctypes.CDLL(str(_library(source, compiler, flags, Path(scratch))), mode)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+            log.warning("%s is not used, %s failed: %s", source.name, compiler, said)
+            return None
+
+
+def _library(source: Path, compiler: str, flags: tuple[str, ...], scratch: Path) -> Path:
+    """The compiled file: kept for this source, compiler and processor, or in `scratch` where none is kept."""
+    version = _run(compiler, "--version")
+    flags = (*_FLAGS, *flags, *(_X86_FLAGS if platform.machine() == "x86_64" else ()))
+    name = "\n".join((source.read_text(), *flags, version, processor(), *sorted(features())))
+    kept = cache_folder() / "kernels" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.so"
+    if kept.exists():
+        return kept
+    made = scratch / kept.name
+    _run(compiler, *flags, str(source), "-o", str(made))
+    try:
+        write_atomic(kept, made.read_bytes())
+    except OSError:  # nowhere to keep it: compiled anew next time
+        return made
+    return kept
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS
+    ).stdout
