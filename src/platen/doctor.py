@@ -238,11 +238,11 @@ def _torch_cpu(facts: Mapping[str, object]) -> Check:
 
 
 def _compiler() -> Iterator[Check]:
-    """What compiles the torch engine's kernels; no matter where no system but Linux has them."""
+    """What compiles the engines' kernels; no matter where no system but Linux has them."""
     if (found := find_compiler()) is not None:
-        yield Check("compiler", "ok", f"{found}, for the torch engine's kernels")
+        yield Check("compiler", "ok", f"{found}, for the engines' kernels")
     elif platform.system() == "Linux":
-        lacks = "no C++ compiler: the torch engine writes a third slower on the CPU"
+        lacks = "no C++ compiler: engines are up to half as fast on the CPU"
         yield Check("compiler", "warn", lacks, "apt-get install g++, or name one in CXX")
 
 

@@ -107,7 +107,7 @@ def test_products_are_numpys(
     blocks: int,
     threads: int,
 ) -> None:
-    rng = np.random.default_rng(rows * count)
+    rng = np.random.default_rng(rows * count * blocks)
     weights, weights_meant = store(rng.normal(size=(rows, 32 * blocks)).astype(np.float32))
     tokens, tokens_meant = store((3 * rng.normal(size=(count, 32 * blocks))).astype(np.float32))
     got = multiply(library, kind, weights, tokens, 32 * blocks, threads)
@@ -116,6 +116,16 @@ def test_products_are_numpys(
         multiply(library, kind, weights, tokens[at : at + 2], 32 * blocks, 1)[0] for at in range(count - 1)
     ]
     np.testing.assert_array_equal(got[:-1], alone)  # the same bits in any company
+
+
+@given(rows=st.integers(16, 70), blocks=st.integers(1, 150), threads=st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_products_of_one_token_are_numpys(library: ctypes.CDLL, rows: int, blocks: int, threads: int) -> None:
+    rng = np.random.default_rng(rows * blocks)
+    weights, weights_meant = q8_0(rng.normal(size=(rows, 32 * blocks)).astype(np.float32))
+    token, token_meant = q8_0((3 * rng.normal(size=(1, 32 * blocks))).astype(np.float32))
+    got = multiply(library, Q8_0, weights, token, 32 * blocks, threads)
+    np.testing.assert_allclose(got, token_meant @ weights_meant.T, atol=1e-4 * blocks**0.5, rtol=1e-5)
 
 
 def test_the_ends_of_int8(library: ctypes.CDLL) -> None:
@@ -127,11 +137,11 @@ def test_the_ends_of_int8(library: ctypes.CDLL) -> None:
     tokens = np.stack([row, np.concatenate((scale, np.full(32, -128, np.int8)))])
     expected = tokens[:, 2:].astype(np.int64) @ weights[:, 2:].astype(np.int64).T
     np.testing.assert_array_equal(multiply(library, Q8_0, weights, tokens, 32, 1), expected)
+    for token, meant in zip(tokens, expected, strict=True):
+        np.testing.assert_array_equal(multiply(library, Q8_0, weights, token[None], 32, 1), meant[None])
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows", "count"), [(FLOAT16, 16, 2), (Q8_0, 16, 1), (Q8_0, 15, 2), (BFLOAT16, 32, 1)]
-)
+@pytest.mark.parametrize(("kind", "rows", "count"), [(FLOAT16, 16, 2), (Q8_0, 15, 2), (BFLOAT16, 32, 1)])
 def test_others_are_left_to_llama_cpp(library: ctypes.CDLL, kind: int, rows: int, count: int) -> None:
     asked: list[tuple[int, ...]] = []
 

@@ -38,8 +38,8 @@ inline __m512i broadcast(const void* bytes) {
 
 inline __m128i sixteen(const char* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
 
-// Sixteen bytes each of ROWS rows, `stride` bytes apart, to four registers of four bytes of each; with `flipped` bits.
-inline void lay_out(const char* rows, int64_t stride, __m512i flipped, __m512i out[4]) {
+// Sixteen bytes each of ROWS rows, `stride` bytes apart, to four registers of four bytes of each.
+inline void lay_out(const char* rows, int64_t stride, __m512i out[4]) {
     __m512i v[4];  // v[r] has the rows r, 4 + r, 8 + r and 12 + r
     for (int64_t r = 0; r < 4; ++r) {
         const char* row = rows + r * stride;
@@ -47,7 +47,6 @@ inline void lay_out(const char* rows, int64_t stride, __m512i flipped, __m512i o
         v[r] = _mm512_inserti32x4(v[r], sixteen(row + 4 * stride), 1);
         v[r] = _mm512_inserti32x4(v[r], sixteen(row + 8 * stride), 2);
         v[r] = _mm512_inserti32x4(v[r], sixteen(row + 12 * stride), 3);
-        v[r] = _mm512_xor_si512(v[r], flipped);
     }
     const __m512i low = _mm512_unpacklo_epi32(v[0], v[1]), low2 = _mm512_unpacklo_epi32(v[2], v[3]);
     const __m512i high = _mm512_unpackhi_epi32(v[0], v[1]), high2 = _mm512_unpackhi_epi32(v[2], v[3]);
@@ -74,11 +73,13 @@ struct Q8 {
         int8_t numbers[NUMBERS];
     };
 
+    static __m512i plus_128(__m512i numbers) { return _mm512_xor_si512(numbers, _mm512_set1_epi8(-128)); }
+
     static void take(const char* rows, int64_t stride, Weights& out) {
-        const __m512i add_128 = _mm512_set1_epi8(-128);
         const char* numbers = rows + offsetof(Block, numbers);
-        lay_out(numbers, stride, add_128, out.numbers);
-        lay_out(numbers + 16, stride, add_128, out.numbers + 4);
+        lay_out(numbers, stride, out.numbers);
+        lay_out(numbers + 16, stride, out.numbers + 4);
+        for (__m512i& four : out.numbers) four = plus_128(four);
         const auto scale = [&](int64_t r) {
             int16_t bits;
             std::memcpy(&bits, rows + r * stride, sizeof bits);
@@ -126,7 +127,7 @@ struct Bf16 {
     using Token = Block;
 
     static void take(const char* rows, int64_t stride, Weights& out) {
-        for (int i = 0; i < 4; ++i) lay_out(rows + 16 * i, stride, _mm512_setzero_si512(), out.numbers + 4 * i);
+        for (int i = 0; i < 4; ++i) lay_out(rows + 16 * i, stride, out.numbers + 4 * i);
     }
 
     static void take(const Block& block, Token& out) { out = block; }
@@ -217,6 +218,46 @@ void product(int64_t rows, int64_t tokens, int64_t blocks, const char* weights, 
     }
 }
 
+// The same of one token, for which laying out weights would cost more than it saves. Two blocks of a row are summed at
+// a time, and one row after the other: memory is read fastest in its order.
+void product_of_one(int64_t rows, int64_t blocks, const char* weights, int64_t weights_stride,
+                    const char* token_blocks, float* out, int64_t thread, int64_t threads) {
+    struct Pair {
+        __m512i numbers, start;
+        __m512 scales;
+    };
+    thread_local Scratch scratch;
+    const int64_t begin = rows * thread / threads, end = rows * (thread + 1) / threads, pairs = (blocks + 1) / 2;
+    auto* token = scratch.of<Pair>(pairs);
+    for (int64_t b = 0; b < 2 * pairs; ++b) {
+        Q8::Token block{};  // what a single last one is paired with
+        if (b < blocks) Q8::take(reinterpret_cast<const Q8::Block*>(token_blocks)[b], block);
+        Pair& pair = token[b / 2];
+        const int64_t half = b % 2;
+        std::memcpy(reinterpret_cast<char*>(&pair.numbers) + 32 * half, block.numbers, 32);
+        const __m256i start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(block.start));
+        std::memcpy(reinterpret_cast<char*>(&pair.start) + 32 * half, &start, 32);
+        const __m256 scales = _mm256_set1_ps(block.scale);
+        std::memcpy(reinterpret_cast<char*>(&pair.scales) + 32 * half, &scales, 32);
+    }
+    const auto half = [](const Q8::Block& block) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block.numbers));
+    };
+    for (int64_t row = begin; row < end; ++row) {
+        const auto* block = reinterpret_cast<const Q8::Block*>(weights + row * weights_stride);
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < pairs; ++i, block += 2) {
+            const Q8::Block* second = block + (2 * i + 1 < blocks);
+            const __m512i numbers = _mm512_inserti64x4(_mm512_castsi256_si512(half(*block)), half(*second), 1);
+            const __m512i whole = _mm512_dpbusd_epi32(token[i].start, Q8::plus_128(numbers), token[i].numbers);
+            const __m256i scales = _mm256_mask_set1_epi16(_mm256_set1_epi16(block->scale), 0xff00, second->scale);
+            sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole),
+                                  _mm512_mul_ps(_mm512_cvtph_ps(scales), token[i].scales), sum);
+        }
+        out[row] = _mm512_reduce_add_ps(sum);
+    }
+}
+
 using Product = bool(const ggml_compute_params*, int64_t, int64_t, int64_t, const void*, int64_t, const void*,
                      int64_t, void*, int64_t, int, int, int);
 Product* own_product = nullptr;
@@ -226,21 +267,24 @@ Product* own_product = nullptr;
 extern "C" void set_own_product(Product* own) { own_product = own; }
 
 // m rows of weights, n tokens, k blocks in each (bfloat16's blocks are single numbers); lda, ldb and ldc count blocks
-// and floats from one row to the next. One token alone is llama.cpp's: laying out weights costs more than it saves.
+// and floats from one row to the next.
 extern "C" bool llamafile_sgemm(const ggml_compute_params* params, int64_t m, int64_t n, int64_t k, const void* A,
                                 int64_t lda, const void* B, int64_t ldb, void* C, int64_t ldc, int a_type,
                                 int b_type, int c_type) {
-    if (n > 1 && m >= ROWS && a_type == b_type && c_type == FLOAT32) {
-        const auto* weights = static_cast<const char*>(A);
-        const auto* tokens = static_cast<const char*>(B);
-        auto* out = static_cast<float*>(C);
+    const auto* weights = static_cast<const char*>(A);
+    const auto* tokens = static_cast<const char*>(B);
+    auto* out = static_cast<float*>(C);
+    if (a_type == b_type && c_type == FLOAT32 && m >= ROWS) {
         if (a_type == Q8_0) {
             constexpr int64_t size = sizeof(Q8::Block);
-            product<Q8>(m, n, k, weights, lda * size, tokens, ldb * size, out, ldc, params->ith, params->nth);
+            if (n == 1)
+                product_of_one(m, k, weights, lda * size, tokens, out, params->ith, params->nth);
+            else
+                product<Q8>(m, n, k, weights, lda * size, tokens, ldb * size, out, ldc, params->ith, params->nth);
             return true;
         }
 #ifdef __AVX512BF16__
-        if (a_type == BFLOAT16 && k % NUMBERS == 0) {
+        if (a_type == BFLOAT16 && n > 1 && k % NUMBERS == 0) {
             product<Bf16>(m, n, k / NUMBERS, weights, lda * 2, tokens, ldb * 2, out, ldc, params->ith, params->nth);
             return true;
         }
