@@ -39,5 +39,6 @@ def load_products() -> bool:
     own = folder / "libggml-cpu.so"
     if not own.exists() or (library := load_native(_SOURCE, mode=ctypes.RTLD_GLOBAL)) is None:
         return False
-    library.set_own_product(ctypes.CDLL(str(own)).llamafile_sgemm)
-    return True
+    product = getattr(ctypes.CDLL(str(own)), "llamafile_sgemm", None)
+    library.set_own_product(product)
+    return product is not None  # where llama.cpp is built without it nothing asks for it
