@@ -95,7 +95,7 @@ FORMS: list[Any] = [
 
 @pytest.mark.parametrize(("kind", "store"), FORMS)
 @given(
-    rows=st.integers(16, 70), count=st.integers(2, 35), blocks=st.integers(1, 150), threads=st.integers(1, 3)
+    rows=st.integers(48, 90), count=st.integers(2, 35), blocks=st.integers(1, 150), threads=st.integers(1, 3)
 )
 @settings(max_examples=60, deadline=None)
 def test_products_are_numpys(
@@ -115,17 +115,19 @@ def test_products_are_numpys(
     alone = [
         multiply(library, kind, weights, tokens[at : at + 2], 32 * blocks, 1)[0] for at in range(count - 1)
     ]
-    np.testing.assert_array_equal(got[:-1], alone)  # the same bits in any company
+    np.testing.assert_array_equal(got[:-1], alone)  # the same bits in any company of two or more
 
 
-@given(rows=st.integers(16, 70), blocks=st.integers(1, 150), threads=st.integers(1, 3))
+@given(rows=st.integers(48, 90), blocks=st.integers(1, 150), threads=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_products_of_one_token_are_numpys(library: ctypes.CDLL, rows: int, blocks: int, threads: int) -> None:
+    """A token of positive numbers alone: what is added to weights is then far from zero in the sum."""
     rng = np.random.default_rng(rows * blocks)
     weights, weights_meant = q8_0(rng.normal(size=(rows, 32 * blocks)).astype(np.float32))
-    token, token_meant = q8_0((3 * rng.normal(size=(1, 32 * blocks))).astype(np.float32))
+    token, token_meant = q8_0(3 * np.abs(rng.normal(size=(1, 32 * blocks))).astype(np.float32))
     got = multiply(library, Q8_0, weights, token, 32 * blocks, threads)
-    np.testing.assert_allclose(got, token_meant @ weights_meant.T, atol=1e-4 * blocks**0.5, rtol=1e-5)
+    error = np.abs(got - token_meant @ weights_meant.T)
+    assert (error <= 1e-6 * (np.abs(token_meant) @ np.abs(weights_meant).T)).all()
 
 
 def test_the_ends_of_int8(library: ctypes.CDLL) -> None:
@@ -141,8 +143,13 @@ def test_the_ends_of_int8(library: ctypes.CDLL) -> None:
         np.testing.assert_array_equal(multiply(library, Q8_0, weights, token[None], 32, 1), meant[None])
 
 
-@pytest.mark.parametrize(("kind", "rows", "count"), [(FLOAT16, 16, 2), (Q8_0, 15, 2), (BFLOAT16, 32, 1)])
-def test_others_are_left_to_llama_cpp(library: ctypes.CDLL, kind: int, rows: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "rows", "count", "threads"),
+    [(FLOAT16, 16, 2, 1), (Q8_0, 15, 2, 1), (Q8_0, 47, 2, 3), (BFLOAT16, 48, 1, 1)],
+)
+def test_others_are_left_to_llama_cpp(
+    library: ctypes.CDLL, kind: int, rows: int, count: int, threads: int
+) -> None:
     asked: list[tuple[int, ...]] = []
 
     @ctypes.CFUNCTYPE(
@@ -156,11 +163,11 @@ def test_others_are_left_to_llama_cpp(library: ctypes.CDLL, kind: int, rows: int
 
     library.set_own_product(own)
     try:
-        block = np.zeros((32, 68), np.int8)
-        multiply(library, kind, block[:rows], block[:count], 32, 1)
+        block = np.zeros((48, 68), np.int8)
+        multiply(library, kind, block[:rows], block[:count], 32, threads)
     finally:
         library.set_own_product(None)
-    assert asked == [(rows, count, 1 if kind == Q8_0 else 32, kind)]
+    assert asked == [(rows, count, 1 if kind == Q8_0 else 32, kind)] * threads
 
 
 # -- inside llama.cpp ------------------------------------------------------------------------------
@@ -239,6 +246,16 @@ def test_the_version_they_were_written_for_is_the_installed_one() -> None:
 
 
 @installed
-def test_other_versions_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "version", lambda _: "0.3.99")
-    assert load_products.__wrapped__() is False
+def test_what_is_not_the_package_they_were_written_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    monkeypatch.setattr(llamacpp_products, "load_native", pytest.fail)
+    monkeypatch.setattr(llamacpp_products, "features", lambda: {"avx512_vnni"})
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "version", lambda _: "0.3.99")
+        assert load_products.__wrapped__() is False
+    with monkeypatch.context() as patch:
+        patch.setenv("LLAMA_CPP_LIB_PATH", "/usr/lib")
+        assert load_products.__wrapped__() is False
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "llama_cpp", sys)  # it is loaded already
+        assert load_products.__wrapped__() is False

@@ -1,12 +1,13 @@
-// llama.cpp's products with q8_0 and bfloat16 weights, for x86 with AVX-512: up to three times as fast as its own.
+// llama.cpp's products with q8_0 weights, for x86 with AVX-512 VNNI, and bfloat16 ones, with AVX-512 BF16: up to three
+// times as fast as its own.
 //
 // llama.cpp (ggml) calls `llamafile_sgemm` from each of its threads for C = A'B where A are weights and B a step's
 // tokens, and computes in another way where that answers false. A library that is loaded before llama.cpp's, for all
 // to see, is asked first. What is of other types goes on to llama.cpp's own function.
 //
 // Sixteen rows of weights are laid out so that one register holds four bytes of each: four int8 or two bfloat16.
-// An instruction multiplies these with four bytes of a token and adds them up, row by row. A token's results do not
-// depend on what is beside it: each is summed in the order of the numbers.
+// An instruction multiplies these with four bytes of a token and adds them up, row by row. Where there are two tokens
+// or more, a token's results do not depend on the others: each is summed in the order of the numbers.
 
 #include <immintrin.h>
 
@@ -148,7 +149,7 @@ template <class Type, int N>
 void multiply(const typename Type::Weights* weights, const typename Type::Token* tokens, int64_t count, bool first,
               float* out, int64_t stride, __mmask16 written) {
     __m512 sums[N];
-    for (int j = 0; j < N; ++j) sums[j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(out + j * stride);
+    for (int j = 0; j < N; ++j) sums[j] = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(written, out + j * stride);
     for (int64_t b = 0; b < count; ++b, ++weights, tokens += N) Type::multiply(*weights, tokens, sums);
     for (int j = 0; j < N; ++j) _mm512_mask_storeu_ps(out + j * stride, written, sums[j]);
 }
@@ -228,21 +229,27 @@ void product_of_one(int64_t rows, int64_t blocks, const char* weights, int64_t w
     };
     thread_local Scratch scratch;
     const int64_t begin = rows * thread / threads, end = rows * (thread + 1) / threads, pairs = (blocks + 1) / 2;
-    auto* token = scratch.of<Pair>(pairs);
-    for (int64_t b = 0; b < 2 * pairs; ++b) {
-        Q8::Token block{};  // what a single last one is paired with
-        if (b < blocks) Q8::take(reinterpret_cast<const Q8::Block*>(token_blocks)[b], block);
-        Pair& pair = token[b / 2];
-        const int64_t half = b % 2;
-        std::memcpy(reinterpret_cast<char*>(&pair.numbers) + 32 * half, block.numbers, 32);
-        const __m256i start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(block.start));
-        std::memcpy(reinterpret_cast<char*>(&pair.start) + 32 * half, &start, 32);
-        const __m256 scales = _mm256_set1_ps(block.scale);
-        std::memcpy(reinterpret_cast<char*>(&pair.scales) + 32 * half, &scales, 32);
-    }
     const auto half = [](const Q8::Block& block) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block.numbers));
     };
+    auto* token = scratch.of<Pair>(pairs);
+    for (int64_t b = 0; b < 2 * pairs; ++b) {
+        Pair& pair = token[b / 2];
+        __m256i numbers = _mm256_setzero_si256();  // what a single last one is paired with
+        float scale = 0;
+        if (b < blocks) {
+            const auto& block = reinterpret_cast<const Q8::Block*>(token_blocks)[b];
+            numbers = half(block);
+            scale = _cvtsh_ss(block.scale);
+        }
+        const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(-128), numbers);
+        const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), sums);  // of each lane by itself
+        const __m256 scales = _mm256_set1_ps(scale);
+        const int64_t at = 32 * (b % 2);
+        std::memcpy(reinterpret_cast<char*>(&pair.numbers) + at, &numbers, 32);
+        std::memcpy(reinterpret_cast<char*>(&pair.start) + at, &start, 32);
+        std::memcpy(reinterpret_cast<char*>(&pair.scales) + at, &scales, 32);
+    }
     for (int64_t row = begin; row < end; ++row) {
         const auto* block = reinterpret_cast<const Q8::Block*>(weights + row * weights_stride);
         __m512 sum = _mm512_setzero_ps();
@@ -274,7 +281,8 @@ extern "C" bool llamafile_sgemm(const ggml_compute_params* params, int64_t m, in
     const auto* weights = static_cast<const char*>(A);
     const auto* tokens = static_cast<const char*>(B);
     auto* out = static_cast<float*>(C);
-    if (a_type == b_type && c_type == FLOAT32 && m >= ROWS) {
+    const bool enough = m >= ROWS * params->nth;  // for all threads: each lays out all tokens
+    if (a_type == b_type && c_type == FLOAT32 && enough) {
         if (a_type == Q8_0) {
             constexpr int64_t size = sizeof(Q8::Block);
             if (n == 1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import logging
+import os
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +33,15 @@ def load_products() -> bool:
     """
     if "avx512_vnni" not in features() or "amx_int8" in features():
         return False
-    if (version := metadata.version("llama-cpp-python")) != WRITTEN_FOR:
+    if (
+        "llama_cpp" in sys.modules or "LLAMA_CPP_LIB_PATH" in os.environ
+    ):  # loaded already, or not the package's
+        return False
+    try:
+        version = metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        return False
+    if version != WRITTEN_FOR:
         log.info("llama-cpp-python is %s, not %s: %s is not used", version, WRITTEN_FOR, _SOURCE.name)
         return False
     package = importlib.util.find_spec("llama_cpp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import logging
@@ -31,30 +32,28 @@ def load_native(source: Path, *flags: str, mode: int = ctypes.DEFAULT_MODE) -> c
     if compiler is None:
         log.info("no C++ compiler: %s is not used, which is slower", source.name)
         return None
-    with tempfile.TemporaryDirectory(prefix="platen-native-") as scratch:
-        try:
-            return ctypes.CDLL(str(_library(source, compiler, flags, Path(scratch))), mode)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
-            log.warning("%s is not used, %s failed: %s", source.name, compiler, said)
-            return None
-
-
-def _library(source: Path, compiler: str, flags: tuple[str, ...], scratch: Path) -> Path:
-    """The compiled file: kept for this source, compiler and processor, or in `scratch` where none is kept."""
-    version = _run(compiler, "--version")
     flags = (*_FLAGS, *flags, *(_X86_FLAGS if platform.machine() == "x86_64" else ()))
-    name = "\n".join((source.read_text(), *flags, version, processor(), *sorted(features())))
-    kept = cache_folder() / "kernels" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.so"
-    if kept.exists():
-        return kept
-    made = scratch / kept.name
-    _run(compiler, *flags, str(source), "-o", str(made))
     try:
-        write_atomic(kept, made.read_bytes())
-    except OSError:  # nowhere to keep it: compiled anew next time
-        return made
-    return kept
+        kept = _place(source, compiler, flags)
+        if kept.exists():
+            return ctypes.CDLL(str(kept), mode)
+        with tempfile.TemporaryDirectory(prefix="platen-native-") as scratch:
+            made = Path(scratch) / kept.name
+            _run(compiler, *flags, str(source), "-o", str(made))
+            with contextlib.suppress(OSError):  # nowhere to keep it: compiled anew next time
+                write_atomic(kept, made.read_bytes())
+            return ctypes.CDLL(str(made), mode)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        log.warning("%s is not used, %s failed: %s", source.name, compiler, said)
+        return None
+
+
+def _place(source: Path, compiler: str, flags: tuple[str, ...]) -> Path:
+    """Where the library is kept that this compiler makes of this source on this processor."""
+    version = _run(compiler, "--version")
+    name = "\n".join((source.read_text(), *flags, version, processor(), *sorted(features())))
+    return cache_folder() / "kernels" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.so"
 
 
 def _run(*command: str) -> str:
