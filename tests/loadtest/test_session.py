@@ -54,6 +54,16 @@ async def test_a_sweep_finds_what_the_server_bears_and_reports_it(tmp_path: Path
     assert len(list((tmp_path / "report").glob("*.png"))) == page.count("data:image/png") == 4
 
 
+async def test_a_server_that_bears_all_that_was_tried_has_no_knee_there() -> None:
+    async with scripted(Script()) as script:
+        load = Load(users=1, requests=10, seconds=5)
+        report = await run_plan(
+            Plan(Target(script.url), ASK, load, "one prompt", Slo(ttft=5.0), sweep=True, most=2)
+        )
+    assert report.knee == 2
+    assert "No knee up to 2 users" in report.verdict()
+
+
 def bench(*arguments: str, cwd: Path) -> list[str]:
     return [sys.executable, "-m", "platen", "bench", "serve", *arguments]
 

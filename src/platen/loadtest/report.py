@@ -72,7 +72,10 @@ class Report:
         rule = f"at least {SHARE:.0%} of all requests within {self.slo}"
         if self.knee is None:
             return f"No knee: no traffic that was tried kept {rule}."
-        return f"Knee: {self.knee:.4g} {self.knee_unit}, the most traffic tried that kept {rule}."
+        traffic = f"{self.knee:.4g} {self.knee_unit}"
+        if self.knee == max(_traffic(one) for one in self.measured):
+            return f"No knee up to {traffic}: the most traffic that was tried still kept {rule}."
+        return f"Knee: {traffic}, the most traffic tried that kept {rule}."
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the single requests; times in seconds."""
