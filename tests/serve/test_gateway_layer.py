@@ -200,13 +200,14 @@ def test_whoever_measures_is_told_of_answers() -> None:
         stream(chat_event("a"), failed),
         stream({"type": "response.failed", "response": {"usage": USAGE}}),
         answer(200, failed | {"usage": USAGE}),
+        answer(200, failed),
         answer(500),
         answer(422, {}),
         observer=notes,
         max_retries=0,
     )
     async def _(gateway: Gateway, fake: FakeUpstream) -> None:
-        for body in (CHAT, STREAM, STREAM, STREAM, STREAM, CHAT, CHAT, CHAT):
+        for body in (CHAT, STREAM, STREAM, STREAM, STREAM, CHAT, CHAT, CHAT, CHAT):
             await Client(body).ask(gateway)
         fake.script.append(fake.silence())
         client = Client(CHAT)
@@ -221,6 +222,7 @@ def test_whoever_measures_is_told_of_answers() -> None:
         ("big", "error", Usage(prompt, 2), False),
         ("big", "error", Usage(7, 3), False),
         ("big", "error", Usage(7, 3), False),
+        ("big", "error", Usage(0, 0), False),
         ("big", "cancelled"),
     ]
 

@@ -214,7 +214,10 @@ class _Exchange:
                 whole = await asyncio.to_thread(relayed)
         except ValueError:
             raise upstream.broke(upstream.garbled()) from None
-        self.usage = whole.usage or self._estimate(len(whole.body) // BYTES_PER_TOKEN)
+        if whole.usage:
+            self.usage = whole.usage
+        elif not whole.failed:
+            self.usage = self._estimate(len(whole.body) // BYTES_PER_TOKEN)
         self._reason = "error" if whole.failed else "stop"
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(whole.body))]
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
