@@ -6,8 +6,8 @@
 // to see, is asked first. What is of other types goes on to llama.cpp's own function.
 //
 // Sixteen rows of weights are laid out so that one register holds four bytes of each: four int8 or two bfloat16.
-// An instruction multiplies these with four bytes of a token and adds them up, row by row. Where there are two tokens
-// or more, a token's results do not depend on the others: each is summed in the order of the numbers.
+// An instruction multiplies these with four bytes of a token and adds them up, row by row. A token's results do not
+// depend on the others, however many: each is summed in the order of the numbers (but that of a token alone).
 
 #include <immintrin.h>
 
@@ -29,7 +29,7 @@ constexpr int FLOAT32 = 0, Q8_0 = 8, BFLOAT16 = 30;  // ggml_type
 constexpr int64_t NUMBERS = 32;                      // in a block
 constexpr int64_t ROWS = 16;                         // of weights at a time: float32s of a register
 constexpr int64_t TOKENS = 8;                        // at a time: their sums fill half of the registers
-constexpr int64_t WEIGHTS_BYTES = 36 * 1024;         // laid out at a time: about what the first-level cache holds
+constexpr int64_t WEIGHTS_BYTES = 192 * 1024;        // laid out at a time: what the second-level cache has room for
 
 inline __m512i broadcast(const void* bytes) {
     int32_t four;
@@ -38,6 +38,16 @@ inline __m512i broadcast(const void* bytes) {
 }
 
 inline __m128i sixteen(const char* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
+
+// Four times four registers of four bytes: in each quarter, out[i] gets the i-th of v[0] to v[3].
+inline void turn(const __m512i v[4], __m512i out[4]) {
+    const __m512i low = _mm512_unpacklo_epi32(v[0], v[1]), low2 = _mm512_unpacklo_epi32(v[2], v[3]);
+    const __m512i high = _mm512_unpackhi_epi32(v[0], v[1]), high2 = _mm512_unpackhi_epi32(v[2], v[3]);
+    out[0] = _mm512_unpacklo_epi64(low, low2);
+    out[1] = _mm512_unpackhi_epi64(low, low2);
+    out[2] = _mm512_unpacklo_epi64(high, high2);
+    out[3] = _mm512_unpackhi_epi64(high, high2);
+}
 
 // Sixteen bytes each of ROWS rows, `stride` bytes apart, to four registers of four bytes of each.
 inline void lay_out(const char* rows, int64_t stride, __m512i out[4]) {
@@ -49,12 +59,7 @@ inline void lay_out(const char* rows, int64_t stride, __m512i out[4]) {
         v[r] = _mm512_inserti32x4(v[r], sixteen(row + 8 * stride), 2);
         v[r] = _mm512_inserti32x4(v[r], sixteen(row + 12 * stride), 3);
     }
-    const __m512i low = _mm512_unpacklo_epi32(v[0], v[1]), low2 = _mm512_unpacklo_epi32(v[2], v[3]);
-    const __m512i high = _mm512_unpackhi_epi32(v[0], v[1]), high2 = _mm512_unpackhi_epi32(v[2], v[3]);
-    out[0] = _mm512_unpacklo_epi64(low, low2);
-    out[1] = _mm512_unpackhi_epi64(low, low2);
-    out[2] = _mm512_unpacklo_epi64(high, high2);
-    out[3] = _mm512_unpackhi_epi64(high, high2);
+    turn(v, out);
 }
 
 // Blocks of int8 with a float16 scale. The instruction takes unsigned times signed numbers: weights get 128 added,
@@ -127,8 +132,24 @@ struct Bf16 {
     };
     using Token = Block;
 
+    // Whole lines are read, as those of sixteen rows often do not fit into the first-level cache together.
     static void take(const char* rows, int64_t stride, Weights& out) {
-        for (int i = 0; i < 4; ++i) lay_out(rows + 16 * i, stride, out.numbers + 4 * i);
+        __m512i fours[4][4];  // fours[g][e] has the numbers e, 4 + e, 8 + e and 12 + e, in twos, of four rows
+        for (int64_t g = 0; g < 4; ++g) {
+            __m512i v[4];
+            for (int64_t r = 0; r < 4; ++r) v[r] = _mm512_loadu_si512(rows + (4 * g + r) * stride);
+            turn(v, fours[g]);
+        }
+        for (int e = 0; e < 4; ++e) {
+            const __m512i low = _mm512_shuffle_i32x4(fours[0][e], fours[1][e], 0x44);
+            const __m512i high = _mm512_shuffle_i32x4(fours[0][e], fours[1][e], 0xee);
+            const __m512i low2 = _mm512_shuffle_i32x4(fours[2][e], fours[3][e], 0x44);
+            const __m512i high2 = _mm512_shuffle_i32x4(fours[2][e], fours[3][e], 0xee);
+            out.numbers[e] = _mm512_shuffle_i32x4(low, low2, 0x88);
+            out.numbers[4 + e] = _mm512_shuffle_i32x4(low, low2, 0xdd);
+            out.numbers[8 + e] = _mm512_shuffle_i32x4(high, high2, 0x88);
+            out.numbers[12 + e] = _mm512_shuffle_i32x4(high, high2, 0xdd);
+        }
     }
 
     static void take(const Block& block, Token& out) { out = block; }
@@ -207,7 +228,7 @@ void product(int64_t rows, int64_t tokens, int64_t blocks, const char* weights, 
             const char* from = weights + row * weights_stride + skipped;
             for (int64_t b = 0; b < size; ++b, from += sizeof(Block)) {
                 for (int64_t r = ROWS; r < 2 * ROWS; ++r)  // the next rows are fetched meanwhile
-                    _mm_prefetch(from + r * weights_stride, _MM_HINT_T0);
+                    _mm_prefetch(from + r * weights_stride, _MM_HINT_T1);
                 Type::take(from, weights_stride, w[b]);
             }
             for (int64_t j = 0; j < tokens; j += TOKENS) {
@@ -292,7 +313,7 @@ extern "C" bool llamafile_sgemm(const ggml_compute_params* params, int64_t m, in
             return true;
         }
 #ifdef __AVX512BF16__
-        if (a_type == BFLOAT16 && n > 1 && k % NUMBERS == 0) {
+        if (a_type == BFLOAT16 && n >= TOKENS && k % NUMBERS == 0) {  // for fewer, to lay out weights takes longer
             product<Bf16>(m, n, k / NUMBERS, weights, lda * 2, tokens, ldb * 2, out, ldc, params->ith, params->nth);
             return true;
         }
