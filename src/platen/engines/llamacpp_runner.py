@@ -1,16 +1,15 @@
 """Runs a GGUF file with llama.cpp for a batching engine: all sequences' tokens in one `llama_decode`.
 
 The cache has a number of places, each with room for a whole context window; attention reads a sequence's own
-place alone. A sequence that is over stays in its place until that is needed, and a new one that begins alike
-goes on from there, or from a copy.
+place alone. The text of a sequence that is over is kept until its place is needed, and a new one that begins
+alike goes on from a copy (`platen.engines.places`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.llamacpp_products import load_products
+from platen.engines.places import Places
 from platen.engines.runner import Part
 from platen.engines.sequence import Sequence as Request
 from platen.engines.threads import on_passing_thread
@@ -54,8 +54,6 @@ def _quiet() -> list[str]:
 _CALLBACKS: list[object] = []  # llama.cpp calls them for as long as the process lives
 _LOG_ERROR = 4
 _MOST_SCORES_BYTES = 256 * 2**20
-_WORTH_REUSING = 16
-"""Tokens in common below which starting from nothing is as fast."""
 
 
 class _Batch:
@@ -81,14 +79,14 @@ class _Batch:
             **{name: array.ctypes.data_as(types[name]) for name, array in fields.items()}
         )
 
-    def fill(self, parts: Sequence[Part], place: Mapping[Request, int]) -> int:
+    def fill(self, parts: Sequence[Part], places: Places) -> int:
         """Make it these parts; returns of how many tokens the logits are wanted."""
         at = rows = 0
         for part in parts:
             end = at + part.stop - part.start
             self._tokens[at:end] = part.sequence.tokens[part.start : part.stop]
             self._positions[at:end] = range(part.start, part.stop)
-            self._places[at:end] = place[part.sequence]
+            self._places[at:end] = places[part.sequence]
             self._wanted[at:end] = part.logits == "all"
             self._wanted[end - 1] = part.logits != "none"
             rows += part.rows
@@ -128,16 +126,17 @@ class LlamaCppRunner:
             raise BundleError(f"llama.cpp can't open {file}: {reason}", hint="Compile the bundle again.")
         self.context_window = context_window
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
-        self._places = min(places, int(llama_cpp.llama_max_parallel_sequences()))
+        places = min(places, int(llama_cpp.llama_max_parallel_sequences()))
+        self._places = Places(places)
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_seq_max = self._places * context_window, self._places
+        options.n_ctx, options.n_seq_max = places * context_window, places
         options.kv_unified, options.flash_attn_type = False, self._attention(min(step_tokens, 512))
         options.n_batch, options.n_ubatch, options.no_perf = step_tokens, min(step_tokens, 512), True
         options.n_threads = options.n_threads_batch = _physical_cores()
         self._context = llama_cpp.llama_init_from_model(self._model, options)
         if not self._context:
             raise BundleError(
-                f"{file}: no memory for a cache of {self._places} windows", hint="Serve fewer at once."
+                f"{file}: no memory for a cache of {places} windows", hint="Serve fewer at once."
             )
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = _Batch(step_tokens)
@@ -157,48 +156,35 @@ class LlamaCppRunner:
 
     def reset(self) -> None:
         self._lib.llama_memory_clear(self._memory, True)
-        self._free = list(range(self._places - 1, -1, -1))
-        self._place: dict[Request, int] = {}
-        self._over: OrderedDict[int, list[int]] = OrderedDict()  # place to tokens; oldest first
+        self._places = Places(self._places.count)
         self._reused = 0
 
     def fits(self, tokens: int) -> bool:
         return tokens <= self.context_window
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
-        if not self._free and not self._over:
+        admission = self._places.admit(sequence, reuse=reuse)
+        if admission is None:
             return None
-        source, common = self._longest_beginning(sequence.tokens[:-1]) if reuse else (None, 0)
-        if source is not None and not self._free:
-            self._over.move_to_end(source)  # the last to be dropped
-        if self._free:
-            place = self._free.pop()
-        else:
-            place, _ = self._over.popitem(last=False)
-        if place != source:
+        place, source, common = admission.place, admission.source, admission.common
+        if admission.moved_to is not None:
+            self._copy(place, admission.moved_to)
+        if source is None:
             self._lib.llama_memory_seq_rm(self._memory, place, -1, -1)
-            if source is not None:
-                self._lib.llama_memory_seq_cp(self._memory, source, place, -1, -1)
-        if source is not None:
+        else:
+            if source != place:
+                self._copy(source, place)
             self._lib.llama_memory_seq_rm(self._memory, place, common, -1)
-        self._place[sequence] = place
         self._reused += common
         return common
 
-    def _longest_beginning(self, tokens: list[int]) -> tuple[int | None, int]:
-        """The finished sequence that shares the longest beginning with `tokens`, and its length."""
-        wanted = np.array(tokens)
-        best: tuple[int | None, int] = (None, _WORTH_REUSING - 1)
-        for place, held in self._over.items():
-            length = min(len(held), len(tokens))
-            differs = np.nonzero(np.array(held[:length]) != wanted[:length])[0]
-            common = int(differs[0]) if len(differs) else length
-            if common > best[1]:
-                best = (place, common)
-        return best if best[0] is not None else (None, 0)
+    def _copy(self, source: int, place: int) -> None:
+        self._lib.llama_memory_seq_rm(self._memory, place, -1, -1)
+        self._lib.llama_memory_seq_cp(self._memory, source, place, -1, -1)
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
-        rows = self._batch.fill(parts, self._place)
+        ordered = sorted(parts, key=lambda part: self._places[part.sequence])
+        rows = self._batch.fill(ordered, self._places)
         if (code := self._lib.llama_decode(self._context, self._batch.struct)) != 0:
             raise RuntimeError(f"llama_decode answered {code}")
         if rows == 0:
@@ -206,17 +192,22 @@ class LlamaCppRunner:
         # llama.cpp's own buffer, in the batch's order; it holds until the next step.
         address = ctypes.addressof(self._lib.llama_get_logits(self._context).contents)
         buffer = (ctypes.c_float * (rows * self.vocab_size)).from_address(address)
-        return torch.frombuffer(buffer, dtype=torch.float32).view(rows, self.vocab_size)
+        logits = torch.frombuffer(buffer, dtype=torch.float32).view(rows, self.vocab_size)
+        if ordered == list(parts):
+            return logits
+        pieces, at = {}, 0
+        for part in ordered:
+            pieces[part.sequence] = logits[at : at + part.rows]
+            at += part.rows
+        return torch.cat([pieces[part.sequence] for part in parts])
 
     def release(self, sequence: Request) -> None:
-        place = self._place.pop(sequence, None)
-        if place is not None:
-            self._over[place] = sequence.tokens[: sequence.computed]
+        self._places.release(sequence)
 
     def figures(self) -> dict[str, float]:
         return {
-            "places": float(self._places),
-            "places_held": float(len(self._place)),
+            "places": float(self._places.count),
+            "places_held": float(len(self._places)),
             "reused_tokens": float(self._reused),
         }
 
