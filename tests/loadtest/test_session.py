@@ -44,6 +44,8 @@ async def test_a_sweep_finds_what_the_server_bears_and_reports_it(tmp_path: Path
     assert report.knee == 3
     assert "3 users" in report.verdict()
     assert "95%" in report.verdict()
+    assert report.shown is not None
+    assert report.shown.load.users == 3
     page = write_report(report, tmp_path / "report").read_text()
     assert "3 users" in page
     assert "one &lt;prompt&gt;" in page
@@ -62,6 +64,21 @@ async def test_a_server_that_bears_all_that_was_tried_has_no_knee_there() -> Non
         )
     assert report.knee == 2
     assert "No knee up to 2 users" in report.verdict()
+
+
+@pytest.mark.parametrize("begin", [("--users", "4"), ("--rate", "8")])
+def test_a_search_that_would_end_before_it_begins_is_refused(begin: tuple[str, str], tmp_path: Path) -> None:
+    limit = ("--find-knee", "--slo", "ttft=1s", "--up-to", "0.5")
+    done = subprocess.run(
+        bench("http://127.0.0.1:9", *begin, *limit, cwd=tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "--up-to 0.5 is below" in done.stderr
 
 
 def bench(*arguments: str, cwd: Path) -> list[str]:

@@ -119,6 +119,10 @@ def serve(
     needs("matplotlib", "a load test's plots", "bench")
     asks, name = _prompts(prompts, prompt_tokens, output_tokens)
     users = 1 if rate is None and users is None else users
+    if find_knee and up_to < (users or rate or 0):
+        raise ConfigError(
+            f"--up-to {up_to:g} is below where the search begins", hint="begin lower: --rate or --users"
+        )
     plan = Plan(
         target=Target(url, model, api.value, timeout, _key(key_env), ignore_eos),
         prompts=asks,
@@ -209,7 +213,7 @@ def _show(report: Report, page: Path) -> None:
     from platen.loadtest.report import TIMES, milliseconds
 
     console = Console(highlight=False)
-    for one in report.measured if not report.swept else report.measured[-1:]:
+    for one in report.measured if not report.swept else [one for one in [report.shown] if one]:
         table = Table(
             box=None, title=str(one.load) if len(report.measured) > 1 else None, title_justify="left"
         )

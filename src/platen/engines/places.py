@@ -18,7 +18,7 @@ _WORTH_REUSING = 16
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence gets `place`; its first `common` tokens are those of the text in `source`, if that is a place.
+    """A sequence gets `place`; its first `common` tokens are those of the text in `source`, if any.
 
     What lies in `place` is copied to `moved_to` first, unless that is None.
     """

@@ -67,6 +67,11 @@ class Report:
     def knee_unit(self) -> str:
         return "users" if self.measured and self.measured[0].load.users is not None else "requests/s"
 
+    @property
+    def shown(self) -> Measured | None:
+        """The run that a search is about, the one at the knee; without a knee the last."""
+        return _at_the_knee(self) or (self.measured[-1] if self.measured else None)
+
     def verdict(self) -> str:
         """The knee in a sentence."""
         rule = f"at least {SHARE:.0%} of all requests within {self.slo}"
@@ -170,7 +175,7 @@ def _at_the_knee(report: Report) -> Measured | None:
 
 def _distribution(report: Report, folder: Path) -> tuple[str, str] | None:
     """The share of requests answered within a time, of the last run or at the knee."""
-    shown = _at_the_knee(report) or (report.measured[-1] if report.measured else None)
+    shown = report.shown
     done = [record for record in shown.run.records if record.ok] if shown else []
     if shown is None or not done:
         return None
