@@ -276,7 +276,11 @@ class VllmEngine:
         deliver([(opened.stream, last)])
 
     async def _reached(self, opened: _Open, body: dict[str, object]) -> TokenEvent:
-        """The answer of a child that could be reached: one that has just ended is soon known to have."""
+        """The answer of a child that could be reached: one that has just ended is soon known to have.
+
+        One that is ending may still take a request and drop it: if nothing was written it is asked again, once.
+        """
+        dropped = False
         for attempt in range(_CONNECT_TRIES):
             await self._ready.wait()
             opened.answer.begin()
@@ -285,6 +289,11 @@ class VllmEngine:
             except httpx.ConnectError:
                 if attempt == _CONNECT_TRIES - 1:
                     raise
+                await asyncio.sleep(0.1)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                if dropped or opened.answer.written:
+                    raise
+                dropped = True
                 await asyncio.sleep(0.1)
         raise AssertionError
 
