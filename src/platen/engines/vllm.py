@@ -278,7 +278,7 @@ class VllmEngine:
     async def _reached(self, opened: _Open, body: dict[str, object]) -> TokenEvent:
         """The answer of a child that could be reached: one that has just ended is soon known to have.
 
-        One that is ending may still take a request and drop it: if nothing was written it is asked again, once.
+        One that is ending may still take a request and drop it: if nothing was written, it is sent once more.
         """
         dropped = False
         for attempt in range(_CONNECT_TRIES):
