@@ -213,7 +213,7 @@ def _show(report: Report, page: Path) -> None:
     from platen.loadtest.report import TIMES, milliseconds
 
     console = Console(highlight=False)
-    for one in report.measured if not report.swept else [one for one in [report.shown] if one]:
+    if (one := report.shown) is not None:
         table = Table(
             box=None, title=str(one.load) if len(report.measured) > 1 else None, title_justify="left"
         )

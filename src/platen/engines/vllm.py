@@ -289,12 +289,11 @@ class VllmEngine:
             except httpx.ConnectError:
                 if attempt == _CONNECT_TRIES - 1:
                     raise
-                await asyncio.sleep(0.1)
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                if dropped or opened.answer.written:
+                if dropped or opened.answer.written or attempt == _CONNECT_TRIES - 1:
                     raise
                 dropped = True
-                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)
         raise AssertionError
 
     async def _stream(self, opened: _Open, body: dict[str, object]) -> TokenEvent:

@@ -69,7 +69,7 @@ class Report:
 
     @property
     def shown(self) -> Measured | None:
-        """The run that a search is about, the one at the knee; without a knee the last."""
+        """The run to tell of: that at the knee, or the last one; None when stopped before there was one."""
         return _at_the_knee(self) or (self.measured[-1] if self.measured else None)
 
     def verdict(self) -> str:
