@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def raw_llama_cpp(pipe: Connection, folder: Path) -> None:
     llama = llama_cpp.Llama(
         str(folder / "model.gguf"), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False
     )
-    for prompt, new_tokens in _asked(pipe):
+    for prompt, new_tokens in asked(pipe):
         llama.reset()
         times = [time.perf_counter()]
         for _ in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
@@ -104,7 +105,7 @@ async def _our_engine(pipe: Connection, folder: Path) -> None:
     from platen.engines.protocol import GenerationRequest, SamplingParams
 
     engine = open_model(folder).engine
-    for prompt, new_tokens in _asked(pipe):
+    for prompt, new_tokens in asked(pipe):
         params = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True)
         times = [time.perf_counter()]
         async for _ in engine.submit(GenerationRequest("bench", prompt, params)):
@@ -113,8 +114,8 @@ async def _our_engine(pipe: Connection, folder: Path) -> None:
     await engine.close()
 
 
-def _asked(pipe: Connection) -> Iterator[tuple[list[int], int]]:
-    """Prompts and numbers of tokens, until the other side is gone."""
+def asked(pipe: Connection) -> Iterator[Any]:
+    """What is asked through the pipe, until the other side is gone."""
     with contextlib.suppress(EOFError):
         while True:
             yield pipe.recv()

@@ -10,7 +10,6 @@ q8_0 and bf16; tokens a second of `llama_decode` alone, without sampling or text
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Result, interleaved, options, report
+from _raw import asked
 from _served import FULL, SMALL, make_bundle
 
 PROMPT = 250
@@ -56,10 +56,8 @@ def _serve(pipe: Connection, file: Path, steps: int, ours: bool) -> None:
     from platen.engines.llamacpp_runner import LlamaCppRunner
 
     runner = LlamaCppRunner(file, context_window=512, places=8, step_tokens=512)
-    with contextlib.suppress(EOFError):
-        while True:
-            pipe.recv()
-            pipe.send(_speeds(runner, steps))
+    for _ in asked(pipe):
+        pipe.send(_speeds(runner, steps))
 
 
 class _Text:
