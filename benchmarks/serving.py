@@ -277,7 +277,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config = SMALL if args.quick else FULL
-    load = Load(16 if args.quick else 64, 1 if args.quick else 3, config.vocab_size)
+    # Of a small model fewer tokens would all come at once, and a stream would have no speed.
+    load = Load(96 if args.quick else 64, 1 if args.quick else 3, config.vocab_size)
     limits = measure_limits(config.num_parameters())
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as scratch:
