@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from platen.processor import processor
+from platen.core.cpu import processor
 
 T = TypeVar("T")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")

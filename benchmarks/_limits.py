@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 
 GIB = 2**30
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import httpx
 
-from platen.serve.oip.messages import METHODS, SERVICE
+from platen.serve.api.oip.messages import METHODS, SERVICE
 
 TEXT_MODEL, EMBEDDING_MODEL = "soak", "embed"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from platen.models.bundle import save_bundle
-from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
+from platen.models.llama_config import LlamaConfig
 from platen.tokens.tokenizer import Tokenizer
 
 FULL = LlamaConfig(

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from platen.serve.oip.messages import METHODS as RPC_METHODS
+from platen.serve.api.oip.messages import METHODS as RPC_METHODS
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ import uvloop
 from _harness import Result, interleaved, options, report
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from platen.projectserving import PriceConfig, ServeConfig
-from platen.serve.access import Access, AccessControl
-from platen.serve.caller import Caller
-from platen.serve.keys import Grant, Limits
-from platen.serve.keystore import KeyStore, key_file
-from platen.serve.patience import Patience
+from platen.serve.access.caller import Caller
+from platen.serve.access.keys import Grant, Limits
+from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.layer import Access, AccessControl
+from platen.serve.config import PriceConfig, ServeConfig
+from platen.web.timeouts import Patience
 
 BAR = 100.0
 KEYS = 200

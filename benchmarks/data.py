@@ -71,8 +71,8 @@ def write(folder: Path, documents: Iterable[Document]) -> tuple[int, int]:
 
 def ours(folder: Path, work: Path, workers: int) -> int:
     """Our blocks; returns how many documents came out."""
-    from platen.data.filters.run import Filters
-    from platen.projectfilters import FiltersConfig
+    from platen.data.filters.config import FiltersConfig
+    from platen.data.filters.run_blocks import Filters
 
     benchmark = work / "benchmark.jsonl"
     benchmark.write_text("".join(json.dumps({"text": item}) + "\n" for item in BENCHMARK))

@@ -33,16 +33,16 @@ import torch
 from _harness import Result, interleaved, options, report
 from _served import FULL, SMALL
 
-from platen.baselines.continuations import count_continuations
-from platen.engines.batching import BatchingEngine
-from platen.engines.continuations import Continuations
-from platen.engines.draft import DraftOptions
+from platen.baselines.count_drafts import count_continuations
+from platen.engines.batching.draft import DraftOptions
+from platen.engines.batching.draft_ngrams import Continuations
+from platen.engines.batching.engine import BatchingEngine
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.threads import prepare_process
-from platen.engines.torch_runner import TorchRunner
-from platen.models.config import LlamaConfig
+from platen.engines.torch.cpu.packed import pack
+from platen.engines.torch.runner import TorchRunner
 from platen.models.llama import Llama
-from platen.models.packed import pack
+from platen.models.llama_config import LlamaConfig
 from platen.tokens.files import SplitTokens, TokensMeta
 
 WRITTEN = 128
@@ -127,7 +127,7 @@ class Ours:
         request = GenerationRequest(name, prompt, SamplingParams(temperature=0, max_tokens=WRITTEN))
         return [token async for event in self._engine.submit(request) for token in event.token_ids]
 
-    def figures(self) -> dict[str, float]:
+    def stats(self) -> dict[str, float]:
         return self._engine.stats().extra
 
     def close(self) -> None:
@@ -174,10 +174,10 @@ def transformers_lookup(model: Llama, draft: DraftOptions) -> Callable[[list[lis
 def compare(
     name: str, prompts: Callable[[], list[list[int]]], ours: Ours, peer: Callable[..., float], rounds: int
 ) -> Result:
-    before = ours.figures()
+    before = ours.stats()
     seen = interleaved({"ours": lambda: ours.run(prompts()), "peer": lambda: peer(prompts())}, rounds)
     ratio = statistics.median(a / b for a, b in zip(seen["ours"], seen["peer"], strict=True))
-    guessed, right = (ours.figures()[key] - before[key] for key in ("draft_tokens", "draft_tokens_accepted"))
+    guessed, right = (ours.stats()[key] - before[key] for key in ("draft_tokens", "draft_tokens_accepted"))
     details: dict[str, object] = {"runs": seen, "guessed": guessed, "right": right}
     medians = statistics.median(seen["ours"]), statistics.median(seen["peer"])
     return Result(name, *medians, ratio, "tokens/s", "", details)

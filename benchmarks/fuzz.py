@@ -35,20 +35,22 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
-from platen.errors import BundleError
-from platen.projectserving import GuardsConfig, ServeConfig, UpstreamConfig
-from platen.serve.access import AccessControl
+from platen.core.errors import BundleError
+from platen.engines.remote.config import UpstreamConfig
+from platen.serve.access.keys import Grant, Scope
+from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.layer import AccessControl
+from platen.serve.api.oip.inference import OpenInference
+from platen.serve.api.oip.messages import SERVICE
+from platen.serve.api.oip.rpc import RpcServer
 from platen.serve.app import create_app
+from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext, ServerState
-from platen.serve.hub import ModelHub
-from platen.serve.keys import Grant, Scope
-from platen.serve.keystore import KeyStore, key_file
-from platen.serve.oip.inference import OpenInference
-from platen.serve.oip.messages import SERVICE
-from platen.serve.oip.rpc import RpcServer
-from platen.serve.opening import open_any
-from platen.serve.served import AnyModel, ServedModel
-from platen.serve.traffic import Route
+from platen.serve.guards.config import GuardsConfig
+from platen.serve.hub.loading import open_any
+from platen.serve.hub.model_hub import ModelHub
+from platen.serve.hub.routing import Route
+from platen.serve.hub.served_model import AnyModel, ServedModel
 
 AT_ONCE, HANG_SECONDS, CHUNK = 32, 20.0, 1000
 GUARDS = GuardsConfig.model_validate(

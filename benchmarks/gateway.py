@@ -95,8 +95,8 @@ def mock_upstream() -> Iterator[int]:
 @contextlib.contextmanager
 def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
     """`platen serve` with a model too small to matter and the mock as its upstream."""
-    from platen.serve.keys import Grant, Limits
-    from platen.serve.keystore import KeyStore, key_file
+    from platen.serve.access.keys import Grant, Limits
+    from platen.serve.access.keystore import KeyStore, key_file
 
     limits = Limits(requests_per_minute=10**9, tokens_per_minute=10**12)
     _, key = KeyStore(key_file(folder)).create(Grant("bench", "bench", limits=limits))
@@ -121,8 +121,8 @@ def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
 
 def serve_ours(settings: str, folder: Path) -> None:
     """In the process of our gateway: what `platen serve` runs."""
-    from platen.projectserving import ServeConfig
-    from platen.serve.access import AccessControl
+    from platen.serve.access.layer import AccessControl
+    from platen.serve.config import ServeConfig
     from platen.serve.server import serve_bundle
 
     config = ServeConfig.model_validate_json(settings)

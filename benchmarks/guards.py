@@ -21,11 +21,11 @@ from pathlib import Path
 
 from _harness import machine, options
 
-from platen.projectserving import SecretsGuard
 from platen.scan.screen import Scanner, Screen, screened
 from platen.scan.secrets import Secrets
 from platen.scan.words import Words
 from platen.serve.guards.canary import Canary
+from platen.serve.guards.config import SecretsGuard
 from platen.serve.guards.injection import suspicion
 from platen.serve.guards.patterns import Patterns
 

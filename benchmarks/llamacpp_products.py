@@ -53,9 +53,9 @@ def _serve(pipe: Connection, file: Path, steps: int, ours: bool) -> None:
     from platen.engines.threads import prepare_process
 
     prepare_process()
-    from platen.engines.llamacpp_runner import LlamaCppRunner
+    from platen.engines.llamacpp.runner import LlamaCppRunner
 
-    runner = LlamaCppRunner(file, context_window=512, places=8, step_tokens=512)
+    runner = LlamaCppRunner(file, context_window=512, slots=8, step_tokens=512)
     for _ in asked(pipe):
         pipe.send(_speeds(runner, steps))
 
@@ -68,7 +68,7 @@ class _Text:
 
 
 def _speeds(runner: Any, steps: int) -> Speeds:
-    from platen.engines.runner import Part
+    from platen.engines.batching.runner import Part
 
     def seconds(parts: list[Any]) -> float:
         began = time.perf_counter()
@@ -98,7 +98,7 @@ def _speeds(runner: Any, steps: int) -> Speeds:
 def main() -> None:
     args = options(__doc__ or "").parse_args()
     from platen.compress.compile import compile_bundle
-    from platen.engines.llamacpp_products import load_products
+    from platen.engines.llamacpp.matmul import load_products
 
     if importlib.util.find_spec("llama_cpp") is None or not load_products():
         print("left out: llama-cpp-python is not installed, or there are no products for this processor")

@@ -30,10 +30,10 @@ from pathlib import Path
 
 from _harness import options, peak_memory
 
+from platen.data.config import DataConfig
 from platen.data.intake import QUARANTINE, Intake
+from platen.data.readers.config import ReadLimits, Source
 from platen.data.sources import find_files
-from platen.project import DataConfig
-from platen.projectdata import ReadLimits, Source
 
 MB = 2**20
 LIMITS = ReadLimits(line_bytes=MB // 4, document_bytes=16 * MB, parse_seconds=2, parse_memory_bytes=512 * MB)

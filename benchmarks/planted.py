@@ -37,10 +37,10 @@ from _harness import options
 from _texts import passages
 from datatrove.data import Document as Passing
 
+from platen.data.filters.config import EncodingBlock, FiltersConfig
 from platen.data.filters.encoding import Encoding
-from platen.data.filters.run import Filters
+from platen.data.filters.run_blocks import Filters
 from platen.data.sources import Document
-from platen.projectfilters import EncodingBlock, FiltersConfig
 
 BARS = {"exact": 0.99, "near": 0.95, "pii": 0.98, "contaminated": 1.0, "encoding": 0.98}
 FALSE = 0.005

@@ -31,15 +31,15 @@ from _harness import Result, options, report
 from _peers import CharacterGPT, LogitsOnly, transformers_llama
 from numpy.typing import NDArray
 
-from platen.artifacts import Artifact, Manifest
+from platen.core.artifacts import Artifact, Manifest
+from platen.core.config import Section
+from platen.core.stage import StageContext
 from platen.evaluate.perplexity import sliding_window_nll
 from platen.models.bundle import open_bundle
-from platen.project import PretrainConfig
-from platen.projectfile import load_project
-from platen.projectparts import Section
-from platen.stages import StageContext
+from platen.project.file import load_project
 from platen.tokens.files import TokensMeta
 from platen.tokens.train import encode_corpus, train_tokenizer
+from platen.train.config import PretrainConfig
 from platen.train.data import PackedLoader, open_tokens
 from platen.train.loop import autocast
 from platen.train.pretrain import pretrain

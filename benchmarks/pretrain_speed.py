@@ -20,14 +20,14 @@ import torch
 from _harness import Result, interleaved, median_step_seconds, options, report
 from _peers import transformers_llama
 
-from platen.models.config import LlamaConfig
+from platen.core.stage import NullTracker, SilentProgress
 from platen.models.llama import Llama
-from platen.project import TrainConfig
-from platen.stages import NullTracker, SilentProgress
+from platen.models.llama_config import LlamaConfig
+from platen.models.training_history import read_curves
 from platen.train.checkpoint import CheckpointStore
+from platen.train.config import TrainConfig
 from platen.train.data import PackedLoader
 from platen.train.distributed import World
-from platen.train.history import read_curves
 from platen.train.loop import Trainer
 
 VOCABULARY, BATCH, LENGTH, WARMUP = 1024, 16, 128, 3

@@ -45,7 +45,7 @@ from _servers import (
 )
 
 from platen.compress.compile import compile_bundle
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 from platen.tokens.tokenizer import Tokenizer
 
 BARS = {

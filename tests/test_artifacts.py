@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from platen.artifacts import (
+from platen.core.artifacts import (
     Artifact,
     Manifest,
     SourceIndex,
@@ -23,8 +23,8 @@ from platen.artifacts import (
     project_lock,
     sha256_file,
 )
-from platen.atomic import write_atomic
-from platen.errors import ArtifactError
+from platen.core.errors import ArtifactError
+from platen.core.files import write_atomic
 
 
 def manifest(name: str = "data", print_: str = "0123456789abcdef", **kwargs: object) -> Manifest:
@@ -174,7 +174,7 @@ def test_write_atomic_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     """A writer that alternates two large contents is killed at odd moments; one of them is always whole."""
     target = tmp_path / "state.json"
     script = (
-        "import sys; from pathlib import Path; from platen.atomic import write_atomic\n"
+        "import sys; from pathlib import Path; from platen.core.files import write_atomic\n"
         "contents = [b'a' * 3_000_000, b'b' * 2_000_000]\n"
         "print('go', flush=True)\n"
         "for i in range(100_000): write_atomic(Path(sys.argv[1]), contents[i % 2])\n"
@@ -195,7 +195,7 @@ def test_write_atomic_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
 
 def test_the_second_run_is_told_who_holds_the_lock_and_can_give_up(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from platen.artifacts import project_lock\n"
+        "import sys, time; from pathlib import Path; from platen.core.artifacts import project_lock\n"
         "with project_lock(Path(sys.argv[1]), waiting=print):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )

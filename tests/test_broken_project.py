@@ -14,8 +14,8 @@ from unittest.mock import patch
 import pytest
 
 from platen.cli.main import main
-from platen.errors import ConfigError
-from platen.projectfile import load_project
+from platen.core.errors import ConfigError
+from platen.project.file import load_project
 
 VALID = """\
 name: demo

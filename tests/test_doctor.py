@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from platen import doctor
-from platen.doctor import Check, examine
-from platen.projectfile import new_project
+from platen.doctor import checks as doctor
+from platen.doctor.checks import Check, examine
+from platen.project.file import new_project
 
 FACTS = {
     "version": "2.9.0",
@@ -91,7 +91,7 @@ def test_a_project_that_trains_nothing(project: Path, torch_says: Any) -> None:
 
 def test_looking_imports_nothing_heavy() -> None:
     code = (
-        "import sys, platen.doctor as d; d.examine(None); "
+        "import sys, platen.doctor.checks as d; d.examine(None); "
         "print(sorted({'torch', 'mlflow', 'dagster', 'transformers', 'fastapi'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from platen.errors import ConfigError
-from platen.project import ModelConfig, Project, TrainConfig
-from platen.projectfile import LoadedProject, json_schema, load_project, new_project, reference_markdown
+from platen.core.errors import ConfigError
+from platen.models.config import ModelConfig
+from platen.project.file import LoadedProject, json_schema, load_project, new_project, reference_markdown
+from platen.project.sections import Project
+from platen.train.config import TrainConfig
 from tests.test_broken_project import VALID
 
 ROOT = Path(__file__).parent.parent

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from platen.core.stage import StageContext
+from platen.data.config import DataConfig
 from platen.data.prepare import prepare
+from platen.loadtest.load import Load, Run
+from platen.loadtest.load_report import Measured, Report, write_report
 from platen.loadtest.records import Record, Slo, summarize
-from platen.loadtest.report import Measured, Report, write_report
-from platen.loadtest.traffic import Load, Run
-from platen.project import DataConfig
-from platen.stages import StageContext
 from tests.browser import chromium
 
 

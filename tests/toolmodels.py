@@ -9,8 +9,8 @@ import json
 
 import torch
 
-from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
+from platen.models.llama_config import LlamaConfig
 from platen.tokens.tokenizer import Tokenizer
 from tests.small_tokenizer import small_tokenizer
 

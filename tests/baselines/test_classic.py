@@ -7,10 +7,10 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
-from platen.baselines.markov import MarkovChain
-from platen.baselines.naive_bayes import NaiveBayes
-from platen.baselines.words import bag_of_words, words
-from platen.errors import BundleError, DataError
+from platen.core.errors import BundleError, DataError
+from platen.models.classic.markov import MarkovChain
+from platen.models.classic.naive_bayes import NaiveBayes
+from platen.models.classic.words import bag_of_words, words
 from tests.conftest import TEXT
 
 TEXTS = [

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from platen.baselines.comparison.corpus import passages, read_corpus
 from platen.baselines.comparison.networks import NETWORKS, NetworkOptions, network_log2_scores
-from platen.baselines.comparison.run import MODELS, compare
+from platen.baselines.comparison.run_comparison import MODELS, compare
 from platen.cli.main import app
-from platen.errors import DataError
-from platen.stages import SilentProgress
+from platen.core.errors import DataError
+from platen.core.stage import SilentProgress
 
 OPTIONS = NetworkOptions(size=16, length=16, batch=8, steps=4, seconds=60)
 
@@ -147,8 +147,8 @@ def test_too_little_text_is_refused(tmp_path):
 
 
 def test_the_ngram_command_makes_a_model_to_filter_with(folder, tmp_path):
-    from platen.baselines.ngram import KneserNey
-    from platen.baselines.words import words
+    from platen.models.classic.ngram import KneserNey
+    from platen.models.classic.words import words
 
     result = CliRunner().invoke(
         app, ["baselines", "ngram", str(folder), "--out", str(tmp_path / "model"), "--sample", "5"]
@@ -161,8 +161,8 @@ def test_the_ngram_command_makes_a_model_to_filter_with(folder, tmp_path):
 
 @pytest.mark.parametrize("kind", ["cbow", "skipgram"])
 def test_the_vectors_command_trains_what_its_kind_trains(folder, tmp_path, kind):
-    from platen.baselines.word_vectors import VectorOptions, WordVectors, train_vectors
-    from platen.baselines.words import sentences, words
+    from platen.models.classic.word_vectors import VectorOptions, WordVectors, train_vectors
+    from platen.models.classic.words import sentences, words
 
     out = tmp_path / "vectors"
     options = ["--size", "6", "--epochs", "1", "--window", "2", "--seed", "3", "--kind", kind]

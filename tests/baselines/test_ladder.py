@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from platen.baselines import ladder
-from platen.baselines.ladder import RUNGS
-from platen.errors import BundleError
-from platen.project import ModelConfig
+from platen.core.errors import BundleError
+from platen.models import ladder
+from platen.models.config import ModelConfig
+from platen.models.ladder import RUNGS
 
 V, C, M, HEADS, KV = 50, 24, 40, 4, 2
 HEAD = C // HEADS

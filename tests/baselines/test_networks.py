@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from platen.baselines import transformer
-from platen.baselines.attention import attention, causal_mask, multi_head
-from platen.baselines.mlp import MLP
-from platen.baselines.recurrent import Recurrent
+from platen.models.classic import transformer
+from platen.models.classic.attention import attention, causal_mask, multi_head
+from platen.models.classic.mlp import MLP
+from platen.models.classic.recurrent import Recurrent
 
 PEERS = {"rnn": nn.RNN, "lstm": nn.LSTM}
 

@@ -12,11 +12,11 @@ from nltk.lm import KneserNeyInterpolated, Vocabulary
 from nltk.lm import Laplace as NltkLaplace
 from typer.testing import CliRunner
 
-from platen.baselines.ngram import SMOOTHINGS, BackOff, KneserNey, Laplace, MaximumLikelihood
-from platen.baselines.ngram_counts import NgramCounts, back_off, kneser_ney
-from platen.baselines.words import sentences, words
 from platen.cli.main import app
-from platen.errors import ConfigError, DataError
+from platen.core.errors import ConfigError, DataError
+from platen.models.classic.ngram import SMOOTHINGS, BackOff, KneserNey, Laplace, MaximumLikelihood
+from platen.models.classic.ngram_counts import NgramCounts, back_off, kneser_ney
+from platen.models.classic.words import sentences, words
 from tests.conftest import TEXT
 
 CORPUS = [

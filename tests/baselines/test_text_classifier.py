@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from platen.baselines.text_classifier import ClassifierOptions, TextClassifier, train_classifier
-from platen.errors import BundleError, DataError
+from platen.core.errors import BundleError, DataError
+from platen.models.classic.text_classifier import ClassifierOptions, TextClassifier, train_classifier
 
 SMALL = {"size": 16, "hidden": 16, "layers": 1, "dropout": 0.0, "epochs": 8, "learning_rate": 0.02}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from platen.baselines.drift import corpus_distance, frechet_distance, word_drift
-from platen.baselines.word_vectors import NegativeSampling, VectorOptions, WordVectors, train_vectors
-from platen.errors import BundleError, DataError
+from platen.core.errors import BundleError, DataError
+from platen.models.classic.drift import corpus_distance, frechet_distance, word_drift
+from platen.models.classic.word_vectors import NegativeSampling, VectorOptions, WordVectors, train_vectors
 
 PEOPLE = {
     "king": ("he", "royal"),

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from platen.cli.main import app
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.files import TokensMeta
 from tests.tokens.corpus import learned
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from platen.atomic import replaced_folder
 from platen.cli.main import app
-from platen.errors import ConfigError
-from platen.outputs import check_file, check_folder, check_new_folder
+from platen.core.errors import ConfigError
+from platen.core.files import replaced_folder
+from platen.core.outputs import check_file, check_folder, check_new_folder
 
 FILES = [
     "tokens audit nowhere --plot",

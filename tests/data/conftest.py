@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from platen.core.stage import StageContext
+from platen.data.config import CleanConfig, DataConfig, SplitConfig
 from platen.data.prepare import prepare
-from platen.project import CleanConfig, DataConfig, Source, SplitConfig
-from platen.stages import StageContext
+from platen.data.readers.config import Source
 
 
 @dataclass(frozen=True)

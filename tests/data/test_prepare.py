@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from platen.errors import DataError
-from platen.project import CleanConfig, Source, SplitConfig
+from platen.core.errors import DataError
+from platen.data.config import CleanConfig, SplitConfig
+from platen.data.readers.config import Source
 from tests.data.conftest import Prepare
 
 

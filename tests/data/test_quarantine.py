@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.errors import DataError
+from platen.core.stage import StageContext
+from platen.data.config import DataConfig, SplitConfig
 from platen.data.prepare import prepare
+from platen.data.readers.config import ReadLimits, Source
 from platen.data.readers.parser import Parser
 from platen.data.sources import source_files
-from platen.errors import DataError
-from platen.project import DataConfig, ReadLimits, Source, SplitConfig
-from platen.stages import StageContext
 from tests.data.readers.making import archive, docx, pdf, records
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from platen.core.errors import DataError
+from platen.data.config import SplitConfig
 from platen.data.split import Item, assign, item_of
-from platen.errors import DataError
-from platen.project import SplitConfig
 
 
 def item(number: int, characters: int = 100, text: str | None = None) -> Item:

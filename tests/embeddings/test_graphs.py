@@ -12,15 +12,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from platen.baselines.word_vectors import WordVectors
-from platen.baselines.words import Vocabulary
 from platen.cli.main import app
-from platen.embeddings.convert import convert
-from platen.embeddings.models import open_model
-from platen.embeddings.stamp import Stamp
-from platen.engines.embedding import open_embedder
-from platen.errors import BundleError, ConfigError, DataError, PlatenError
+from platen.core.errors import BundleError, ConfigError, DataError, PlatenError
+from platen.engines.embedding.embedder import open_embedder
+from platen.models.classic.word_vectors import WordVectors
+from platen.models.classic.words import Vocabulary
 from platen.models.sentence import GRAPHS, Backend, is_embedding_folder
+from platen.retrieve.convert import convert
+from platen.retrieve.embedders import open_model
+from platen.retrieve.stamp import Stamp
 from tests.conftest import TEXT
 from tests.small_tokenizer import small_tokenizer
 
@@ -205,7 +205,7 @@ def test_what_is_no_model_is_told_by_what_it_is(graphs: dict[Backend, Path], tmp
 def test_a_graph_that_differs_from_the_model_is_not_kept(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platen.embeddings.convert.MOST_APART", -1e-3)
+    monkeypatch.setattr("platen.retrieve.convert.MOST_APART", -1e-3)
     with pytest.raises(BundleError, match="not the model's"):
         convert(bert, tmp_path / "graph", "openvino")
     assert not list(tmp_path.iterdir())

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from platen.compress.compile import compile_bundle
-from platen.engines.batching import BatchingEngine
-from platen.engines.draft import DraftOptions
+from platen.core.errors import BundleError
+from platen.engines.batching.draft import DraftOptions
+from platen.engines.batching.engine import BatchingEngine
 from platen.engines.local import open_model
 from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent
-from platen.errors import BundleError
 from platen.models.adapter import read_adapter
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 from tests.peft_adapters import save_adapter
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

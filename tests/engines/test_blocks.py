@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.engines.blocks import BlockPool
+from platen.engines.batching.blocks import BlockPool
 
 
 def test_what_begins_alike_shares_blocks() -> None:

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.errors import ConfigError, MissingExtraError
 from platen.engines import choose as choosing
+from platen.engines.benchmark_cache import (
+    SpeedMeasurement,
+    compiled_folder,
+    read_measurements,
+    write_measurements,
+)
 from platen.engines.choose import choose
-from platen.engines.measured import Figures, compiled_folder, read_figures, write_figures
-from platen.errors import ConfigError, MissingExtraError
 from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.compiled import Compiled
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +46,8 @@ def forms(tiny_bundle: Path, tmp_path: Path) -> list[Path]:
     ]
 
 
-def figures(engine: str, weights: str, speed: float) -> Figures:
-    return Figures(engine, weights, 1.0, 1.0, 1.0, speed, 1)
+def figures(engine: str, weights: str, speed: float) -> SpeedMeasurement:
+    return SpeedMeasurement(engine, weights, 1.0, 1.0, 1.0, speed, 1)
 
 
 def config_of(bundle: Path) -> LlamaConfig:
@@ -72,7 +77,7 @@ def test_on_other_processors_llama_cpp_goes_before_openvino(
 
 def test_the_fastest_measured_is_taken_and_the_others_named(forms: list[Path]) -> None:
     config = config_of(forms[0])
-    write_figures(config, [figures("torch", "as stored", 90), figures("openvino", "int8", 50)])
+    write_measurements(config, [figures("torch", "as stored", 90), figures("openvino", "int8", 50)])
     choice = choose(forms)
     assert choice.path == forms[0]
     assert "fastest measured here, 90 tokens/s" in choice.why
@@ -81,10 +86,10 @@ def test_the_fastest_measured_is_taken_and_the_others_named(forms: list[Path]) -
 
 def test_figures_of_other_weights_or_shapes_say_nothing(forms: list[Path]) -> None:
     config = config_of(forms[0])
-    write_figures(config, [figures("torch", "as stored", 90), figures("openvino", "int4", 50)])
+    write_measurements(config, [figures("torch", "as stored", 90), figures("openvino", "int4", 50)])
     assert choose(forms).path == forms[1]
-    assert read_figures(config)
-    assert read_figures(replace(config, hidden_size=64)) == []
+    assert read_measurements(config)
+    assert read_measurements(replace(config, hidden_size=64)) == []
 
 
 def test_forms_that_measuring_left_in_the_cache_are_used(tiny_bundle: Path) -> None:

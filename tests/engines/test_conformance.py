@@ -17,11 +17,11 @@ from platen.engines.protocol import (
     EngineFailed,
     EngineOverloaded,
     GenerationRequest,
-    Grammar,
     SamplingParams,
     TokenEvent,
 )
 from platen.models.compiled import read_compiled
+from platen.prompts.structured import Grammar
 from tests.engines.torch_behind_vllm import through_fake_vllm
 
 FORMS = {

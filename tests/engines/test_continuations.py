@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from platen.baselines.continuations import count_continuations
+from platen.baselines.count_drafts import count_continuations
 from platen.cli.main import app
-from platen.engines.continuations import Continuations
-from platen.engines.draft import Draft, DraftOptions
+from platen.core.errors import ConfigError, DataError
+from platen.engines.batching.draft import Draft, DraftOptions
+from platen.engines.batching.draft_ngrams import Continuations
 from platen.engines.local import open_model
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.errors import ConfigError, DataError
-from platen.projectserving import ServeConfig
-from platen.serve.opening import open_configured
+from platen.serve.config import ServeConfig
+from platen.serve.hub.loading import open_configured
 from platen.tokens.files import SplitTokens, TokensMeta, write_splits
 from platen.tokens.tokenizer import Tokenizer
 from tests.conftest import TEXT
@@ -98,14 +98,14 @@ def test_the_likeliest_token_by_hand(tmp_path: Path) -> None:
     row=st.lists(st.sampled_from([0, 1, 2, EOS]), min_size=60, max_size=150),
     min_count=st.integers(1, 3),
     share=st.sampled_from([0.0, 0.4, 0.6]),
-    part=st.sampled_from([7, 40, 1000]),
+    chunk=st.sampled_from([7, 40, 1000]),
 )
 def test_counts_are_those_of_a_plain_count(
-    tmp_path_factory: pytest.TempPathFactory, row: list[int], min_count: int, share: float, part: int
+    tmp_path_factory: pytest.TempPathFactory, row: list[int], min_count: int, share: float, chunk: int
 ) -> None:
     folder = token_files(tmp_path_factory.mktemp("row"), [*row, 1, 1, 1, 1, 1, 1, 1])
     row = [*row, 1, 1, 1, 1, 1, 1, 1]
-    counted = count_continuations(folder, order=4, min_count=min_count, share=share, part_tokens=part)
+    counted = count_continuations(folder, order=4, min_count=min_count, share=share, part_tokens=chunk)
     counted.save(folder / "saved")
     loaded = Continuations.load(folder / "saved")
     followed: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
@@ -128,9 +128,9 @@ def test_it_is_asked_where_the_lookup_finds_nothing_and_shrinks_alike(tmp_path: 
     counted = count_continuations(token_files(tmp_path, [1, 2, 3, 4, 5, 6, 7, 9] * 2))
     draft = Draft(DraftOptions(tokens=4, match=2, ngram=counted))
     assert draft.propose([8, 1, 2], 10) == (3, 4, 5, 6)
-    draft.learn(4, 1)
+    draft.record_acceptance(4, 1)
     assert draft.propose([8, 1, 2], 10) == (3,)
-    draft.learn(1, 1)
+    draft.record_acceptance(1, 1)
     assert draft.propose([8, 1, 2, 8, 1, 2], 10) == (8, 1)
 
 

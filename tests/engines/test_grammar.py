@@ -8,9 +8,10 @@ import re
 import pytest
 import torch
 
-from platen.engines.grammar import GrammarCompiler
-from platen.engines.protocol import Grammar, SamplingParams
-from platen.engines.sampling import RandomStream, Row, sample
+from platen.engines.batching.grammar import GrammarCompiler
+from platen.engines.batching.sampling import RandomStream, Row, sample
+from platen.engines.protocol import SamplingParams
+from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 
 SCHEMA = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.engines.http1 import BrokenOff, CannotConnect, HttpError, NotHttp, Origin, Silent
+from platen.engines.remote.http1 import BrokenOff, CannotConnect, HttpError, NotHttp, Origin, Silent
 
 Service = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers
 
-from platen.engines.infill import infill_ends, infill_format, infill_prompt
+from platen.prompts.infill import infill_ends, infill_format, infill_prompt
 from platen.tokens.tokenizer import Tokenizer
 from tests.toolmodels import tokenizer_with
 

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platen.compress.compile import compile_bundle
-from platen.engines import llamacpp_products
-from platen.engines.llamacpp_products import WRITTEN_FOR, load_products
+from platen.core.cpu import features, find_compiler
+from platen.engines.llamacpp import matmul as llamacpp_products
+from platen.engines.llamacpp.matmul import WRITTEN_FOR, load_products
+from platen.engines.native import load_native
 from platen.models.bundle import save_bundle
-from platen.models.config import LlamaConfig
 from platen.models.llama import Llama
-from platen.models.native import load_native
-from platen.processor import features, find_compiler
+from platen.models.llama_config import LlamaConfig
 from platen.tokens.tokenizer import Tokenizer
 
 FLOAT32, FLOAT16, Q8_0, BFLOAT16 = 0, 1, 8, 30
@@ -198,7 +198,7 @@ class Text:
 
 
 texts = [Text(seed) for seed in range(8)]
-runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, places=8, step_tokens=64)
+runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, slots=8, step_tokens=64)
 for text in texts:
     runner.admit(text, reuse=False)
 np.save(sys.argv[2], runner.forward([Part(text, 0, 6, "all") for text in texts]).numpy())

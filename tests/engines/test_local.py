@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 
 from platen.compress.compile import compile_bundle
-from platen.engines.draft import DraftOptions
+from platen.core.errors import ConfigError
+from platen.engines.batching.draft import DraftOptions
 from platen.engines.local import open_model, stream_chat, stream_text
-from platen.engines.prompts import (
-    chat_prompt,
-    fitting_chat_prompt,
-    fitting_text_prompt,
-    kind_of,
-    text_prompt,
-)
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.engines.vllm_child import VllmOptions
-from platen.errors import ConfigError
+from platen.engines.vllm.process import VllmOptions
 from platen.models.bundle import save_bundle
 from platen.models.llama import Llama
-from platen.projectserving import ServeConfig
-from platen.serve.opening import open_configured
+from platen.prompts.messages import (
+    chat_prompt,
+    kind_of,
+    text_prompt,
+    truncated_chat_prompt,
+    truncated_text_prompt,
+)
+from platen.serve.config import ServeConfig
+from platen.serve.hub.loading import open_configured
 from platen.tokens.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=10)
@@ -71,29 +71,29 @@ def test_a_long_text_loses_its_beginning_but_not_the_mark(
     tiny_tokenizer: Tokenizer, chat_tokenizer: Tokenizer
 ) -> None:
     ids = tiny_tokenizer.encode("to be or not to be")
-    assert fitting_text_prompt(tiny_tokenizer, "to be or not to be", len(ids)) == ids
-    assert fitting_text_prompt(tiny_tokenizer, "to be or not to be", 3) == ids[-3:]
-    assert fitting_text_prompt(chat_tokenizer, "to be or not to be", 3) == [0, *ids[-2:]]
-    assert fitting_text_prompt(chat_tokenizer, "to be or not to be", 1) == ids[-1:]
+    assert truncated_text_prompt(tiny_tokenizer, "to be or not to be", len(ids)) == ids
+    assert truncated_text_prompt(tiny_tokenizer, "to be or not to be", 3) == ids[-3:]
+    assert truncated_text_prompt(chat_tokenizer, "to be or not to be", 3) == [0, *ids[-2:]]
+    assert truncated_text_prompt(chat_tokenizer, "to be or not to be", 1) == ids[-1:]
 
 
 def test_an_answer_is_not_kept_without_its_question(chat_tokenizer: Tokenizer) -> None:
     messages = [user("one"), assistant("uno"), assistant("eins"), user("two")]
     last = chat_prompt(chat_tokenizer, messages[3:])
     for room in range(len(last), len(chat_prompt(chat_tokenizer, messages))):
-        assert fitting_chat_prompt(chat_tokenizer, messages, room) == last
+        assert truncated_chat_prompt(chat_tokenizer, messages, room) == last
 
 
 def test_a_long_conversation_loses_its_oldest_turns_first(chat_tokenizer: Tokenizer) -> None:
     system = {"role": "system", "content": "Be brief."}
     messages = [system, user("one"), assistant("uno"), user("two"), assistant("due"), user("three")]
     whole = chat_prompt(chat_tokenizer, messages)
-    assert fitting_chat_prompt(chat_tokenizer, messages, len(whole)) == whole
+    assert truncated_chat_prompt(chat_tokenizer, messages, len(whole)) == whole
     shorter = [system, user("two"), assistant("due"), user("three")]
-    assert fitting_chat_prompt(chat_tokenizer, messages, len(whole) - 1) == chat_prompt(
+    assert truncated_chat_prompt(chat_tokenizer, messages, len(whole) - 1) == chat_prompt(
         chat_tokenizer, shorter
     )
-    assert fitting_chat_prompt(chat_tokenizer, messages, 1) == chat_prompt(
+    assert truncated_chat_prompt(chat_tokenizer, messages, 1) == chat_prompt(
         chat_tokenizer, [system, user("three")]
     )
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from platen.engines.draft import DraftOptions
+from platen.core.cpu import find_compiler
+from platen.engines.batching.draft import DraftOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.models.kernels import kernels_for
-from platen.models.packed import pack
-from platen.processor import find_compiler
+from platen.engines.torch.cpu.kernels import kernels_for
+from platen.engines.torch.cpu.packed import pack
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.test_torch_engine import PROMPTS, Make, Result, collect, greedy
 from tests.models.test_kernels import CONFIG, plain

@@ -13,14 +13,14 @@ from platen.engines.protocol import (
     EngineFailed,
     EngineOverloaded,
     GenerationRequest,
-    Grammar,
     SamplingParams,
     TokenEvent,
     Usage,
 )
-from platen.engines.remote import RemoteEngine
-from platen.engines.upstream import Upstream
-from platen.projectserving import UpstreamConfig
+from platen.engines.remote.config import UpstreamConfig
+from platen.engines.remote.engine import RemoteEngine
+from platen.engines.remote.upstream import Upstream
+from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.fake_upstream import (
     STAMP,

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from platen.engines.protocol import SamplingParams
-from platen.engines.sampling import (
+from platen.engines.batching.sampling import (
     Filters,
     RandomStream,
     Row,
@@ -23,6 +22,7 @@ from platen.engines.sampling import (
     logprobs_of,
     sample,
 )
+from platen.engines.protocol import SamplingParams
 
 Vector = NDArray[np.float64]
 

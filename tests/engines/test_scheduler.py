@@ -13,13 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.engines.fairness import READ_WEIGHT, WRITE_WEIGHT
+from platen.engines.batching.detokenize import TextAssembler
+from platen.engines.batching.fairness import READ_WEIGHT, WRITE_WEIGHT
+from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import RandomStream
+from platen.engines.batching.scheduler import MAX_OVERTAKEN, MAX_SKIPS, Scheduler
+from platen.engines.batching.sequence import Sequence
 from platen.engines.protocol import GenerationRequest
-from platen.engines.runner import Part
-from platen.engines.sampling import RandomStream
-from platen.engines.scheduler import MAX_OVERTAKEN, MAX_PASSES, Scheduler
-from platen.engines.sequence import Sequence
-from platen.engines.text import TextAssembler
 
 
 class Room:
@@ -44,7 +44,7 @@ class Room:
     def fits(self, tokens: int) -> bool:
         return tokens <= self.size
 
-    def forward(self, parts: TokenSequence[Part]) -> torch.Tensor:
+    def forward(self, chunks: TokenSequence[Chunk]) -> torch.Tensor:
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -52,7 +52,7 @@ class Room:
 
     def close(self) -> None: ...
 
-    def figures(self) -> dict[str, float]:
+    def stats(self) -> dict[str, float]:
         return {}
 
 
@@ -74,14 +74,14 @@ class Simulation:
     """Steps of an engine without its arithmetic; `order` is who was let in."""
 
     room: int = 10**6
-    places: int = 2
+    slots: int = 2
     order: list[Sequence] = field(default_factory=list)
     done: set[Sequence] = field(default_factory=set)
     served: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.runner = Room(self.room)
-        self.scheduler = Scheduler(self.runner, max_concurrent=self.places, prefill_chunk=16)
+        self.scheduler = Scheduler(self.runner, max_concurrent=self.slots, prefill_chunk=16)
 
     def add(self, *sequences: Sequence) -> None:
         for sequence in sequences:
@@ -89,19 +89,19 @@ class Simulation:
 
     def step(self) -> None:
         before = set(self.runner.held)
-        parts = self.scheduler.plan()
-        assert parts or self.scheduler.idle, "nothing runs and nobody is let in"
+        chunks = self.scheduler.plan()
+        assert chunks or self.scheduler.idle, "nothing runs and nobody is let in"
         for sequence in [held for held in self.runner.held if held not in before]:
             self.order.append(sequence)
             self.served[sequence.request.tenant] += READ_WEIGHT * sequence.prompt_length
-        for part in parts:
-            self.scheduler.computed(part)
-            if part.logits == "last":
-                part.sequence.add(1)
-                self.served[part.sequence.request.tenant] += WRITE_WEIGHT
-                if part.sequence.generated == part.sequence.max_new_tokens:
-                    self.scheduler.remove(part.sequence)
-                    self.done.add(part.sequence)
+        for chunk in chunks:
+            self.scheduler.computed(chunk)
+            if chunk.logits == "last":
+                chunk.sequence.add(1)
+                self.served[chunk.sequence.request.tenant] += WRITE_WEIGHT
+                if chunk.sequence.generated == chunk.sequence.max_new_tokens:
+                    self.scheduler.remove(chunk.sequence)
+                    self.done.add(chunk.sequence)
 
     def run(self) -> None:
         while not self.scheduler.idle:
@@ -125,13 +125,13 @@ REQUESTS = st.builds(
 
 @given(
     arrivals=st.lists(st.tuples(st.integers(0, 30), REQUESTS), max_size=40),
-    places=st.integers(1, 4),
+    slots=st.integers(1, 4),
     room=st.integers(52, 200),
 )
 def test_every_request_is_let_in_once_and_finishes(
-    arrivals: list[tuple[int, Sequence]], places: int, room: int
+    arrivals: list[tuple[int, Sequence]], slots: int, room: int
 ) -> None:
-    simulation = Simulation(room, places)
+    simulation = Simulation(room, slots)
     for step in range(31):
         simulation.add(*(sequence for at, sequence in arrivals if at == step))
         simulation.step()
@@ -145,15 +145,15 @@ def test_every_request_is_let_in_once_and_finishes(
     sizes=st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(1, 40), st.integers(1, 12)), min_size=30, max_size=90
     ),
-    places=st.integers(1, 4),
+    slots=st.integers(1, 4),
 )
 def test_those_who_always_have_requests_waiting_are_given_the_same(
-    sizes: list[tuple[str, int, int]], places: int
+    sizes: list[tuple[str, int, int]], slots: int
 ) -> None:
     """The bound of the paper: what two are given differs by no more than a full batch's tokens weigh."""
-    simulation = Simulation(places=places)
+    simulation = Simulation(slots=slots)
     simulation.add(*(asks(tenant, read, write) for tenant, read, write in sizes))
-    full_batch = places * (40 + 12)
+    full_batch = slots * (40 + 12)
     backlogged = simulation.waiting()
     while len(backlogged) > 1:
         simulation.step()
@@ -163,7 +163,7 @@ def test_those_who_always_have_requests_waiting_are_given_the_same(
 
 
 def test_a_flood_does_not_delay_one_who_asks_now_and_then() -> None:
-    simulation = Simulation(places=1)
+    simulation = Simulation(slots=1)
     simulation.add(*(asks("flood") for _ in range(50)))
     waits = []
     for _ in range(5):
@@ -179,7 +179,7 @@ def test_a_flood_does_not_delay_one_who_asks_now_and_then() -> None:
 
 
 def test_two_who_send_requests_of_different_size_get_the_same_tokens_not_the_same_requests() -> None:
-    simulation = Simulation(places=1)
+    simulation = Simulation(slots=1)
     simulation.add(*(asks("short", read=2, write=4) for _ in range(60)))
     simulation.add(*(asks("long", read=20, write=40) for _ in range(60)))
     while len(simulation.order) < 33:
@@ -188,7 +188,7 @@ def test_two_who_send_requests_of_different_size_get_the_same_tokens_not_the_sam
 
 
 def test_an_absent_tenant_saves_nothing_up() -> None:
-    simulation = Simulation(places=1)
+    simulation = Simulation(slots=1)
     simulation.add(*(asks("busy") for _ in range(40)))
     while len(simulation.order) < 20:
         simulation.step()
@@ -199,7 +199,7 @@ def test_an_absent_tenant_saves_nothing_up() -> None:
 
 
 def test_of_one_tenant_the_first_goes_first() -> None:
-    simulation = Simulation(places=2)
+    simulation = Simulation(slots=2)
     requests = [asks(read=3 + i % 5) for i in range(12)]
     simulation.add(*requests)
     simulation.run()
@@ -207,7 +207,7 @@ def test_of_one_tenant_the_first_goes_first() -> None:
 
 
 def test_higher_classes_go_first() -> None:
-    simulation = Simulation(places=1)
+    simulation = Simulation(slots=1)
     low, normal, high = asks(priority=-1), asks(), asks(priority=1)
     simulation.add(low, normal, high)
     simulation.run()
@@ -215,7 +215,7 @@ def test_higher_classes_go_first() -> None:
 
 
 def test_lower_classes_get_their_turns_under_an_endless_flood_of_the_highest() -> None:
-    simulation = Simulation(places=1)
+    simulation = Simulation(slots=1)
     while len(simulation.order) < 20 * MAX_OVERTAKEN:
         for tenant, priority in (("high", 1), ("normal", 0), ("low", -1)):
             if tenant not in simulation.waiting():
@@ -227,7 +227,7 @@ def test_lower_classes_get_their_turns_under_an_endless_flood_of_the_highest() -
 
 
 def test_what_fits_goes_before_what_does_not_fit_yet_but_not_for_ever() -> None:
-    simulation = Simulation(room=100, places=8)
+    simulation = Simulation(room=100, slots=8)
     simulation.add(*(asks("small", read=5, write=5) for _ in range(8)))
     while simulation.scheduler.waiting:
         simulation.step()
@@ -238,11 +238,11 @@ def test_what_fits_goes_before_what_does_not_fit_yet_but_not_for_ever() -> None:
         simulation.add(asks("small", read=5, write=5))
         simulation.step()
     passed = simulation.order.index(big) - began
-    assert 0 < passed <= MAX_PASSES
+    assert 0 < passed <= MAX_SKIPS
 
 
 def test_a_request_taken_out_of_the_queue_leaves_no_trace() -> None:
-    simulation = Simulation(places=1)
+    simulation = Simulation(slots=1)
     first, second, third = asks(), asks(), asks()
     simulation.add(first, second, third)
     simulation.step()

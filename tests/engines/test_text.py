@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.engines.text import StopFilter, TextAssembler
+from platen.engines.batching.detokenize import StopFilter, TextAssembler
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
 letters = st.text("ab", max_size=20)

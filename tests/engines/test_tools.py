@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.engines.grammar import GrammarCompiler
-from platen.engines.protocol import Grammar
-from platen.engines.tool_grammar import MOST_CALLS, calls_grammar
-from platen.engines.tool_reader import CallBegun, CallGrown, Said, ToolReader
-from platen.engines.tools import FunctionTool, ToolFormat, tool_format
+from platen.engines.batching.grammar import GrammarCompiler
+from platen.prompts.structured import Grammar
+from platen.prompts.tool_grammar import MOST_CALLS, calls_grammar
+from platen.prompts.tool_parser import CallBegun, CallGrown, Said, ToolReader
+from platen.prompts.tools import FunctionTool, ToolFormat, tool_format
 from tests.toolmodels import MARKERS, ROLES, SCHEMAS, TAIL, TEMPLATES, tokenizer_with, written
 
 STYLES = ["tags", "list", "bare"]
@@ -36,7 +36,7 @@ def read(style: str, pieces: list[str], *, most: int | None = None) -> tuple[str
     """Text and calls, as a client puts them together."""
     reader = ToolReader(FORMATS[style], set(SCHEMAS), most=most)
     text, calls = "", []
-    for piece in [found for part in pieces for found in reader.feed(part)] + reader.finish():
+    for piece in [found for chunk in pieces for found in reader.feed(chunk)] + reader.finish():
         if isinstance(piece, Said):
             text += piece.text
         elif isinstance(piece, CallBegun):
@@ -56,7 +56,7 @@ def test_the_notation_is_told_from_the_template() -> None:
     assert FORMATS["tags"].before == "\n"
     assert FORMATS["tags"].between == "\n</tool_call>\n<tool_call>\n"
     assert (FORMATS["list"].before, FORMATS["list"].between, FORMATS["list"].after) == (" [", ", ", "]")
-    assert [kind for kind, _ in FORMATS["list"].parts if kind != "text"] == ["name", "arguments", "id"]
+    assert [kind for kind, _ in FORMATS["list"].chunks if kind != "text"] == ["name", "arguments", "id"]
     assert set(FORMATS["tags"].markers) == {"<tool_call>", "</tool_call>"}
     assert format_of("tags", special=False).markers == {}
 
@@ -90,7 +90,7 @@ def test_blanks_keys_and_order_are_the_models_own() -> None:
     found = tool_format(tokenizer_with(template=template))
     assert found is not None
     assert found.separators == (",", ":")
-    assert [text for kind, text in found.parts if kind == "text"] == ['{ "arguments":', ',"name":"', '" }']
+    assert [text for kind, text in found.chunks if kind == "text"] == ['{ "arguments":', ',"name":"', '" }']
 
 
 json_values = st.recursive(

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from platen.engines.breaker import Breaker
-from platen.engines.retries import LONGEST_RETRY_AFTER, retry_after_seconds, wait_before_retry
-from platen.engines.upstream import Upstream, UpstreamError
-from platen.errors import ConfigError
-from platen.projectserving import UpstreamConfig
+from platen.core.errors import ConfigError
+from platen.engines.remote.breaker import Breaker
+from platen.engines.remote.config import UpstreamConfig
+from platen.engines.remote.retries import LONGEST_RETRY_AFTER, retry_after_seconds, wait_before_retry
+from platen.engines.remote.upstream import Upstream, UpstreamError
 from tests.engines.fake_upstream import answer, chat_event, drop, fake_upstream, raw, stream
 
 FINE = answer(200, {"said": "fine"})

@@ -17,18 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from platen.engines import vllm, vllm_child
-from platen.engines.protocol import (
-    EngineFailed,
-    GenerationRequest,
-    Grammar,
-    SamplingParams,
-    TokenEvent,
-)
-from platen.engines.vllm import VllmEngine
-from platen.engines.vllm_child import VllmChild, VllmError, VllmOptions
-from platen.engines.vllm_protocol import RequestRefused, read_chunk, request_body
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
+from platen.engines.protocol import EngineFailed, GenerationRequest, SamplingParams, TokenEvent
+from platen.engines.vllm import engine as vllm
+from platen.engines.vllm import process as vllm_child
+from platen.engines.vllm.engine import VllmEngine
+from platen.engines.vllm.process import VllmChild, VllmError, VllmOptions
+from platen.engines.vllm.wire import RequestRefused, read_chunk, request_body
+from platen.prompts.structured import Grammar
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_vllm.py")]
 

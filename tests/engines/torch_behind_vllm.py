@@ -10,10 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from platen.engines.grammar import GrammarCompiler
+from platen.engines.batching.grammar import GrammarCompiler
 from platen.engines.local import LocalModel, open_model
-from platen.engines.protocol import GenerationRequest, Grammar, SamplingParams, TokenEvent, TokenLogprob
-from platen.engines.vllm import VllmEngine
+from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent, TokenLogprob
+from platen.engines.vllm.engine import VllmEngine
+from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import TextStream
 from tests.engines.fake_vllm import RunningFake, serving
 

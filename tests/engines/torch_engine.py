@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from platen.engines.batching import BatchingEngine
-from platen.engines.torch_runner import TorchRunner
+from platen.engines.batching.engine import BatchingEngine
+from platen.engines.torch.runner import TorchRunner
 from platen.models.llama import Llama
 
 

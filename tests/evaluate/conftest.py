@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from platen.artifacts import Artifact, Manifest
-from platen.baselines import ladder
-from platen.project import EvaluateConfig, ModelConfig
-from platen.stages import StageContext
+from platen.core.artifacts import Artifact, Manifest
+from platen.core.stage import StageContext
+from platen.evaluate.config import EvaluateConfig
+from platen.models import ladder
+from platen.models.config import ModelConfig
 
 PLAYS = {
     "hamlet": "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 6,
@@ -49,7 +50,7 @@ class Said:
     lines: list[str] = field(default_factory=list)
 
     def task(self, description, *, total=None, unit=""):
-        from platen.stages import SilentProgress
+        from platen.core.stage import SilentProgress
 
         return SilentProgress().task(description)
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from platen.core.config import Section
+from platen.core.stage import StageContext
 from platen.evaluate.compare import compare
-from platen.projectparts import Section
-from platen.stages import StageContext
 from tests.evaluate.conftest import Said, artifact
 
 MEASURED = {

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from platen.errors import ConfigError
-from platen.evaluate.gate import check
-from platen.project import GateRule
+from platen.core.errors import ConfigError
+from platen.registry.config import GateRule
+from platen.registry.gate import check
 
 METRICS = {"bits_per_byte": 2.10, "tokens_per_second": 900.0, "parameters": 1000.0}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.evaluate.perplexity import bits_per_byte, loss_by_position, sliding_window_nll
 
 VOCAB = 7

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from platen.artifacts import sha256_file
-from platen.baselines import ladder
-from platen.errors import ConfigError, DataError
-from platen.evaluate.run import evaluate
+from platen.core.artifacts import sha256_file
+from platen.core.errors import ConfigError, DataError
+from platen.evaluate.stage import evaluate
+from platen.models import ladder
 from tests.evaluate.conftest import PLAYS, artifact
 
 TIMINGS = {"tokens_per_second"}
@@ -135,7 +135,7 @@ def test_what_cannot_be_evaluated_says_why(corpus, baseline, tmp_path, tiny_toke
 
 def test_a_model_that_gets_worse_with_context_is_noticed(corpus, tmp_path, tiny_tokenizer, monkeypatch):
     """Positions past 40 get noise: what a context window longer than the training sequences looks like."""
-    from platen.evaluate import run as module
+    from platen.evaluate import stage as module
     from platen.evaluate.subject import Subject
 
     class Short(torch.nn.Module):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.errors import BundleError
+from platen.engines.benchmark_cache import SpeedMeasurement, read_measurements
 from platen.engines.choose import ENGINES, choose, form_of, installed
-from platen.engines.measured import Figures, read_figures
-from platen.errors import BundleError
-from platen.loadtest.engines import Missing, measure, measure_engines
+from platen.loadtest.engine_speed import Missing, measure, measure_engines
 from platen.models.bundle import read_json
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 
 
 def test_an_engine_has_speeds_alone_and_crowded_and_memory(tiny_bundle: Path) -> None:
@@ -31,13 +31,13 @@ def test_engines_are_measured_once_and_serving_then_takes_the_fastest(
     monkeypatch.setenv("PLATEN_CACHE", str(tmp_path))
     said: list[str] = []
     rows = measure_engines(tiny_bundle, tell=said.append)
-    found = [row for row in rows if isinstance(row, Figures)]
+    found = [row for row in rows if isinstance(row, SpeedMeasurement)]
     assert {row.engine for row in found} == {engine for engine in ENGINES if installed(engine)}
     assert {row.engine for row in rows if isinstance(row, Missing)} == {
         engine for engine in ENGINES if not installed(engine)
     }
     config = LlamaConfig.from_hf(read_json(tiny_bundle / "config.json"))
-    assert sorted(read_figures(config), key=str) == sorted(found, key=str)
+    assert sorted(read_measurements(config), key=str) == sorted(found, key=str)
     said.clear()
     assert measure_engines(tiny_bundle, tell=said.append) == rows
     assert said == [], "nothing is measured or compiled again"

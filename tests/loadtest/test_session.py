@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from platen.errors import ConfigError, DataError
-from platen.loadtest.prompts import Ask, Listed, read_prompts
+from platen.core.errors import ConfigError, DataError
+from platen.loadtest.load import Load
+from platen.loadtest.load_prompts import Ask, Listed, read_prompts
+from platen.loadtest.load_report import write_report
 from platen.loadtest.records import Slo
-from platen.loadtest.report import write_report
 from platen.loadtest.session import Plan, run_plan
 from platen.loadtest.target import Target, check_address
-from platen.loadtest.traffic import Load
 from tests.loadtest.scripted import DONE, Script, piece, scripted
 
 ASK = Listed((Ask("to be <b>or</b> not", 3),))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from platen.loadtest.prompts import Ask, Lengths, Listed, Synthetic
+from platen.loadtest.load import Load, Run, arrivals, run_load
+from platen.loadtest.load_prompts import Ask, Lengths, Listed, Synthetic
 from platen.loadtest.records import Record, summarize
 from platen.loadtest.target import Target, calibrate, open_target, send
-from platen.loadtest.traffic import Load, Run, arrivals, run_load
 from tests.loadtest.scripted import DONE, Script, piece, scripted, usage
 
 ASK = Listed((Ask("to be or not", 3),))

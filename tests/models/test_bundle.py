@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.models.bundle import model_card, open_bundle, save_bundle
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
@@ -213,7 +213,7 @@ def test_hub_name_from_the_cache_and_offline(tiny_bundle: Path, tmp_path: Path) 
     (repository / "refs" / "main").write_text(revision)
     script = (
         "from platen.models.bundle import open_bundle\n"
-        "from platen.errors import BundleError\n"
+        "from platen.core.errors import BundleError\n"
         "print(open_bundle('someone/tiny').config.num_parameters())\n"
         "try:\n    open_bundle('someone/else')\nexcept BundleError as error:\n    print(error.message)\n"
     )

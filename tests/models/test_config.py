@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from platen.errors import BundleError
-from platen.models.config import LlamaConfig, RopeScaling
+from platen.core.errors import BundleError
+from platen.models.llama_config import LlamaConfig, RopeScaling
 
 TINYLLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from platen.models.config import LlamaConfig
-from platen.models.kernels import HEAD_SIZES, Kernels, kernels_for, load_kernels, pack_weight
+from platen.core.cpu import find_compiler
+from platen.engines.torch.cpu.kernels import HEAD_SIZES, Kernels, kernels_for, load_kernels, pack_weight
+from platen.engines.torch.cpu.packed import pack
 from platen.models.llama import KVCache, Llama, rotate
-from platen.models.packed import pack
-from platen.processor import find_compiler
+from platen.models.llama_config import LlamaConfig
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from platen.models.config import LlamaConfig, RopeScaling
 from platen.models.llama import KVCache, Llama, composed_attention, rope_frequencies
+from platen.models.llama_config import LlamaConfig, RopeScaling
 
 VOCAB, TOKENS = 97, 20
 SCALED = RopeScaling(

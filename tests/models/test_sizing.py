@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from platen.errors import ConfigError
-from platen.models.config import LlamaConfig
+from platen.core.errors import ConfigError
 from platen.models.llama import Llama
+from platen.models.llama_config import LlamaConfig
 from platen.models.sizing import (
     GB,
     GPUS,

@@ -16,9 +16,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from platen import download
-from platen.artifacts import Manifest, describe_files, now
-from platen.errors import ArtifactError
+from platen.core import download
+from platen.core.artifacts import Manifest, describe_files, now
+from platen.core.errors import ArtifactError
 from platen.models.bundle import open_bundle
 from platen.models.store import ModelCache
 

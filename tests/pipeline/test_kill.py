@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from platen.artifacts import Manifest
+from platen.core.artifacts import Manifest
 
 from .conftest import write_project
 from .test_run import STAGES, pipeline_of

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from platen.artifacts import Store
 from platen.cli.main import app
-from platen.errors import ArtifactError, ConfigError, GateFailed
+from platen.core.artifacts import Store
+from platen.core.errors import ArtifactError, ConfigError, GateFailed
 from platen.pipeline.housekeeping import collect, find_garbage
 from platen.pipeline.runner import Pipeline, RunReport
-from platen.projectfile import load_project
+from platen.project.file import load_project
 
 from .conftest import PLATEN_YAML, write_project
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from platen.errors import RegistryError
-from platen.evaluate.gate import GateOutcome
+from platen.core.errors import RegistryError
 from platen.registry import reading
 from platen.registry.backend import database, tracking_uri
+from platen.registry.gate import GateOutcome
 from platen.registry.registry import Registry, production_metrics
 from platen.registry.tracking import MlflowTracker
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from platen.errors import ArtifactError, GateFailed
-from platen.evaluate.gate import GateOutcome
-from platen.project import GateRule, ReleaseConfig
+from platen.core.errors import ArtifactError, GateFailed
+from platen.core.stage import StageContext
 from platen.registry.backend import tracking_uri
+from platen.registry.config import GateRule, ReleaseConfig
+from platen.registry.gate import GateOutcome
 from platen.registry.registry import Registry
 from platen.registry.release import Release, register
 from platen.registry.tracking import MlflowTracker
-from platen.stages import StageContext
 from tests.evaluate.conftest import Said, artifact
 
 

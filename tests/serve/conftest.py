@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import openai
 import pytest
 
-from platen.engines.grammar import GrammarCompiler
+from platen.engines.batching.grammar import GrammarCompiler
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.engines.torch_engine import TorchEngine

@@ -23,22 +23,23 @@ from platen.engines.protocol import (
     EngineStats,
     FinishReason,
     GenerationRequest,
-    Grammar,
     TokenEvent,
     Usage,
 )
-from platen.projectserving import ServeConfig
-from platen.serve.access import AccessControl
-from platen.serve.admin import Loader, restore
+from platen.prompts.structured import Grammar
+from platen.serve.access.layer import AccessControl
+from platen.serve.api.oip.inference import OpenInference
+from platen.serve.api.oip.rpc import RpcServer
 from platen.serve.app import create_app
-from platen.serve.context import ServeContext, ServerState
-from platen.serve.hub import ModelHub
-from platen.serve.kept import KeptChanges
-from platen.serve.oip.inference import OpenInference
-from platen.serve.oip.rpc import RpcServer
-from platen.serve.served import AnyModel, ModelInfo, ServedModel
+from platen.serve.config import ServeConfig
+from platen.serve.context import ServeContext
+from platen.serve.hub.admin import Loader, restore
+from platen.serve.hub.model_hub import ModelHub
+from platen.serve.hub.saved_routes import KeptChanges
+from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
 from platen.serve.server import Server, listen
 from platen.tokens.tokenizer import Tokenizer
+from platen.web.server_state import ServerState
 
 
 class ScriptedEngine:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from platen.models.llama import Llama
-from platen.projectserving import ServeConfig
-from platen.serve.access import AccessControl
+from platen.serve.access.layer import AccessControl
+from platen.serve.config import ServeConfig
 from platen.serve.server import serve_bundle
 
 

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.projectserving import PriceConfig, ServeConfig
-from platen.serve.access import AccessControl, AccessError
-from platen.serve.errors import ApiError
-from platen.serve.keys import Grant, Limits, Scope
-from platen.serve.keystore import KeyStore, Spent, key_file
-from platen.serve.windows import Counts
+from platen.serve.access.keys import Grant, Limits, Scope
+from platen.serve.access.keystore import KeyStore, Spent, key_file
+from platen.serve.access.layer import AccessControl, AccessError
+from platen.serve.access.rate_limits import Counts
+from platen.serve.config import PriceConfig, ServeConfig
 from platen.tokens.tokenizer import Tokenizer
+from platen.web.errors import ApiError
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -31,8 +31,8 @@ PROMPT = [1, 2, 3, 4, 5]
 @pytest.fixture(autouse=True)
 def _quick_and_in_the_middle_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """Usage is written every few milliseconds; no minute ends while a test looks at it."""
-    monkeypatch.setattr("platen.serve.access.SYNC_SECONDS", 0.02)
-    monkeypatch.setattr("platen.serve.access.Counts", lambda store: Counts(store, clock=lambda: 30.0))
+    monkeypatch.setattr("platen.serve.access.layer.SYNC_SECONDS", 0.02)
+    monkeypatch.setattr("platen.serve.access.layer.Counts", lambda store: Counts(store, clock=lambda: 30.0))
 
 
 class Door:

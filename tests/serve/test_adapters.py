@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from platen.engines.local import open_model
-from platen.projectserving import ServeConfig
-from platen.serve.opening import served_model
-from platen.serve.served import ServedModel
+from platen.serve.config import ServeConfig
+from platen.serve.hub.loading import served_model
+from platen.serve.hub.served_model import ServedModel
 from tests.peft_adapters import save_adapter
 from tests.serve.running import RunningServer, wait_until
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.serve.batcher import Batcher, BatchLimits
-from platen.serve.errors import ApiError
+from platen.serve.hub.batcher import Batcher, BatchLimits
+from platen.web.errors import ApiError
 from tests.serve.virtual_time import run_in_virtual_time
 
 EPSILON = 1e-6

@@ -10,8 +10,8 @@ import pytest
 
 from platen.cli import chat as chat_command
 from platen.engines.protocol import SamplingParams
-from platen.projectserving import ServeConfig
 from platen.serve.client import ChatClient, RemoteError
+from platen.serve.config import ServeConfig
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from platen.serve.deadlines import Deadlines
+from platen.web.deadlines import Deadlines
 from tests.serve.virtual_time import run_in_virtual_time
 
 

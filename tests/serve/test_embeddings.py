@@ -13,11 +13,11 @@ import numpy as np
 import openai
 import pytest
 
-from platen.engines.embedding import Embedder
-from platen.projectserving import ServeConfig
-from platen.serve.batcher import BatchLimits
-from platen.serve.embedding_model import EmbeddingEngine, EmbeddingModel
-from platen.serve.served import ModelInfo
+from platen.engines.embedding.embedder import Embedder
+from platen.serve.config import ServeConfig
+from platen.serve.hub.batcher import BatchLimits
+from platen.serve.hub.embedding_model import EmbeddingEngine, EmbeddingModel
+from platen.serve.hub.served_model import ModelInfo
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving
 
@@ -158,7 +158,7 @@ def test_more_texts_than_the_queue_ever_holds(embedding_server: RunningServer) -
 
 
 def test_the_answer_is_json_whatever_the_vectors_are(minilm: Embedder) -> None:
-    from platen.serve.embedding_types import encode_answer
+    from platen.serve.api.embedding_types import encode_answer
 
     vectors = np.array([[1.5, -0.25], [0.0, 3e-9]], dtype=np.float32)
     answer = json.loads(encode_answer(vectors, "m", 7, as_base64=False))

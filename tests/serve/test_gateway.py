@@ -14,9 +14,9 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from platen.errors import ConfigError
-from platen.projectserving import ServeConfig
-from platen.serve.gateway import open_upstreams
+from platen.core.errors import ConfigError
+from platen.serve.config import ServeConfig
+from platen.serve.gateway.layer import open_upstreams
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.fake_upstream import (
     STAMP,

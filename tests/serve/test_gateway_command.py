@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from platen.cli import chat as chat_command
-from platen.errors import ConfigError
-from platen.projectfile import load_project, load_service
-from platen.projectserving import ServeConfig
+from platen.core.errors import ConfigError
+from platen.project.file import load_project, load_service
+from platen.serve.config import ServeConfig
 from platen.serve.server import ServeError, serve_bundle
 from tests.engines.fake_upstream import answer, chat, chat_stream, fake_upstream
 from tests.pipeline.conftest import PLATEN_YAML, write_project

@@ -8,9 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from platen.serve.keys import Limits, Scope
-from platen.serve.keystore import Spent
-from platen.serve.windows import Counts
+from platen.serve.access.keys import Limits, Scope
+from platen.serve.access.keystore import Spent
+from platen.serve.access.rate_limits import Counts
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.fake_upstream import FakeUpstream, answer, chat, chat_stream, fake_upstream
 from tests.serve.test_access import door
@@ -20,8 +20,8 @@ MESSAGES: Any = [{"role": "user", "content": "How are you?"}]
 
 @pytest.fixture(autouse=True)
 def _quick_and_in_the_middle_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platen.serve.access.SYNC_SECONDS", 0.02)
-    monkeypatch.setattr("platen.serve.access.Counts", lambda store: Counts(store, clock=lambda: 30.0))
+    monkeypatch.setattr("platen.serve.access.layer.SYNC_SECONDS", 0.02)
+    monkeypatch.setattr("platen.serve.access.layer.Counts", lambda store: Counts(store, clock=lambda: 30.0))
 
 
 def config(fake: FakeUpstream) -> dict[str, Any]:

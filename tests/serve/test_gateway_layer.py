@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from platen.engines.protocol import Timings, Usage
-from platen.engines.upstream import Upstream
-from platen.projectserving import UpstreamConfig
-from platen.serve.errors import ApiError
-from platen.serve.gateway import RELAYED, Gateway, Observer
-from platen.serve.outgoing import OutgoingRequest
-from platen.serve.relay import EventRelay
+from platen.engines.remote.config import UpstreamConfig
+from platen.engines.remote.upstream import Upstream
+from platen.serve.gateway.layer import RELAYED, Gateway, Observer
+from platen.serve.gateway.outgoing_request import OutgoingRequest
+from platen.serve.gateway.relay import EventRelay
+from platen.web.errors import ApiError
 from tests.engines.fake_upstream import (
     USAGE,
     USAGE_EVENT,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from platen.serve.gathering import MOST_BYTES, Gathering
+from platen.web.write_coalescing import MOST_BYTES, Gathering
 
 
 class Wire:

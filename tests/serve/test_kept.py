@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from platen.errors import BundleError
-from platen.projectserving import ServeConfig
-from platen.serve.admin import restore
-from platen.serve.hub import ModelHub
-from platen.serve.kept import KeptChanges, KeptChangesError, changes_file
-from platen.serve.route_spec import RouteSpec
-from platen.serve.served import ModelInfo, ServedModel
+from platen.core.errors import BundleError
+from platen.serve.config import ServeConfig
+from platen.serve.hub.admin import restore
+from platen.serve.hub.model_hub import ModelHub
+from platen.serve.hub.route_spec import RouteSpec
+from platen.serve.hub.saved_routes import KeptChanges, KeptChangesError, changes_file
+from platen.serve.hub.served_model import ModelInfo, ServedModel
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from platen.serve.errors import ApiError
-from platen.serve.keys import Grant, Limits, Scope, new_key, parts_of
-from platen.serve.keystore import KeyStore, KeyStoreError, Spent, key_file, month_of
-from platen.serve.ledger import Ledger
+from platen.serve.access.keys import Grant, Limits, Scope, new_key, parts_of
+from platen.serve.access.keystore import KeyStore, KeyStoreError, Spent, key_file, month_of
+from platen.serve.access.usage import Ledger
+from platen.web.errors import ApiError
 
 EVERYTHING = Grant(
     "alice",

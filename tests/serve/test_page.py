@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from platen.projectserving import ServeConfig
-from platen.serve.keys import Grant
-from platen.serve.keystore import KeyStore, key_file
+from platen.serve.access.keys import Grant
+from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.config import ServeConfig
 from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
 from tests.browser import chromium

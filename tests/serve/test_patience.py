@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from platen.models.llama import Llama
-from platen.projectserving import ServeConfig
+from platen.serve.config import ServeConfig
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.engines.test_torch_engine import slowed
 from tests.engines.torch_engine import TorchEngine

@@ -15,9 +15,9 @@ import httpx
 import openai
 import pytest
 
-from platen.projectserving import ServeConfig
-from platen.serve.keys import Grant
-from platen.serve.keystore import KeyStore, key_file
+from platen.serve.access.keys import Grant
+from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.config import ServeConfig
 from platen.serve.server import ServeError, listen, serve_bundle
 from tests.serve.running import wait_until
 

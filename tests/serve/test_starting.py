@@ -9,12 +9,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from platen.engines.torch_runner import TorchRunner
-from platen.errors import ArtifactError
+from platen.core.errors import ArtifactError
+from platen.core.phases import Phases
+from platen.engines.torch.runner import TorchRunner
 from platen.models.store import cache_folder
-from platen.phases import Phases
-from platen.projectserving import ServeConfig
-from platen.serve.opening import ServeError, open_configured
+from platen.serve.config import ServeConfig
+from platen.serve.hub.loading import ServeError, open_configured
 
 
 def test_a_model_has_written_before_it_is_ready(tiny_bundle: Path) -> None:

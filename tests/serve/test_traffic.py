@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from platen.cli.main import app
-from platen.errors import BundleError, PlatenError
-from platen.projectserving import ServeConfig
-from platen.serve.served import ModelInfo, ServedModel
-from platen.serve.traffic import CANARY, STABLE, CanaryLimits, CanaryWatch, Outcome, Route, Variant
+from platen.core.errors import BundleError, PlatenError
+from platen.serve.config import ServeConfig
+from platen.serve.hub.routing import CANARY, STABLE, CanaryLimits, CanaryWatch, Outcome, Route, Variant
+from platen.serve.hub.served_model import ModelInfo, ServedModel
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 

@@ -16,11 +16,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.projectserving import ServeConfig
-from platen.serve.access import AccessControl
-from platen.serve.keys import Grant, Limits
-from platen.serve.keystore import KeyStore, key_file
-from platen.serve.windows import LimitsStoreError, LocalCounts, Window
+from platen.serve.access.keys import Grant, Limits
+from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.layer import AccessControl
+from platen.serve.access.rate_limits import LimitsStoreError, LocalCounts, Window
+from platen.serve.config import ServeConfig
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import ScriptedEngine, serving, wait_until
 

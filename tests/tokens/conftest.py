@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from platen.artifacts import Artifact, Manifest
-from platen.stages import StageContext, StageResult
+from platen.core.artifacts import Artifact, Manifest
+from platen.core.stage import StageContext, StageResult
 
 RunStage = Callable[..., StageResult]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from platen.project import TokenizerConfig
+from platen.tokens.config import TokenizerConfig
 from platen.tokens.learn import learn_tokenizer
 from platen.tokens.tokenizer import Tokenizer
 

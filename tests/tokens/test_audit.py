@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.audit import audit, language_cost, plot_audit, read_language_texts, round_trip
 from platen.tokens.languages import SENTENCES, character_bytes, text_size
 from platen.tokens.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.bulk import BulkEncoder
 from platen.tokens.count import Counter
 from platen.tokens.extend import extend_tokenizer

@@ -10,7 +10,7 @@ import sentencepiece
 import tiktoken
 import tiktoken.load
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.tokens.convert import Form, convert, open_tokenizer, require_same
 from platen.tokens.pieces import ConversionError
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of, tokenizer_of

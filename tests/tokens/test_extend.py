@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.models.bundle import open_bundle, save_bundle
 from platen.models.llama import Llama
 from platen.models.resize import resize_bundle

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from platen.errors import ConfigError, DataError
-from platen.project import TokenizerConfig
+from platen.core.errors import ConfigError, DataError
+from platen.tokens.config import TokenizerConfig
 from platen.tokens.learn import learn_tokenizer
 from platen.tokens.pieces import ConversionError, from_tokenizer
 from platen.tokens.sentencepiece_file import sentencepiece_processor, write_sentencepiece

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, ChatTemplateError
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.toolmodels import TEMPLATES

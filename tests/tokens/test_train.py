@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from platen.errors import ConfigError
-from platen.project import TokenizerConfig
+from platen.core.errors import ConfigError
+from platen.tokens.config import TokenizerConfig
 from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
 from platen.tokens.train import encode_corpus, train_tokenizer

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from platen.artifacts import Artifact, Manifest
-from platen.project import ModelConfig, PretrainConfig, TrainConfig
-from platen.stages import StageContext
+from platen.core.artifacts import Artifact, Manifest
+from platen.core.stage import StageContext
+from platen.models.config import ModelConfig
 from platen.tokens.tokenizer import Tokenizer
+from platen.train.config import PretrainConfig, TrainConfig
 
 MODEL = ModelConfig(
     hidden_size=32,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
+from platen.pipeline.train_rank import main
 from platen.train.distributed import joined
-from platen.train.worker import main
 
 PROJECT = """
 name: tiny
@@ -44,7 +44,14 @@ def test_two_processes_take_the_steps_of_one(arguments: list[str], tmp_path: Pat
     arguments.append("--out")
     assert main([*arguments, str(tmp_path / "one")]) == 0
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    worker = ["--nproc-per-node", "2", "-m", "platen.train.worker", *arguments, str(tmp_path / "two")]
+    worker = [
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "platen.pipeline.train_rank",
+        *arguments,
+        str(tmp_path / "two"),
+    ]
     worker += ["--set", "train.accumulation=2"]
     process = subprocess.Popen(
         [sys.executable, *torchrun, *worker],

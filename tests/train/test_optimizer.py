@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from platen.project import TrainConfig
+from platen.train.config import TrainConfig
 from platen.train.optimizer import Muon, Optimizers, orthogonalize
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from platen.errors import BundleError, TrainingError
+from platen.core.errors import BundleError, TrainingError
+from platen.core.stage import StageContext
 from platen.models.bundle import open_bundle
-from platen.project import ModelConfig
-from platen.stages import StageContext
+from platen.models.config import ModelConfig
 from platen.tokens.tokenizer import Tokenizer
 from platen.train.data import IGNORE
 from platen.train.loop import seed_step, token_loss

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from platen.errors import ArtifactError
-from platen.stages import StageContext
+from platen.core.errors import ArtifactError
+from platen.core.stage import StageContext
 from platen.train import loop
 from platen.train.checkpoint import Checkpoint, CheckpointStore, TrainState
 from platen.train.loop import mean_loss
@@ -26,7 +26,7 @@ from .conftest import ContextMaker
 WORKER = """
 import json, sys
 from pathlib import Path
-from platen.project import PretrainConfig
+from platen.train.config import PretrainConfig
 from platen.stages import StageContext
 from platen.train.pretrain import pretrain
 from tests.train.conftest import artifact

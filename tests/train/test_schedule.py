@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from platen.project import TrainConfig
+from platen.train.config import TrainConfig
 from platen.train.schedule import Used, progress, rate_factor, reached
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from platen.errors import ConfigError
-from platen.outputs import check_folder, check_new_folder
+from platen.core.errors import ConfigError
+from platen.core.outputs import check_folder, check_new_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from platen.baselines.comparison.run import Comparison
+    from platen.baselines.comparison.run_comparison import Comparison
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -68,10 +68,10 @@ def compare(
     prepare_process()
     from rich.console import Console
 
+    from platen.baselines.comparison.comparison_report import write_report
     from platen.baselines.comparison.corpus import read_corpus
     from platen.baselines.comparison.networks import NetworkOptions
-    from platen.baselines.comparison.report import write_report
-    from platen.baselines.comparison.run import compare as run
+    from platen.baselines.comparison.run_comparison import compare as run
     from platen.cli.console import ConsoleObserver
     from platen.data.readers.needs import needs
 
@@ -95,7 +95,7 @@ def compare(
 def _show(comparison: Comparison, console: Console) -> None:
     from rich.table import Table
 
-    from platen.baselines.comparison.report import loss_cell, name_cell
+    from platen.baselines.comparison.comparison_report import loss_cell, name_cell
     from platen.cli.console import human_count, human_size
 
     table = Table(box=None)
@@ -137,8 +137,8 @@ def ngram(
 
       platen baselines ngram corpus --out filter-model --order 5 --sample 20
     """
-    from platen.baselines.ngram import MODEL_FILE, KneserNey
     from platen.cli.console import human_size
+    from platen.models.classic.ngram import MODEL_FILE, KneserNey
 
     check_new_folder(out, MODEL_FILE)
     model = KneserNey.fit(_sentences(corpus), order=order, min_count=min_count)
@@ -178,9 +178,9 @@ def vectors(
     prepare_process()
     from rich.console import Console
 
-    from platen.baselines.word_vectors import VectorOptions, train_vectors
-    from platen.baselines.words import VECTORS_FILE
     from platen.cli.console import ConsoleObserver
+    from platen.models.classic.word_vectors import VectorOptions, train_vectors
+    from platen.models.classic.words import VECTORS_FILE
 
     check_new_folder(out, VECTORS_FILE)
     options = VectorOptions(
@@ -193,9 +193,10 @@ def vectors(
 
 def _sentences(corpus: list[str]) -> list[list[str]]:
     """The words of each sentence in the sources. Raises DataError."""
-    from platen.baselines.words import sentences, words
+    from platen.data.config import DataConfig
+    from platen.data.readers.config import Source
     from platen.data.sources import find_files, read_documents
-    from platen.project import DataConfig, Source
+    from platen.models.classic.words import sentences, words
 
     files = find_files(Path.cwd(), DataConfig(sources=tuple(Source(path=path) for path in corpus)))
     texts = (document.text for file in files for document in read_documents(file))
@@ -222,9 +223,9 @@ def draft(
 
       platen baselines draft tokens --out draft-model
     """
-    from platen.baselines.continuations import count_continuations
+    from platen.baselines.count_drafts import count_continuations
     from platen.cli.console import human_size
-    from platen.engines.continuations import ABOUT_FILE
+    from platen.engines.batching.draft_ngrams import ABOUT_FILE
 
     check_new_folder(out, ABOUT_FILE)
     counted = count_continuations(tokens, order=order, min_count=min_count, share=share)

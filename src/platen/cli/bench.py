@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption
-from platen.errors import ConfigError
-from platen.outputs import check_new_folder
+from platen.core.errors import ConfigError
+from platen.core.outputs import check_new_folder
 
 if TYPE_CHECKING:
-    from platen.engines.measured import Figures
-    from platen.loadtest.engines import Missing
-    from platen.loadtest.prompts import Prompts
+    from platen.engines.benchmark_cache import SpeedMeasurement
+    from platen.loadtest.engine_speed import Missing
+    from platen.loadtest.load import Run
+    from platen.loadtest.load_prompts import Prompts
+    from platen.loadtest.load_report import Measured, Report
     from platen.loadtest.records import Slo
-    from platen.loadtest.report import Measured, Report
     from platen.loadtest.session import Plan
-    from platen.loadtest.traffic import Run
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -103,10 +103,10 @@ def serve(
       platen bench serve http://127.0.0.1:8000 --rate 2 --slo ttft=500ms,tpot=50ms --find-knee
     """
     from platen.data.readers.needs import needs
-    from platen.loadtest.report import write_report
+    from platen.loadtest.load import Load
+    from platen.loadtest.load_report import write_report
     from platen.loadtest.session import Plan
     from platen.loadtest.target import Target, check_address
-    from platen.loadtest.traffic import Load
 
     if rate is not None and users is not None:
         raise ConfigError("--rate and --users exclude each other", hint="a rate is open loop, users closed")
@@ -159,7 +159,7 @@ def _key(variable: str | None) -> str | None:
 
 def _prompts(file: Path | None, prompt_tokens: str, output_tokens: str) -> tuple[Prompts, str]:
     """What to ask, and how the report calls it."""
-    from platen.loadtest.prompts import Lengths, Synthetic, read_prompts
+    from platen.loadtest.load_prompts import Lengths, Synthetic, read_prompts
 
     try:
         prompt, output = Lengths.parse(prompt_tokens), Lengths.parse(output_tokens)
@@ -210,7 +210,7 @@ def _show(report: Report, page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from platen.loadtest.report import TIMES, milliseconds
+    from platen.loadtest.load_report import TIMES, milliseconds
 
     console = Console(highlight=False)
     if (one := report.shown) is not None:
@@ -270,25 +270,25 @@ def engines(
 
     prepare_process()
     from platen.cli.options import named_model
-    from platen.engines.measured import Figures
-    from platen.loadtest.engines import measure_engines
+    from platen.engines.benchmark_cache import SpeedMeasurement
+    from platen.loadtest.engine_speed import measure_engines
 
     bundle, _ = named_model(model, project)
     rows = measure_engines(bundle, again=again, tell=lambda text: typer.echo(f"{text} …", err=True))
     if as_json:
-        found = [asdict(row) for row in rows if isinstance(row, Figures)]
-        missing = {row.engine: row.why for row in rows if not isinstance(row, Figures)}
+        found = [asdict(row) for row in rows if isinstance(row, SpeedMeasurement)]
+        missing = {row.engine: row.why for row in rows if not isinstance(row, SpeedMeasurement)}
         typer.echo(json.dumps({"figures": found, "missing": missing}, indent=2))
         return
     _show_engines(rows)
 
 
-def _show_engines(rows: Sequence[Figures | Missing]) -> None:
+def _show_engines(rows: Sequence[SpeedMeasurement | Missing]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from platen.cli.console import human_size
-    from platen.engines.measured import AT_ONCE, Figures
+    from platen.engines.benchmark_cache import AT_ONCE, SpeedMeasurement
 
     table = Table(box=None)
     table.add_column("engine")
@@ -302,7 +302,7 @@ def _show_engines(rows: Sequence[Figures | Missing]) -> None:
     ):
         table.add_column(heading, justify="right")
     for row in rows:
-        if isinstance(row, Figures):
+        if isinstance(row, SpeedMeasurement):
             speeds = (row.prefill_alone, row.decode_alone, row.prefill_crowded, row.decode_crowded)
             table.add_row(
                 row.engine, row.weights, *(f"{s:,.0f}" for s in speeds), human_size(row.memory_bytes)

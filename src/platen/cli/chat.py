@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.cli.options import (
-    HERE,
-    MaxTokensOption,
-    ProjectOption,
-    SeedOption,
-    TemperatureOption,
-    TopPOption,
-)
-from platen.errors import ConfigError, PlatenError
-from platen.serve.keys import KEY_VARIABLE
+from platen.cli.options import HERE, MaxTokensOption, ProjectOption, SeedOption, TemperatureOption, TopPOption
+from platen.core.errors import ConfigError, PlatenError
+from platen.serve.access.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams

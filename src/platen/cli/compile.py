@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from platen.atomic import replaced_folder
 from platen.cli.options import HERE, ProjectOption, named_model
+from platen.core.files import replaced_folder
 
 
 def command(

@@ -10,9 +10,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from platen.artifacts import Manifest
+from platen.core.artifacts import Manifest
+from platen.core.stage import Task
 from platen.pipeline.planner import PlannedStage
-from platen.stages import Task
 
 
 def human_size(size: float) -> str:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from platen.cli import data_diff, data_label
-from platen.errors import ConfigError, complaint
-from platen.outputs import check_file, check_folder
-from platen.wording import counted
+from platen.core.errors import ConfigError, complaint
+from platen.core.outputs import check_file, check_folder
+from platen.core.wording import counted
 
 if TYPE_CHECKING:
+    from platen.data.config import DataConfig
     from platen.data.intake import Intake
     from platen.data.sourcefile import SourceFile
-    from platen.project import DataConfig
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -145,7 +145,7 @@ def source_config(**source: Any) -> DataConfig:
     """A configuration with one source, whose broken records are put aside. Raises ConfigError."""
     from pydantic import ValidationError
 
-    from platen.project import DataConfig
+    from platen.data.config import DataConfig
 
     try:
         return DataConfig.model_validate({"sources": (source,), "on_error": "quarantine"})

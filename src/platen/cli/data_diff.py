@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from platen.data.instruct.versions import Difference

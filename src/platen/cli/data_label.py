@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.errors import ConfigError, DataError
-from platen.outputs import check_file
+from platen.core.errors import ConfigError, DataError
+from platen.core.outputs import check_file
 
 if TYPE_CHECKING:
     from platen.data.labelling.store import LabelStore

@@ -22,7 +22,7 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
-    from platen.doctor import examine
+    from platen.doctor.checks import examine
 
     checks = examine(project if (project / "platen.yaml").is_file() or project != HERE else None)
     marks = {"ok": "[green]✔[/]", "warn": "[yellow]![/]", "fail": "[red]✘[/]"}

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from platen.cli.options import HERE, ProjectOption
-from platen.errors import ConfigError
-from platen.outputs import check_file, check_new_folder
-from platen.wording import counted
+from platen.core.errors import ConfigError
+from platen.core.outputs import check_file, check_new_folder
+from platen.core.wording import counted
 
 if TYPE_CHECKING:
-    from platen.embeddings.models import Role, TextModel
     from platen.models.sentence import Backend, Pooling
+    from platen.retrieve.embedders import Role, TextModel
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -93,9 +93,9 @@ def run(
     from platen.cli.data import reading_summary, source_config
     from platen.data.intake import Intake
     from platen.data.sources import find_files
-    from platen.embeddings.cache import MOST_BYTES, VectorCache
-    from platen.embeddings.corpus import Corpus, embed_corpus
-    from platen.embeddings.vectorfile import VectorWriter
+    from platen.retrieve.cache import MOST_BYTES, VectorCache
+    from platen.retrieve.corpus import Corpus, embed_corpus
+    from platen.retrieve.vectorfile import VectorWriter
 
     check_file(out, "--out")
     with _place(source) as (folder, path), Intake("quarantine", None) as intake:
@@ -140,8 +140,8 @@ def search(
     import json
     from dataclasses import asdict
 
-    from platen.embeddings.search import search as nearest
-    from platen.embeddings.vectorfile import VectorFile
+    from platen.retrieve.search import search as nearest
+    from platen.retrieve.vectorfile import VectorFile
 
     if not query.strip():
         raise ConfigError(
@@ -171,8 +171,8 @@ def plot(
 
       platen embed plot vectors.parquet --out map.html --color source
     """
-    from platen.embeddings.plot import write_map
-    from platen.embeddings.vectorfile import VectorFile
+    from platen.retrieve.plot import write_map
+    from platen.retrieve.vectorfile import VectorFile
 
     check_file(out, "--out")
     points = write_map(VectorFile(vectors), out, method=method, color=color, limit=limit)
@@ -199,7 +199,7 @@ def convert(
     from platen.engines.threads import prepare_process
 
     prepare_process()
-    from platen.embeddings.convert import convert as make_graph
+    from platen.retrieve.convert import convert as make_graph
 
     check_new_folder(out)
     path, _ = named_model(model, project)
@@ -225,7 +225,7 @@ def cache(
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     from platen.cli.console import human_size
-    from platen.embeddings.cache import VectorCache
+    from platen.retrieve.cache import VectorCache
 
     try:
         most = TypeAdapter(ByteSize | None).validate_python("0" if clear else max_size)
@@ -250,7 +250,7 @@ def _open(
     from platen.engines.threads import prepare_process
 
     prepare_process()
-    from platen.embeddings.models import open_model
+    from platen.retrieve.embedders import open_model
 
     path, name = named_model(model, project)
     return open_model(path, role=role, prompt=prompt, pooling=pooling, backend=backend, name=name)

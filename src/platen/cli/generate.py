@@ -20,7 +20,7 @@ from platen.cli.options import (
     open_pipeline,
     released_bundle,
 )
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption
-from platen.errors import ConfigError
-from platen.serve.keys import Priority, Scope
+from platen.core.errors import ConfigError
+from platen.serve.access.keys import Priority, Scope
 
 if TYPE_CHECKING:
-    from platen.serve.keys import ApiKey
-    from platen.serve.keystore import KeyStore, Spent
+    from platen.serve.access.keys import ApiKey
+    from platen.serve.access.keystore import KeyStore, Spent
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,7 +65,7 @@ def create(
 
       platen keys create prometheus --scope metrics
     """
-    from platen.serve.keys import Grant, Limits
+    from platen.serve.access.keys import Grant, Limits
 
     grant = Grant(
         name=_label(name, "name"),
@@ -95,7 +95,7 @@ def list_keys(
     from rich.console import Console
     from rich.table import Table
 
-    from platen.serve.keystore import Spent
+    from platen.serve.access.keystore import Spent
 
     found = _store(project).read()
     now = datetime.now(UTC)
@@ -125,8 +125,8 @@ def revoke(
 
 
 def _store(project: Path) -> KeyStore:
-    from platen.projectfile import load_service
-    from platen.serve.keystore import KeyStore, key_file
+    from platen.project.file import load_service
+    from platen.serve.access.keystore import KeyStore, key_file
 
     return KeyStore(key_file(load_service(project).directory))
 

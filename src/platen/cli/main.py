@@ -35,7 +35,7 @@ from platen.cli import (
     ui,
 )
 from platen.cli.failures import describe_failure
-from platen.errors import PlatenError
+from platen.core.errors import PlatenError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption, open_pipeline
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
@@ -77,7 +77,7 @@ def promote(
 
     Example:  platen models promote shakespeare@3 production --override --reason "hotfix for the demo"
     """
-    from platen.evaluate.gate import check
+    from platen.registry.gate import check
 
     if override != bool(reason.strip()):
         raise ConfigError("--override and --reason go together", hint="--override --reason 'why'")

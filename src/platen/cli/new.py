@@ -15,7 +15,7 @@ def command(
 
     Example:  platen new hello && platen run hello --serve
     """
-    from platen.projectfile import new_project
+    from platen.project.file import new_project
 
     directory = Path(name)
     for path in new_project(directory, directory.name):

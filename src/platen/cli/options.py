@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.errors import ArtifactError
+from platen.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
@@ -31,7 +31,7 @@ HERE = Path(".")
 def open_pipeline(project: Path, overrides: list[str] | None = None) -> Pipeline:
     """The project's pipeline. Raises ConfigError."""
     from platen.pipeline.runner import Pipeline
-    from platen.projectfile import load_project
+    from platen.project.file import load_project
 
     return Pipeline(load_project(project, overrides or ()))
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from platen.models.config import LlamaConfig
+    from platen.models.llama_config import LlamaConfig
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def command(
 def _subject(
     project: Path, overrides: list[str] | None, model: Path | None, parameters: str | None
 ) -> _Subject:
-    from platen.models.config import LlamaConfig
+    from platen.models.llama_config import LlamaConfig
     from platen.models.sizing import parse_count
 
     if parameters is not None:
@@ -84,7 +84,7 @@ def _subject(
         return _Subject(str(model), config.num_parameters(), config)
     described = open_pipeline(project, overrides).project
     described.training()
-    from platen.models.config import llama_config
+    from platen.models.llama_config import llama_config
 
     config = llama_config(described.model, described.tokenizer.vocab_size)
     return _Subject(described.name, config.num_parameters(), config)

@@ -9,7 +9,7 @@ import typer
 
 from platen.cli.failures import describe_failure
 from platen.cli.options import HERE, ProjectOption, SetOption, looks_like_project, open_pipeline
-from platen.errors import PlatenError
+from platen.core.errors import PlatenError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline, RunReport

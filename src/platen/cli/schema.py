@@ -15,7 +15,7 @@ def command(
 
     Example:  platen schema > platen.schema.json
     """
-    from platen.projectfile import json_schema, reference_markdown
+    from platen.project.file import json_schema, reference_markdown
 
     text = (
         reference_markdown() if markdown else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

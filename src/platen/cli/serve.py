@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_forms
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from platen.core.phases import Phases
     from platen.engines.choose import Choice
-    from platen.phases import Phases
     from platen.pipeline.runner import Pipeline
-    from platen.projectfile import LoadedService
-    from platen.projectserving import ServeConfig
+    from platen.project.file import LoadedService
+    from platen.serve.config import ServeConfig
     from platen.serve.server import Started
 
 
@@ -90,7 +90,7 @@ def command(
 
     prepare_process()
     from platen.cli.starting import start_phases
-    from platen.projectserving import ServeConfig
+    from platen.serve.config import ServeConfig
 
     find = _finder(lambda: open_pipeline(project), engine)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
@@ -121,7 +121,7 @@ def command(
 
 def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> LoadedService | None:
     """What the project says of serving; None when there is none here and it is not needed."""
-    from platen.projectfile import FILE_NAME, load_service
+    from platen.project.file import FILE_NAME, load_service
 
     if project == HERE and not overrides and not needed and not (HERE / FILE_NAME).exists():
         return None
@@ -161,7 +161,7 @@ def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choic
 
 def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
     """The configuration for the engine that was asked for; auto leaves it as it is."""
-    from platen.projectserving import VllmConfig
+    from platen.engines.vllm.config import VllmConfig
 
     if engine is Engine.torch:
         return config.model_copy(update={"vllm": None})
@@ -222,15 +222,15 @@ def serve(
     and what the server was told before, unless it starts `fresh`.
     """
     from platen.cli.starting import DownloadBar, announce, announce_gateway, explain
+    from platen.core.phases import no_phase
     from platen.models.store import read_ahead
-    from platen.phases import no_phase
 
     phase = phases or no_phase
     if choice is not None and isinstance(choice.path, Path):
         read_ahead(choice.path)
     with phase("imports"):
-        from platen.serve.access import AccessControl
-        from platen.serve.kept import KeptChanges, changes_file
+        from platen.serve.access.layer import AccessControl
+        from platen.serve.hub.saved_routes import KeptChanges, changes_file
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:

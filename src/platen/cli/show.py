@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, ProjectOption, open_pipeline
-from platen.errors import ArtifactError
+from platen.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from platen.artifacts import Manifest
+    from platen.core.artifacts import Manifest
     from platen.pipeline.runner import Pipeline
 
 

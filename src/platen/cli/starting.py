@@ -7,11 +7,11 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from platen.phases import Phases
-from platen.stages import Task
+from platen.core.phases import Phases
+from platen.core.stage import Task
 
 if TYPE_CHECKING:
-    from platen.projectserving import ServeConfig
+    from platen.serve.config import ServeConfig
     from platen.serve.server import Started
 
 

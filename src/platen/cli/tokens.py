@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.atomic import replaced_folder
 from platen.cli.options import HERE, ProjectOption, open_pipeline
 from platen.cli.tokensview import show_audit, show_counts
-from platen.errors import ConfigError, DataError, complaint
-from platen.outputs import check_file, check_folder, check_new_folder
-from platen.wording import counted
+from platen.core.errors import ConfigError, DataError, complaint
+from platen.core.files import replaced_folder
+from platen.core.outputs import check_file, check_folder, check_new_folder
+from platen.core.wording import counted
 
 if TYPE_CHECKING:
     from platen.tokens.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def train(
     from pydantic import ValidationError
 
     from platen.cli.console import ConsoleObserver
-    from platen.project import TokenizerConfig
+    from platen.tokens.config import TokenizerConfig
     from platen.tokens.learn import learn_tokenizer
     from platen.tokens.texts import find_texts, read_texts
 
@@ -229,7 +229,7 @@ def count(
 
       cat notes.txt | platen tokens count -t my-tokenizer
     """
-    from platen.stages import SilentProgress
+    from platen.core.stage import SilentProgress
     from platen.tokens.count import Count, Counter, total
     from platen.tokens.texts import find_texts, read_texts
 
@@ -295,7 +295,7 @@ def encode(
 def _tokenizer(path: Path | None, project: Path) -> Tokenizer:
     """The tokenizer at `path`; the project's newest for None. Raises PlatenError."""
     from platen.cli.show import find_manifest
-    from platen.errors import ArtifactError
+    from platen.core.errors import ArtifactError
     from platen.tokens.convert import open_tokenizer
 
     if path is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from platen.wording import counted
+from platen.core.wording import counted
 
 if TYPE_CHECKING:
     from platen.tokens.audit import Audit

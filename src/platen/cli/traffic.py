@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from platen.serve.keys import KEY_VARIABLE
+from platen.serve.access.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from platen.serve.client import AdminClient

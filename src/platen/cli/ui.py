@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platen.cli.options import HERE, open_pipeline
-from platen.errors import MissingExtraError, PlatenError
+from platen.core.errors import MissingExtraError, PlatenError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline

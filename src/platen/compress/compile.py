@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from platen.artifacts import Artifact, Store
-from platen.errors import BundleError, MissingExtraError
+from platen.compress.config import COMPILED_WEIGHTS, CompileConfig
+from platen.core.artifacts import Artifact, Store
+from platen.core.errors import BundleError, MissingExtraError
+from platen.core.stage import StageContext, StageResult
 from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
 from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
-from platen.project import COMPILED_WEIGHTS, CompileConfig
-from platen.stages import StageContext, StageResult
 
 KIND = "compiled"
 """Of the artifact."""

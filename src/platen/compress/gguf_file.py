@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from platen.models.bundle import Bundle
-from platen.models.config import LlamaConfig
 from platen.models.llama import rope_frequencies
+from platen.models.llama_config import LlamaConfig
 from platen.tokens.gguf_vocabulary import add_vocabulary
 
 _LAYER = {

@@ -19,8 +19,8 @@ from openvino import opset15 as op
 from openvino.op.util import Variable, VariableInfo
 from torch import Tensor
 
-from platen.models.config import LlamaConfig
 from platen.models.llama import rope_frequencies
+from platen.models.llama_config import LlamaConfig
 
 Node = Any
 INT4_GROUP = 64

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from platen.project import CleanConfig
+from platen.data.config import CleanConfig
 
 # C0 and C1 controls but tab and line feed, and the byte order mark.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")

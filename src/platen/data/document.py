@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from platen.core.errors import DataError
+from platen.core.wording import counted
 from platen.data.document import Broken, Document
 from platen.data.readers.choose import read_records
+from platen.data.readers.config import OnError, Source
 from platen.data.sourcefile import SourceFile
-from platen.errors import DataError
-from platen.projectdata import OnError, Source
-from platen.wording import counted
 
 QUARANTINE = "quarantine.jsonl"
 

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from platen.core.errors import DataError, MissingExtraError
+from platen.core.stage import StageContext, StageResult
+from platen.core.wording import counted
 from platen.data.clean import CleaningCounts, clean_text
+from platen.data.config import CleanConfig, DataConfig
 from platen.data.intake import QUARANTINE, Intake
 from platen.data.sources import Document, SourceFile, find_files
 from platen.data.split import Item, SplitName, assign, item_of
-from platen.errors import DataError, MissingExtraError
-from platen.project import CleanConfig, DataConfig
-from platen.stages import StageContext, StageResult
-from platen.wording import counted
 
 SPLITS = ("train", "validation", "test")
 _LISTED = 100  # names in the report; a web-sized corpus has too many to list

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from platen.core.errors import DataError
 from platen.data.document import Broken
-from platen.errors import DataError
-from platen.projectdata import ReadLimits, Source
+from platen.data.readers.config import ReadLimits, Source
 
 COMPRESSED = (".gz", ".bz2", ".xz")
 _ALWAYS_ALLOWED = 2**20  # bytes: so little harms nobody, however small it was packed

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from platen.core.errors import DataError
+from platen.data.config import DataConfig
 from platen.data.document import Broken, Document, LeftOut, Record
 from platen.data.readers.choose import FORMATS, WHOLE, read_records, suffix
+from platen.data.readers.config import Source
 from platen.data.sourcefile import SourceFile
-from platen.data.wholes import file_name, find_whole, watched
-from platen.errors import DataError
-from platen.project import DataConfig, Source
+from platen.data.whole_files import file_name, find_whole, watched
 
 __all__ = ["Broken", "Document", "LeftOut", "Record", "SourceFile", "find_files", "read_documents"]
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from platen.errors import DataError
-from platen.project import SplitConfig
+from platen.core.errors import DataError
+from platen.data.config import SplitConfig
 
 SplitName = Literal["train", "validation", "test"]
 

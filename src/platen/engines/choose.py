@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from platen.engines.measured import AT_ONCE, Figures, cached_forms, read_figures
-from platen.errors import ConfigError, MissingExtraError
+from platen.core.errors import ConfigError, MissingExtraError
+from platen.engines.benchmark_cache import AT_ONCE, SpeedMeasurement, cached_forms, read_measurements
 from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.compiled import read_compiled
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 
 EngineName = Literal["torch", "openvino", "llamacpp"]
 ENGINES: tuple[EngineName, ...] = ("torch", "openvino", "llamacpp")
@@ -105,10 +105,10 @@ def _named(forms: Sequence[Form], wanted: str) -> Choice:
 def _fastest(forms: Sequence[Form]) -> Choice | None:
     """The fastest of those measured on this machine, when there are several such."""
     config = LlamaConfig.from_hf(read_json(forms[0].path / "config.json"))
-    figures = read_figures(config)
-    measured: list[tuple[Figures, Form]] = []
+    stats = read_measurements(config)
+    measured: list[tuple[SpeedMeasurement, Form]] = []
     for form in forms:
-        measured += [(f, form) for f in figures if f.engine == form.engine and f.weights == form.weights][:1]
+        measured += [(f, form) for f in stats if f.engine == form.engine and f.weights == form.weights][:1]
     if len({form.engine for _, form in measured}) < 2:
         return None
     ranked = sorted(measured, key=lambda pair: pair[0].decode_crowded, reverse=True)

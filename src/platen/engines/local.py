@@ -15,25 +15,25 @@ from typing import Any, TypedDict
 import psutil
 import torch
 
-from platen.engines.batching import BatchingEngine
-from platen.engines.draft import DraftOptions
-from platen.engines.grammar import GrammarCompiler
-from platen.engines.prompts import ModelKind, fitting_chat_prompt, kind_of, text_prompt
+from platen.core.errors import BundleError, ConfigError, MissingExtraError
+from platen.core.phases import Phase, no_phase
+from platen.engines.batching.detokenize import Detokenizer
+from platen.engines.batching.draft import DraftOptions
+from platen.engines.batching.engine import BatchingEngine
+from platen.engines.batching.grammar import GrammarCompiler
+from platen.engines.batching.runner import Runner
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
-from platen.engines.runner import Runner
-from platen.engines.text import Detokenizer
 from platen.engines.threads import on_passing_thread
-from platen.engines.torch_runner import REUSE_BYTES, TorchRunner
-from platen.engines.vllm import VllmEngine
-from platen.engines.vllm_child import VllmChild, VllmOptions, find_vllm
-from platen.errors import BundleError, ConfigError, MissingExtraError
+from platen.engines.torch.cpu.packed import can_pack, pack
+from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
+from platen.engines.vllm.engine import VllmEngine
+from platen.engines.vllm.process import VllmChild, VllmOptions, find_vllm
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
-from platen.models.config import LlamaConfig
-from platen.models.packed import can_pack, pack
+from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
-from platen.phases import Phase, no_phase
+from platen.prompts.messages import ModelKind, kind_of, text_prompt, truncated_chat_prompt
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 512
@@ -186,10 +186,10 @@ def _compiled_runner(
 ) -> Runner:
     try:
         if compiled.to == "openvino":
-            from platen.engines.openvino_runner import OpenVinoRunner
+            from platen.engines.openvino.runner import OpenVinoRunner
 
             return OpenVinoRunner(path, max_rows=max_rows, cache_bytes=cache_bytes)
-        from platen.engines.llamacpp_runner import LlamaCppRunner
+        from platen.engines.llamacpp.runner import LlamaCppRunner
 
         # Two numbers of 2 bytes a key/value head's element, in every layer.
         cell = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
@@ -198,7 +198,7 @@ def _compiled_runner(
         return LlamaCppRunner(
             path / GGUF_FILE,
             context_window=config.max_position_embeddings,
-            places=max(1, places),
+            slots=max(1, places),
             step_tokens=2 * PREFILL_CHUNK + max_rows,
         )
     except ImportError:
@@ -240,7 +240,7 @@ async def stream_chat(
     """
     window = engine.capacity().context_window
     wanted = window // 2 if sampling.max_tokens is None else min(sampling.max_tokens, window // 2)
-    async for event in _stream(engine, fitting_chat_prompt(tokenizer, messages, window - wanted), sampling):
+    async for event in _stream(engine, truncated_chat_prompt(tokenizer, messages, window - wanted), sampling):
         yield event
 
 

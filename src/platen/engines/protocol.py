@@ -10,20 +10,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from platen.prompts.structured import Grammar
+
 FinishReason = Literal["stop", "length", "cancelled", "content_filter"]
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """What a text must match: a JSON schema, a regular expression, or a grammar in Lark's notation."""
-
-    kind: Literal["json_schema", "regex", "lark"]
-    text: str
-
-
-@dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen; `platen.engines.sampling` defines each filter and penalty.
+    """How the next token is chosen; `platen.engines.batching.sampling` defines each filter and penalty.
 
     `temperature` 0 is greedy. Off are: `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `repetition_penalty`
     1, `presence_penalty` and `frequency_penalty` 0. `logit_bias` adds to single tokens' logits. `seed` makes

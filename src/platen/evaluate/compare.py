@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from platen.artifacts import Artifact
-from platen.evaluate import plots
-from platen.stages import StageContext, StageResult
-from platen.train.history import read_curves
+from platen.core import plots
+from platen.core.artifacts import Artifact
+from platen.core.stage import StageContext, StageResult
+from platen.models.training_history import read_curves
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from platen.errors import DataError
-from platen.stages import Progress, SilentProgress
+from platen.core.errors import DataError
+from platen.core.stage import Progress, SilentProgress
 
 LOGITS_BYTES = 128 * 2**20
 """Float32 logits held at once; a wide vocabulary lowers the batch to stay below it."""

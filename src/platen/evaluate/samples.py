@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from platen.engines.batching.sampling import RandomStream, Row, sample
 from platen.engines.protocol import SamplingParams
-from platen.engines.sampling import RandomStream, Row, sample
 from platen.evaluate.subject import Subject
 
 

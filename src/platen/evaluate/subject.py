@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ class SplitText:
 
 def open_subject(path: Path) -> Subject:
     """Open a bundle or a ladder baseline in evaluation mode. Raises BundleError."""
-    from platen.baselines import ladder
+    from platen.models import ladder
 
     if ladder.is_ladder(path):
         baseline = ladder.open(path)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from platen.loadtest.knee import Step, find_knee
-from platen.loadtest.prompts import Prompts, Synthetic
+from platen.loadtest.load import Load, Run, run_load
+from platen.loadtest.load_prompts import Prompts, Synthetic
+from platen.loadtest.load_report import Measured, Report
 from platen.loadtest.records import Slo, summarize
-from platen.loadtest.report import Measured, Report
 from platen.loadtest.target import Target, calibrate, open_target
-from platen.loadtest.traffic import Load, Run, run_load
 
 Watch = Callable[[Run], None]
 _FEWEST_REQUESTS = 4

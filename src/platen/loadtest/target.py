@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from platen.errors import ConfigError, PlatenError
-from platen.loadtest.prompts import Ask, Synthetic
+from platen.core.errors import ConfigError, PlatenError
+from platen.loadtest.load_prompts import Ask, Synthetic
 from platen.loadtest.records import OK, Record
 
 Api = Literal["completions", "chat"]

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.models.bundle import read_json
-from platen.models.config import LlamaConfig
+from platen.models.llama_config import LlamaConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from platen.artifacts import sha256_file
-from platen.errors import BundleError
-from platen.models.config import LlamaConfig
+from platen.core.artifacts import sha256_file
+from platen.core.errors import BundleError
 from platen.models.llama import Llama
+from platen.models.llama_config import LlamaConfig
 from platen.models.weights import AGAIN, read_tensors, write_tensors
 from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer
 

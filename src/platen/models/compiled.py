@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.models.bundle import read_json
 
 COMPILED_FILE = "compiled.json"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from platen.models.config import LlamaConfig, RopeScaling
+from platen.models.llama_config import LlamaConfig, RopeScaling
 
 
 class Cache(Protocol):
@@ -299,7 +299,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = Trunk(config, dropout)
-        self.packed_output: nn.Module | None = None  # see platen.models.packed
+        self.packed_output: nn.Module | None = None  # see platen.engines.torch.cpu.packed
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         for module in self.modules():

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from platen.artifacts import MANIFEST, Manifest
-from platen.download import Remote, RemoteFile
-from platen.errors import ArtifactError
+from platen.core.artifacts import MANIFEST, Manifest
+from platen.core.download import Remote, RemoteFile
+from platen.core.errors import ArtifactError
 
 
 class Unreachable(ArtifactError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.models.bundle import read_json
 from platen.models.compiled import COMPILED_FILE
 from platen.models.weights import AGAIN

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from platen.errors import ConfigError
-from platen.models.config import LlamaConfig
+from platen.core.errors import ConfigError
+from platen.models.llama_config import LlamaConfig
 
 GB = 1_000_000_000
 RULE_OF_THUMB_CACHE_BYTES = 1_000_000

@@ -23,12 +23,12 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from platen.artifacts import SourceIndex
-from platen.atomic import write_atomic
-from platen.download import Remote, RemoteFile, Report, fetch, no_report
-from platen.errors import ArtifactError
+from platen.core.artifacts import SourceIndex
+from platen.core.download import Remote, RemoteFile, Report, fetch, no_report
+from platen.core.errors import ArtifactError
+from platen.core.files import write_atomic
+from platen.core.phases import Phase, no_phase
 from platen.models.remote import Listing, Unreachable, list_model, name_in, remote_folder
-from platen.phases import Phase, no_phase
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,6 @@ from pathlib import Path
 
 from platen.pipeline.orchestration import pipeline_definitions
 from platen.pipeline.runner import Pipeline
-from platen.projectfile import load_project
+from platen.project.file import load_project
 
 definitions = pipeline_definitions(Pipeline(load_project(Path(os.environ["PLATEN_PROJECT"]))))

@@ -10,10 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
-from platen.errors import ConfigError
-from platen.project import PretrainConfig, Project, ReleaseConfig, StageName
-from platen.projectparts import Section
-from platen.stages import Stage, StageContext, StageResult
+from platen.core.config import Section
+from platen.core.errors import ConfigError
+from platen.core.stage import Stage, StageContext, StageResult
+from platen.project.sections import Project, StageName
+from platen.registry.config import ReleaseConfig
+from platen.train.config import PretrainConfig
 
 
 class CompareConfig(Section):
@@ -127,7 +129,7 @@ def _training(project: Project, suffix: str) -> list[Stage]:
         name=f"evaluate{suffix}",
         kind="evaluation",
         version=1,
-        run=_function("platen.evaluate.run:evaluate"),
+        run=_function("platen.evaluate.stage:evaluate"),
         config=project.evaluate,
         inputs={"train": train.name, "data": "data", "tokens": "tokens"},
         seeded=True,

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from platen.artifacts import Manifest
-from platen.errors import DataError
+from platen.core.artifacts import Manifest
+from platen.core.errors import DataError
 from platen.pipeline.runner import Pipeline
 
 

@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from platen.artifacts import Manifest
-from platen.errors import MissingExtraError, PlatenError
+from platen.core.artifacts import Manifest
+from platen.core.errors import MissingExtraError, PlatenError
 from platen.pipeline.planner import PlannedStage
-from platen.project import StageName
+from platen.project.sections import StageName
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from platen.artifacts import FileEntry, Manifest, SourceIndex, Store, fingerprint
+from platen.core.artifacts import FileEntry, Manifest, SourceIndex, Store, fingerprint
+from platen.core.stage import Stage
 from platen.pipeline.differences import changes
-from platen.stages import Stage
 
 
 @dataclass(frozen=True)

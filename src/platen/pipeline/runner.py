@@ -13,21 +13,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from platen.artifacts import (
-    Artifact,
-    Manifest,
-    SourceIndex,
-    Store,
-    made_with,
-    now,
-    project_lock,
-)
-from platen.atomic import write_atomic
-from platen.errors import GateFailed, MissingExtraError, PlatenError
+from platen.core.artifacts import Artifact, Manifest, SourceIndex, Store, made_with, now, project_lock
+from platen.core.errors import GateFailed, MissingExtraError, PlatenError
+from platen.core.files import write_atomic
+from platen.core.stage import NullTracker, Progress, SilentProgress, StageContext, Tracker
 from platen.pipeline.graph import build_stages, select
 from platen.pipeline.planner import PlannedStage, plan
-from platen.projectfile import LoadedProject
-from platen.stages import NullTracker, Progress, SilentProgress, StageContext, Tracker
+from platen.project.file import LoadedProject
 
 STATE = ".platen"
 
@@ -232,7 +224,7 @@ class Execution:
 
     def check_gate(self, artifact: Artifact) -> Any:
         """The gate's outcome on an evaluation; a failure is kept as the run's error."""
-        from platen.evaluate.gate import check
+        from platen.registry.gate import check
         from platen.registry.reading import production_metrics
 
         project = self.pipeline.project

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platen.errors import MissingExtraError, RegistryError, first_line
+from platen.core.errors import MissingExtraError, RegistryError, first_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from platen.errors import RegistryError
+from platen.core.errors import RegistryError
 from platen.registry.backend import database
 
 ALIASES = ("candidate", "production")

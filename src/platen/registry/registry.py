@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platen.errors import RegistryError
+from platen.core.errors import RegistryError
 from platen.registry import reading
 from platen.registry.backend import writing
 from platen.registry.reading import ALIASES, Ancestor, Promotion, Version
 from platen.registry.reading import production_metrics as production_metrics
 
 if TYPE_CHECKING:
-    from platen.evaluate.gate import GateOutcome
+    from platen.registry.gate import GateOutcome
 
 
 class Registry:

@@ -9,11 +9,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from platen.errors import ArtifactError, GateFailed
-from platen.evaluate.gate import GateOutcome, check
-from platen.project import ReleaseConfig
+from platen.core.errors import ArtifactError, GateFailed
+from platen.core.stage import StageContext, StageResult
+from platen.registry.config import ReleaseConfig
+from platen.registry.gate import GateOutcome, check
 from platen.registry.registry import Registry
-from platen.stages import StageContext, StageResult
 
 RELEASE = "release.json"
 

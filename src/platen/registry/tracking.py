@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from platen.errors import RegistryError
+from platen.core.errors import RegistryError
 from platen.registry import reading
 from platen.registry.backend import database, files, writing
 

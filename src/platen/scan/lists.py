@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 from platen.scan.words import LONGEST_ENTRY
 
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
-from platen.projectserving import GuardMask
+from platen.scan.config import GuardMask
 from platen.scan.screen import Match
 
 Mask = Callable[[Match, str], str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 from platen.scan.screen import Match
 
 # Digits in groups, one of which may stand in brackets; the library decides.

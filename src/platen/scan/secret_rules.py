@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from platen.projectserving import SecretKind
 from platen.scan.checks import IBAN_LENGTHS, card, iban, ip_address
+from platen.scan.config import SecretKind
 
 LONGEST_WORD = 512
 """A pattern spans at most so many characters; its `until` may follow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from platen.projectserving import SecretKind
+from platen.scan.config import SecretKind
 from platen.scan.fold import fold_width
 from platen.scan.screen import Match
 from platen.scan.secret_rules import LONGEST_NUMBER, LONGEST_WORD, RULES, Rule

@@ -18,27 +18,27 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from platen import __version__
-from platen.engines.upstream import Upstream
-from platen.projectserving import ServeConfig
-from platen.serve.about import about_router
-from platen.serve.access import LOOPBACK, Access, AccessControl
-from platen.serve.admin import Loader, admin_router
-from platen.serve.chat import chat_router
-from platen.serve.completions import completions_router
+from platen.engines.remote.upstream import Upstream
+from platen.serve.access.layer import LOOPBACK, Access, AccessControl
+from platen.serve.api.chat import chat_router
+from platen.serve.api.completions import completions_router
+from platen.serve.api.embeddings import embeddings_router
+from platen.serve.api.model_list import about_router
+from platen.serve.api.oip.inference import OpenInference
+from platen.serve.api.oip.rest import open_inference_router
+from platen.serve.api.openapi import describe
+from platen.serve.api.responses import responses_router
+from platen.serve.api.tokenize import tokens_router
+from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
-from platen.serve.embeddings import embeddings_router
-from platen.serve.errors import install_handlers, unexpected
-from platen.serve.gateway import Gateway, NewScreens, open_upstreams
-from platen.serve.guard import Guard
+from platen.serve.gateway.layer import Gateway, NewScreens, open_upstreams
+from platen.serve.gateway.outgoing_request import NewGuard, OutgoingGuard
 from platen.serve.guards import Guards, Origin
+from platen.serve.hub.admin import Loader, admin_router
 from platen.serve.metrics import MeteredRequests, metrics_router
-from platen.serve.oip.inference import OpenInference
-from platen.serve.oip.rest import open_inference_router
-from platen.serve.openapi import describe
-from platen.serve.outgoing import NewGuard, OutgoingGuard
-from platen.serve.patience import Patience
-from platen.serve.responses import responses_router
-from platen.serve.tokens import tokens_router
+from platen.web.errors import install_handlers, unexpected
+from platen.web.origin_guard import Guard
+from platen.web.timeouts import Patience
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 8 * 2**20

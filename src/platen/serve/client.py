@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import httpx
 
+from platen.core.errors import PlatenError
 from platen.engines.protocol import SamplingParams
-from platen.errors import PlatenError
-from platen.serve.keys import KEY_VARIABLE
+from platen.serve.access.keys import KEY_VARIABLE
 
 
 class RemoteError(PlatenError):
@@ -62,7 +62,7 @@ class _Client:
 
 
 class AdminClient(_Client):
-    """Sees and changes what a Platen server answers with; `platen.serve.admin` says what goes in and out."""
+    """Sees and changes what a Platen server answers with; see `platen.serve.hub.admin`."""
 
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
         super().__init__(url, api_key=api_key, patience=3600)  # a large model takes its time to load

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from platen.projectserving import ServeConfig
+from platen.serve.config import ServeConfig
 from platen.serve.guards import Guards, Origin
-from platen.serve.hub import ModelHub
-from platen.serve.kept import KeptChanges
+from platen.serve.guards.output_screening import Oversight
+from platen.serve.hub.model_hub import ModelHub
+from platen.serve.hub.saved_routes import KeptChanges
 from platen.serve.metrics import Metrics
-from platen.serve.oversight import Oversight
-
-
-@dataclass
-class ServerState:
-    """`active` counts requests being answered; while `draining` new ones are refused."""
-
-    draining: bool = False
-    active: int = 0
-    drain_until: float = 0.0
-    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    """What is called when the server ends, before it waits for the last of its answers."""
-
-    def start_draining(self, seconds: float) -> None:
-        """Refuse what comes from now on and give what runs this long to finish."""
-        if not self.draining:
-            self.drain_until = time.monotonic() + seconds
-            self.draining = True
-
-    @property
-    def drain_seconds_left(self) -> float:
-        return max(0.0, self.drain_until - time.monotonic())
+from platen.web.server_state import ServerState
 
 
 @dataclass(frozen=True)

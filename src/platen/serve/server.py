@@ -18,22 +18,23 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from platen.download import Report, no_report
-from platen.phases import Phase, no_phase
-from platen.projectserving import ServeConfig
-from platen.serve.access import AccessControl
-from platen.serve.admin import restore
+from platen.core.download import Report, no_report
+from platen.core.phases import Phase, no_phase
+from platen.serve.access.layer import AccessControl
+from platen.serve.api.oip.inference import OpenInference
 from platen.serve.app import create_app
-from platen.serve.connection import Connection
-from platen.serve.context import ServeContext, ServerState
-from platen.serve.hub import ModelHub
-from platen.serve.kept import KeptChanges
-from platen.serve.oip.inference import OpenInference
-from platen.serve.opening import ServeError, further_models, open_any
-from platen.serve.served import AnyModel
+from platen.serve.config import ServeConfig
+from platen.serve.context import ServeContext
+from platen.serve.hub.admin import restore
+from platen.serve.hub.loading import ServeError, further_models, open_any
+from platen.serve.hub.model_hub import ModelHub
+from platen.serve.hub.saved_routes import KeptChanges
+from platen.serve.hub.served_model import AnyModel
+from platen.web.connection import Connection
+from platen.web.server_state import ServerState
 
 if TYPE_CHECKING:
-    from platen.serve.oip.rpc import RpcServer
+    from platen.serve.api.oip.rpc import RpcServer
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def serve_bundle(
 def _rpc_server(context: ServeContext, access: AccessControl, config: ServeConfig) -> RpcServer | None:
     if config.grpc_port is None:
         return None
-    from platen.serve.oip.rpc import RpcServer
+    from platen.serve.api.oip.rpc import RpcServer
 
     return RpcServer(OpenInference(context), context.state, access, config.host, config.grpc_port)
 

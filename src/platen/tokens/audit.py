@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.languages import SENTENCES, TextSize, text_size
 from platen.tokens.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from platen.errors import DataError, MissingExtraError
+from platen.core.errors import DataError, MissingExtraError
 from platen.tokens.fast import FastEncoder, Ids
 from platen.tokens.pieces import ConversionError
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of

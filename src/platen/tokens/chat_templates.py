@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from platen.errors import PlatenError
+from platen.core.errors import PlatenError
 
 PLAIN_CHAT_TEMPLATE = """\
 {%- for message in messages -%}

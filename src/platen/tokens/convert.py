@@ -14,16 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.tokens.gguf_vocabulary import read_gguf_vocabulary, write_gguf_vocabulary
 from platen.tokens.languages import SENTENCES
 from platen.tokens.pieces import ConversionError, from_tokenizer, to_tokenizer
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of, read_ranks, tokenizer_of, write_ranks
-from platen.tokens.sentencepiece_file import (
-    read_sentencepiece,
-    sentencepiece_processor,
-    write_sentencepiece,
-)
+from platen.tokens.sentencepiece_file import read_sentencepiece, sentencepiece_processor, write_sentencepiece
 from platen.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.bulk import BulkEncoder, Encoded
 from platen.tokens.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.pieces import BLANK
 from platen.tokens.specials import markers_of
 from platen.tokens.tokenizer import BYTE_OF_LETTER, Tokenizer, added_token

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from platen.errors import MissingExtraError, first_line
+from platen.core.errors import MissingExtraError, first_line
 from platen.tokens.pieces import ConversionError
 from platen.tokens.tokenizer import Tokenizer
 

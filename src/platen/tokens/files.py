@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 from platen.tokens.bulk import BulkEncoder, Encoded
 from platen.tokens.tokenizer import Tokenizer
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from platen.errors import MissingExtraError
+from platen.core.errors import MissingExtraError
 from platen.tokens.pieces import ConversionError, Kind, Piece, PieceModel, from_tokenizer, to_tokenizer
 from platen.tokens.ranks import GPT2_PATTERN, LLAMA3_PATTERN, byte_level_tokenizer, pattern_of
 from platen.tokens.tokenizer import Tokenizer

@@ -14,13 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from platen.errors import ConfigError, DataError, MissingExtraError
-from platen.project import TokenizerConfig
+from platen.core.errors import ConfigError, DataError, MissingExtraError
+from platen.core.wording import counted
 from platen.tokens.chat_templates import CHAT_TEMPLATES, PLAIN_CHAT_TEMPLATE
+from platen.tokens.config import TokenizerConfig
 from platen.tokens.ranks import LLAMA3_PATTERN
 from platen.tokens.specials import BOS, EOS, FILL_IN_THE_MIDDLE, PAD, UNK, markers_of
 from platen.tokens.tokenizer import Tokenizer
-from platen.wording import counted
 
 # Longer lines are skipped by SentencePiece's trainer unless it is told that there are any.
 _LINE_BYTES = 4096

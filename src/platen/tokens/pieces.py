@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.tokens.tokenizer import Tokenizer, added_token
 
 BLANK = "▁"

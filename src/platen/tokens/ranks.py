@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from platen.errors import MissingExtraError
+from platen.core.errors import MissingExtraError
 from platen.tokens.pieces import ConversionError
 from platen.tokens.tokenizer import BYTE_OF_LETTER, Tokenizer, added_token
 

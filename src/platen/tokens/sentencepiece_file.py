@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from platen.errors import MissingExtraError
+from platen.core.errors import MissingExtraError
 from platen.tokens.pieces import ConversionError, Kind, Piece, PieceModel
 
 _UNIGRAM, _BPE = 1, 2

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from platen.errors import DataError
-from platen.stages import Progress, Task
+from platen.core.errors import DataError
+from platen.core.stage import Progress, Task
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 """What is taken from a folder."""

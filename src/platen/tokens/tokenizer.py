@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, compile_template, render_template
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -148,7 +148,9 @@ class Tokenizer:
         backend = self._backend if special else self._literal
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_framed(self, texts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
+    def encode_with_special_tokens(
+        self, texts: Sequence[str], *, limit: int | None = None
+    ) -> list[list[int]]:
         """Ids of each text between the special tokens that the tokenizer itself puts around one.
 
         Of a text that would make more than `limit` ids, those included, only the beginning is taken.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from platen.project import TokenizerConfig
-from platen.stages import StageContext, StageResult
+from platen.core.stage import StageContext, StageResult
+from platen.tokens.config import TokenizerConfig
 from platen.tokens.files import SPLITS, write_splits
 from platen.tokens.learn import learn_tokenizer
 from platen.tokens.texts import read_texts

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from platen.errors import ArtifactError
+from platen.core.errors import ArtifactError
 
 
 @dataclass(frozen=True)

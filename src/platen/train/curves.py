@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from platen.train.history import Curves
+from platen.models.training_history import Curves
 
 
 def draw(curves: Curves, target: Path, *, title: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from platen.errors import ArtifactError, TrainingError
+from platen.core.errors import ArtifactError, TrainingError
 
 IGNORE = -100
 """A target that no loss is taken from."""

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

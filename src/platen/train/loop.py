@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from platen.errors import TrainingError
-from platen.project import TrainConfig
-from platen.stages import Progress, Task, Tracker
+from platen.core.errors import TrainingError
+from platen.core.stage import Progress, Task, Tracker
+from platen.models.training_history import History
 from platen.train.checkpoint import Checkpoint, CheckpointStore, TrainState, load_weights, weights_of
+from platen.train.config import TrainConfig
 from platen.train.data import IGNORE, Batch, PackedLoader
 from platen.train.distributed import World
-from platen.train.history import History
 from platen.train.optimizer import Optimizers
 from platen.train.schedule import StopReason, Used, progress, rate_factor, reached
 

@@ -15,20 +15,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from platen.baselines import ladder
-from platen.errors import BundleError, TrainingError
+from platen.core.errors import BundleError, TrainingError
+from platen.core.stage import StageContext, StageResult
+from platen.models import ladder
 from platen.models.bundle import model_card, save_bundle
-from platen.models.config import LlamaConfig, llama_config
 from platen.models.llama import Llama
-from platen.project import PretrainConfig, TrainConfig
-from platen.stages import StageContext, StageResult
+from platen.models.llama_config import LlamaConfig, llama_config
+from platen.models.training_history import read_curves
 from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
 from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of, write_synced
+from platen.train.config import PretrainConfig, TrainConfig
 from platen.train.curves import draw
 from platen.train.data import PackedLoader, evaluation_batches, open_tokens
 from platen.train.distributed import joined
-from platen.train.history import read_curves
 from platen.train.loop import Outcome, Trainer
 
 

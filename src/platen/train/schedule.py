@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from platen.project import TrainConfig
+from platen.train.config import TrainConfig
 
 StopReason = Literal["steps", "tokens", "minutes", "patience"]
 

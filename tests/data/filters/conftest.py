@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from platen.data.filters.block import BlockCounts
-from platen.data.filters.run import Filters
+from platen.data.filters.config import FiltersConfig
+from platen.data.filters.run_blocks import Filters
 from platen.data.sources import Document
-from platen.projectfilters import FiltersConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 from tests.data.filters.conftest import RunBlocks
 
 PROSE = (

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from platen.core.errors import DataError
 from platen.data.filters.near import signature
 from platen.data.filters.shingles import ngrams, word_hashes
-from platen.errors import DataError
 from tests.data.filters.conftest import RunBlocks
 
 

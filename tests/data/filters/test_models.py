@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from platen.baselines.naive_bayes import NaiveBayes
-from platen.baselines.text_classifier import ClassifierOptions, train_classifier
-from platen.errors import BundleError, ConfigError, PlatenError
+from platen.core.errors import BundleError, ConfigError, PlatenError
+from platen.models.classic.naive_bayes import NaiveBayes
+from platen.models.classic.text_classifier import ClassifierOptions, train_classifier
 from tests.data.filters.conftest import RunBlocks
 from tests.data.filters.hub_models import save_judge, save_tagger
 

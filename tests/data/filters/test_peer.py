@@ -18,9 +18,9 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from platen.data.filters.block import Block, Removed
 from platen.data.filters.c4 import C4
+from platen.data.filters.config import C4Block, FineWebBlock, GopherQualityBlock, GopherRepetitionBlock
 from platen.data.filters.fineweb import FineWeb
 from platen.data.filters.gopher import GopherQuality, GopherRepetition
-from platen.projectfilters import C4Block, FineWebBlock, GopherQualityBlock, GopherRepetitionBlock
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from platen.baselines.ngram import KneserNey
+from platen.core.errors import DataError
+from platen.core.stage import SilentProgress
+from platen.data.filters.config import FiltersConfig
 from platen.data.filters.files import filter_files
 from platen.data.filters.reference import reference_model
-from platen.errors import DataError
+from platen.data.readers.config import Source
+from platen.models.classic.ngram import KneserNey
 from platen.pipeline.housekeeping import collect, find_garbage
 from platen.pipeline.runner import Pipeline
-from platen.projectdata import Source
-from platen.projectfile import load_project
-from platen.projectfilters import FiltersConfig
-from platen.stages import SilentProgress
+from platen.project.file import load_project
 from tests.data.filters.conftest import RunBlocks
 
 NOUNS = (

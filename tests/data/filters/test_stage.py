@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.errors import DataError, PlatenError
+from platen.core.stage import SilentProgress, StageContext
+from platen.data.config import DataConfig
 from platen.data.prepare import prepare
-from platen.errors import DataError, PlatenError
-from platen.project import DataConfig
-from platen.projectfile import load_project
-from platen.stages import SilentProgress, StageContext
+from platen.project.file import load_project
 
 
 def run(folder: Path, *blocks: dict[str, object]) -> tuple[dict[str, list[str]], dict[str, object], str]:

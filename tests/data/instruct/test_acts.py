@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.errors import DataError
 from platen.data.instruct.act_classifier import ActClassifier, Labelled, read_labels, train_classifier
 from platen.data.instruct.act_llm import LlmActs
 from platen.data.instruct.acts import ACTS, Act, RuleActs
 from platen.data.instruct.balance import balance_of
 from platen.data.instruct.messages import Example, Message
 from platen.engines.local import open_model
-from platen.errors import DataError
 
 # The first of each are the classic examples of the act.
 SAID: dict[Act, list[str]] = {

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from platen.artifacts import Artifact, Manifest
+from platen.core.artifacts import Artifact, Manifest
+from platen.core.errors import DataError
+from platen.core.stage import StageContext, StageResult
+from platen.data.instruct.config import ActsConfig, InstructConfig, PairSource
 from platen.data.instruct.stage import make_instructions
 from platen.data.instruct.versions import difference
-from platen.errors import DataError
 from platen.pipeline.runner import Pipeline
-from platen.projectfile import load_project
-from platen.projectinstruct import ActsConfig, InstructConfig, PairSource
-from platen.stages import StageContext, StageResult
+from platen.project.file import load_project
 from tests.pipeline.conftest import PLATEN_YAML, write_project
 
 THREAD = [

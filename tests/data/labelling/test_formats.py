@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from platen.artifacts import Store
+from platen.core.artifacts import Store
+from platen.core.errors import DataError
 from platen.data.labelling.agreement import ratings_of, settled
 from platen.data.labelling.artifact import export_artifact
 from platen.data.labelling.formats import FORMATS, Format, label_studio_config, read_items, write_items
 from platen.data.labelling.items import Item, Judgement, Task, task_set
 from platen.data.labelling.store import LabelStore
-from platen.errors import DataError
 
 REVIEW = task_set("Answers", "review")
 ITEMS = (

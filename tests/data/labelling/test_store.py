@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from platen.core.errors import DataError
 from platen.data.labelling.app import create_label_app
 from platen.data.labelling.items import Item, Judgement, task_set
 from platen.data.labelling.store import LabelStore
-from platen.errors import DataError
 from tests.data.labelling.running import labelling
 
 LABELS = task_set("Test", "label", ("yes", "no"))

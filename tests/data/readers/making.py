@@ -10,8 +10,8 @@ from pathlib import Path
 
 from platen.data.document import Broken, Document, LeftOut
 from platen.data.readers.choose import read_records
+from platen.data.readers.config import ReadLimits, Source
 from platen.data.sourcefile import SourceFile
-from platen.projectdata import ReadLimits, Source
 
 
 def records(

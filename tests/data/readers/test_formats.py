@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from platen.errors import DataError
-from platen.projectdata import ReadLimits
+from platen.core.errors import DataError
+from platen.data.readers.config import ReadLimits
 from tests.data.readers.making import docx, epub, pdf, records
 
 PAGE = """<html><head><title>Ticket &amp; answer</title></head><body>
@@ -268,10 +268,11 @@ def test_a_data_set_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_database_by_query(tmp_path: Path) -> None:
+    from platen.data.config import DataConfig
     from platen.data.document import Broken, Document
     from platen.data.readers.choose import read_records
+    from platen.data.readers.config import Source
     from platen.data.sources import find_files
-    from platen.project import DataConfig, Source
 
     with sqlite3.connect(tmp_path / "desk.db") as database:
         database.execute("CREATE TABLE ticket (id INTEGER, body TEXT)")
@@ -298,9 +299,10 @@ def test_a_database_by_query(tmp_path: Path) -> None:
 
 
 def test_the_password_of_a_database_is_never_said(tmp_path: Path) -> None:
+    from platen.data.config import DataConfig
     from platen.data.readers.choose import read_records
+    from platen.data.readers.config import Source
     from platen.data.sources import find_files
-    from platen.project import DataConfig, Source
 
     url = "mysql+nodriver://anna:hunter2@127.0.0.1/desk?password=hunter2"
     source = Source(path=url, format="sql", query="SELECT 1")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from platen.data.readers.config import ReadLimits
 from platen.data.slack.markup import plain_text
-from platen.projectdata import ReadLimits
 from tests.data.readers.making import archive, records
 
 USERS = [

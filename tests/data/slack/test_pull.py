@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.errors import DataError
 from platen.data.slack.client import SlackClient
 from platen.data.slack.pull import STATE, Wanted, pull
-from platen.errors import DataError
 from tests.data.readers.making import records
 from tests.data.slack.fake import TOKEN, Workspace, serving
 

@@ -14,8 +14,9 @@ import numpy as np
 import openai
 import pytest
 
-from platen.projectserving import GuardsConfig, ServeConfig
+from platen.serve.config import ServeConfig
 from platen.serve.guards import GuardRefusal, Guards, Origin
+from platen.serve.guards.config import GuardsConfig
 from platen.serve.metrics import Metrics
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.guards.pieces import SECRETS

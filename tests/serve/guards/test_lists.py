@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 from platen.scan.screen import Scanner, screened
 from platen.scan.words import Words
 from platen.serve.guards.canary import LENGTH, Canary

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.projectserving import GuardsConfig
+from platen.serve.gateway.relay import EventRelay, relay_whole
 from platen.serve.guards import Guards, Origin, RelayedScreen
+from platen.serve.guards.config import GuardsConfig
 from platen.serve.metrics import Metrics
-from platen.serve.relay import EventRelay, relay_whole
 
 TEXT = "Write to alice.b+spam@mail.example.co.uk or call."
 MASKED = "Write to [EMAIL] or call."

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platen.projectserving import SecretsGuard
 from platen.scan.screen import Screen, screened
 from platen.scan.secret_rules import LONGEST_NUMBER, LONGEST_WORD
 from platen.scan.secrets import Secrets
+from platen.serve.guards.config import SecretsGuard
 from tests.serve.guards.pieces import (
     JWT,
     PRIVATE_KEY,

@@ -9,11 +9,11 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from platen.engines.embedding import Embedder
-from platen.projectserving import ServeConfig
-from platen.serve.batcher import BatchLimits
-from platen.serve.embedding_model import EmbeddingEngine, EmbeddingModel
-from platen.serve.served import ModelInfo
+from platen.engines.embedding.embedder import Embedder
+from platen.serve.config import ServeConfig
+from platen.serve.hub.batcher import BatchLimits
+from platen.serve.hub.embedding_model import EmbeddingEngine, EmbeddingModel
+from platen.serve.hub.served_model import ModelInfo
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving
 

@@ -11,15 +11,15 @@ from typing import Any
 import grpc
 import pytest
 
-from platen.projectserving import ServeConfig
-from platen.serve.access import AccessControl
+from platen.serve.access.keys import Grant, Limits
+from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.layer import AccessControl
+from platen.serve.api.oip.inference import OpenInference
+from platen.serve.api.oip.messages import METHODS, SERVICE
+from platen.serve.api.oip.rpc import RpcError, RpcServer
+from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
-from platen.serve.hub import ModelHub
-from platen.serve.keys import Grant, Limits
-from platen.serve.keystore import KeyStore, key_file
-from platen.serve.oip.inference import OpenInference
-from platen.serve.oip.messages import METHODS, SERVICE
-from platen.serve.oip.rpc import RpcError, RpcServer
+from platen.serve.hub.model_hub import ModelHub
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, serving
 

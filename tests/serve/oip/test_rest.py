@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from platen.engines.embedding import Embedder
+from platen.engines.embedding.embedder import Embedder
 from tests.serve.running import RunningServer
 
 TEXT = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["x"]}

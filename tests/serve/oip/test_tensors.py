@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
-from platen.serve.errors import ApiError
-from platen.serve.oip.tensors import Tensor, from_raw, from_values, texts_tensor, to_plain, to_raw
+from platen.serve.api.oip.tensors import Tensor, from_raw, from_values, texts_tensor, to_plain, to_raw
+from platen.web.errors import ApiError
 
 NUMBERS = ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"]
 

@@ -13,7 +13,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from platen import __version__
-from platen.engines.embedding import Embedder
+from platen.engines.embedding.embedder import Embedder
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 
 PROTOCOLS = {"http": tritonclient.http, "grpc": tritonclient.grpc}

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.core.errors import DataError
+from platen.data.config import DataConfig
+from platen.data.readers.config import Source
 from platen.data.sources import find_files, read_documents
-from platen.errors import DataError
-from platen.project import DataConfig, Source, TokenizerConfig
+from platen.tokens.config import TokenizerConfig
 from platen.tokens.learn import learn_tokenizer
 from platen.tokens.tokenizer import Tokenizer
 

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from platen.baselines.mlp import MLP
-from platen.baselines.recurrent import Cell, Recurrent
-from platen.baselines.transformer import sine_positions
-from platen.models.config import LlamaConfig
+from platen.core.stage import Progress
+from platen.models.classic.mlp import MLP
+from platen.models.classic.recurrent import Cell, Recurrent
+from platen.models.classic.transformer import sine_positions
 from platen.models.llama import Llama
-from platen.stages import Progress
+from platen.models.llama_config import LlamaConfig
 
 CONTEXT = 4
 """Tokens that the two networks with a fixed window read."""

@@ -7,7 +7,7 @@ import re
 from datatrove.data import Document
 
 from platen.data.filters.block import Block, Removed
-from platen.projectfilters import C4Block
+from platen.data.filters.config import C4Block
 
 LONGEST_WORD = 1_000
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
+from platen.core.errors import DataError
 from platen.data.filters.block import Block, Removed
+from platen.data.filters.config import ContaminationBlock
 from platen.data.filters.shingles import Hashes, ngrams, word_hashes
-from platen.errors import DataError
-from platen.projectfilters import ContaminationBlock
 
 FEWEST_WORDS = 5
 """Of an item that counts as a whole; shorter ones are said by chance."""

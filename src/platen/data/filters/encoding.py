@@ -10,7 +10,7 @@ import re
 from datatrove.data import Document
 
 from platen.data.filters.block import Block
-from platen.projectfilters import EncodingBlock
+from platen.data.filters.config import EncodingBlock
 
 # Without one of these there is nothing to repair: characters beyond ASCII, terminal escapes, HTML entities.
 _CLUE = re.compile("[^\x09\x0a\x20-\x7e]")

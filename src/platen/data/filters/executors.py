@@ -11,7 +11,7 @@ from typing import Literal
 
 from datatrove.pipeline.base import PipelineStep
 
-from platen.errors import DataError, MissingExtraError
+from platen.core.errors import DataError, MissingExtraError
 
 MEMORY_GB = 0.5
 """What Ray reserves for a worker."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from platen.core.errors import DataError
+from platen.data.config import DataConfig
+from platen.data.filters.config import FiltersConfig, PerplexityBlock
+from platen.data.readers.config import Source
 from platen.data.sourcefile import SourceFile
 from platen.data.sources import find_files
-from platen.data.wholes import watched
-from platen.errors import DataError
-from platen.project import DataConfig
-from platen.projectdata import Source
-from platen.projectfilters import FiltersConfig, PerplexityBlock
+from platen.data.whole_files import watched
 
 
 def filter_files(config: FiltersConfig | None, directory: Path) -> tuple[Path | str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
 from platen.data.filters.block import Rules
+from platen.data.filters.config import FineWebBlock
 from platen.data.filters.gopher import repeated
-from platen.projectfilters import FineWebBlock
 
 _PUNCTUATION = frozenset(TERMINAL_PUNCTUATION)
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from platen.data.filters.block import Rules
+from platen.data.filters.config import GopherQualityBlock, GopherRepetitionBlock
 from platen.data.filters.shingles import Hashes, ngrams
-from platen.projectfilters import GopherQualityBlock, GopherRepetitionBlock
 
 _ELLIPSES = ("...", "…")
 _BULLETS = ("•", "-")

@@ -8,7 +8,7 @@ from typing import Any
 from datatrove.data import Document
 
 from platen.data.filters.block import Block, Removed
-from platen.projectfilters import LanguageBlock
+from platen.data.filters.config import LanguageBlock
 
 READ = 2_000
 """Characters, from the middle of a text, that are looked at."""

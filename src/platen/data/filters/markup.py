@@ -7,7 +7,7 @@ import re
 from datatrove.data import Document
 
 from platen.data.filters.block import Block, Removed
-from platen.projectfilters import MarkupBlock
+from platen.data.filters.config import MarkupBlock
 
 _TAG = re.compile(
     r"<(?:!doctype|html|head|body|div|p|table|tr|ul|li|span|article|section|h[1-6]|br)\b[^<>]{0,500}>", re.I

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platen.errors import BundleError
+from platen.core.errors import BundleError
 from platen.scan.screen import Match
 
 if TYPE_CHECKING:
-    from platen.models.hub import Labeller
+    from platen.models.hub_models import Labeller
 
 PERSON = ("PER", "PERSON")
 _LABEL = re.compile("(?:([BIESLU])[-_])?(.+)")
@@ -48,7 +48,7 @@ class Names:
 
 @cache
 def _model(folder: Path) -> Labeller:
-    from platen.models.hub import Labeller
+    from platen.models.hub_models import Labeller
 
     return Labeller(folder, "TokenClassification")
 

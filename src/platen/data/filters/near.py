@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from platen.data.filters.config import NearBlock
 from platen.data.filters.duplicates import Originals, Sketches, first_of_run
 from platen.data.filters.shingles import ngrams, word_hashes
-from platen.projectfilters import NearBlock
 
 BANDS, ROWS, WORDS = 32, 4, 3
 MINIMA = BANDS * ROWS

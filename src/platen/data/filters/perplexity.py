@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from platen.baselines.ngram import KneserNey
+from platen.core.stage import Progress
 from platen.data.filters.block import Block, Removed
+from platen.data.filters.config import PerplexityBlock
 from platen.data.filters.reference import held_out_perplexities, perplexity, reference_model
-from platen.projectfilters import PerplexityBlock
-from platen.stages import Progress
+from platen.models.classic.ngram import KneserNey
 
 
 class Perplexity(Block):

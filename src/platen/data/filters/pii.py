@@ -8,8 +8,8 @@ from pathlib import Path
 from datatrove.data import Document
 
 from platen.data.filters.block import Block, Removed
+from platen.data.filters.config import PiiBlock
 from platen.data.filters.names import Names
-from platen.projectfilters import PiiBlock
 from platen.scan.masks import masking
 from platen.scan.phones import Phones
 from platen.scan.screen import Match, Scanner, screened

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from platen.atomic import replaced_folder
-from platen.baselines.ngram import KneserNey
-from platen.baselines.words import sentences, words
+from platen.core.errors import DataError
+from platen.core.files import replaced_folder
+from platen.core.stage import Progress
 from platen.data.clean import CleaningCounts, clean_text
+from platen.data.config import CleanConfig
+from platen.data.filters.config import BlockConfig, PerplexityBlock
 from platen.data.filters.files import reference_files
+from platen.data.readers.config import Source
 from platen.data.sources import read_documents
-from platen.errors import DataError
-from platen.project import CleanConfig
-from platen.projectdata import Source
-from platen.projectfilters import BlockConfig, PerplexityBlock
-from platen.stages import Progress
+from platen.models.classic.ngram import KneserNey
+from platen.models.classic.words import sentences, words
 
 REFERENCES = Path(".platen", "references")
 ORDER, MIN_COUNT = 5, 2

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platen.core.errors import DataError
+from platen.core.stage import StageContext
+from platen.data.filters.config import ContaminationBlock, FiltersConfig
 from platen.data.filters.contamination import build_index, touches
+from platen.data.filters.filter_report import write_report
 from platen.data.filters.profile import Profile
-from platen.data.filters.report import write_report
-from platen.data.filters.run import Filters
+from platen.data.filters.run_blocks import Filters
 from platen.data.sources import Document
 from platen.data.split import SplitName
-from platen.errors import DataError
-from platen.projectfilters import ContaminationBlock, FiltersConfig
-from platen.stages import StageContext
 
 if TYPE_CHECKING:
     from platen.data.prepare import Dropped

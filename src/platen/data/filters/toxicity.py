@@ -14,9 +14,9 @@ import numpy as np
 from datatrove.data import Document
 from numpy.typing import NDArray
 
+from platen.core.errors import BundleError, ConfigError
 from platen.data.filters.block import Block, Removed
-from platen.errors import BundleError, ConfigError
-from platen.projectfilters import ToxicityBlock
+from platen.data.filters.config import ToxicityBlock
 from platen.scan.lists import read_words
 from platen.scan.words import Words
 
@@ -47,10 +47,10 @@ def open_classifier(folder: Path) -> Classifier:
 
     if (folder / "classifier.json").is_file():
         if read_json(folder / "classifier.json").get("kind") == "naive_bayes":
-            from platen.baselines.naive_bayes import NaiveBayes
+            from platen.models.classic.naive_bayes import NaiveBayes
 
             return NaiveBayes.load(folder)
-        from platen.baselines.text_classifier import TextClassifier
+        from platen.models.classic.text_classifier import TextClassifier
 
         return TextClassifier.load(folder)
     if not (folder / "config.json").is_file():
@@ -58,7 +58,7 @@ def open_classifier(folder: Path) -> Classifier:
             f"{folder} holds no text classifier",
             hint="Give a folder that NaiveBayes or TextClassifier saved, or one of transformers.",
         )
-    from platen.models.hub import Labeller
+    from platen.models.hub_models import Labeller
 
     return Labeller(folder, "SequenceClassification")
 

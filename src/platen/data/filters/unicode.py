@@ -7,9 +7,9 @@ from dataclasses import asdict
 from datatrove.data import Document
 
 from platen.data.clean import CleaningCounts, clean_text
+from platen.data.config import CleanConfig
 from platen.data.filters.block import Block
-from platen.project import CleanConfig
-from platen.projectfilters import UnicodeBlock
+from platen.data.filters.config import UnicodeBlock
 
 
 class Unicode(Block):

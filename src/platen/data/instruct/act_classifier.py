@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.core.errors import DataError, MissingExtraError
 from platen.data.instruct.acts import ACTS, Act, RuleActs
-from platen.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

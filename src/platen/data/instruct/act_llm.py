@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from platen.data.instruct.acts import ACTS, MEANINGS, Act
-from platen.engines.prompts import fitting_chat_prompt
-from platen.engines.protocol import Engine, GenerationRequest, Grammar, SamplingParams
+from platen.engines.protocol import Engine, GenerationRequest, SamplingParams
+from platen.prompts.messages import truncated_chat_prompt
+from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 
 _QUESTION = (
@@ -45,7 +46,7 @@ class LlmActs:
     async def _ask(self, text: str) -> Act:
         room = self._engine.capacity().context_window - _ANSWER_TOKENS
         messages = [{"role": "user", "content": _QUESTION + text}]
-        prompt = fitting_chat_prompt(self._tokenizer, messages, room)
+        prompt = truncated_chat_prompt(self._tokenizer, messages, room)
         request = GenerationRequest(uuid.uuid4().hex, prompt[-room:], self._sampling)
         said = ""
         async for event in self._engine.submit(request):

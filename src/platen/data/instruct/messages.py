@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 SPLITS = ("train", "validation", "test")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from platen.core.errors import DataError
+from platen.data.instruct.config import InstructConfig, PairSource
 from platen.data.instruct.shapes import Conversation, Shape, ShapeError, read_shape
-from platen.errors import DataError
-from platen.projectinstruct import InstructConfig, PairSource
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from platen.core.errors import DataError
+from platen.core.stage import StageContext, StageResult
+from platen.core.wording import counted
 from platen.data.instruct.act_classifier import read_labels, train_classifier
 from platen.data.instruct.acts import Act, RuleActs
 from platen.data.instruct.balance import balance_of
 from platen.data.instruct.collect import Collected, collect
+from platen.data.instruct.config import ActsConfig, InstructConfig
+from platen.data.instruct.instruction_report import InstructReport, Lengths, write_report
 from platen.data.instruct.messages import write_examples
-from platen.data.instruct.report import InstructReport, Lengths, write_report
 from platen.data.instruct.versions import version_of
-from platen.errors import DataError
-from platen.projectinstruct import ActsConfig, InstructConfig
-from platen.stages import StageContext, StageResult
-from platen.wording import counted
 
 _BATCH = 512
 CLASSIFIER_FOLDER = "classifier"

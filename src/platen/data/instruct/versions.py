@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from platen.core.errors import DataError
 from platen.data.instruct.messages import SPLITS, Example, read_examples
-from platen.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from starlette.staticfiles import StaticFiles
 from platen.data.labelling.agreement import agreement, ratings_of
 from platen.data.labelling.items import Judgement, TaskSet
 from platen.data.labelling.store import LabelStore
-from platen.serve.context import ServerState
-from platen.serve.errors import ApiError, install_handlers
-from platen.serve.guard import Guard
+from platen.web.errors import ApiError, install_handlers
+from platen.web.origin_guard import Guard
+from platen.web.server_state import ServerState
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 2**20

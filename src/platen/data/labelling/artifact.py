@@ -7,11 +7,11 @@ import json
 import time
 from dataclasses import asdict
 
-from platen.artifacts import Artifact, Manifest, Store, fingerprint, made_with, now
+from platen.core.artifacts import Artifact, Manifest, Store, fingerprint, made_with, now
+from platen.core.errors import DataError
 from platen.data.labelling.agreement import agreement, ratings_of, settled
 from platen.data.labelling.formats import Format, write_items
 from platen.data.labelling.store import LabelStore
-from platen.errors import DataError
 
 NAME = KIND = "labels"
 LABELS_FILE, AGREEMENT_FILE = "labels.jsonl", "agreement.json"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from platen.core.errors import DataError
+from platen.core.wording import counted
 from platen.data.labelling.items import Item, Judgement, Task, TaskSet
-from platen.errors import DataError
-from platen.wording import counted
 
 Format = Literal["jsonl", "doccano", "label-studio"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -6,9 +6,9 @@ import contextlib
 import socket
 from collections.abc import Callable
 
+from platen.core.errors import MissingExtraError, PlatenError
 from platen.data.labelling.items import TaskSet
 from platen.data.labelling.store import LabelStore
-from platen.errors import MissingExtraError, PlatenError
 
 HOST = "127.0.0.1"
 

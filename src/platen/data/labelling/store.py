@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from platen.core.errors import DataError
 from platen.data.labelling.items import Choice, Item, Judgement, TaskSet
-from platen.errors import DataError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);

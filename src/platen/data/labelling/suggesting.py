@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from platen.core.errors import ConfigError
 from platen.data.instruct.act_classifier import ABOUT_FILE, ActClassifier
 from platen.data.instruct.acts import ACTS, Act, RuleActs
 from platen.data.labelling.items import Item, TaskSet
-from platen.errors import ConfigError
 
 RULES = "rules"
 

@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Iterator
 from importlib import import_module
 
+from platen.core.errors import DataError
 from platen.data.document import Broken, Record
+from platen.data.readers.config import Format
 from platen.data.sourcefile import COMPRESSED, SourceFile, TooMuch
-from platen.errors import DataError
-from platen.projectdata import Format
 
 FORMATS: dict[str, Format] = {
     ".txt": "text",

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from platen.core.errors import DataError
 from platen.data.document import Broken, Document, LeftOut, Record
 from platen.data.readers.decoding import decode
 from platen.data.sourcefile import SourceFile
-from platen.errors import DataError
 
 _SNIFFED = 8000  # bytes in which git itself looks for a zero to tell binary from text
 

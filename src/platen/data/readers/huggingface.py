@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from platen.core.errors import first_line
 from platen.data.document import Broken, Record
 from platen.data.readers.needs import needs
 from platen.data.readers.records import document_of
 from platen.data.sourcefile import SourceFile
-from platen.errors import first_line
 
 
 def read(file: SourceFile) -> Iterator[Record]:

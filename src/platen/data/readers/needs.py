@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from platen.errors import MissingExtraError
+from platen.core.errors import MissingExtraError
 
 
 def needs(module: str, what: str, extra: str = "data") -> None:

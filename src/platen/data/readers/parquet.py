@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from platen.core.errors import first_line
 from platen.data.document import Broken, Record
 from platen.data.readers.needs import needs
 from platen.data.readers.records import document_of
 from platen.data.sourcefile import SourceFile
-from platen.errors import first_line
 
 _BATCH = 256
 

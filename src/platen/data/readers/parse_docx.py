@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from platen.data.readers.archive import Archive
+from platen.data.readers.config import ReadLimits
 from platen.data.readers.parser import Parsed
-from platen.projectdata import ReadLimits
 
 
 def parse(raw: bytes, limits: ReadLimits) -> Parsed:

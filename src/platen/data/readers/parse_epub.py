@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 from platen.data.readers.archive import Archive
 from platen.data.readers.charset import page_encoding
+from platen.data.readers.config import ReadLimits
 from platen.data.readers.parser import Parsed, Problem
-from platen.projectdata import ReadLimits
 
 _BLOCKS = frozenset(
     ("address", "article", "aside", "blockquote", "body", "dd", "div", "dl", "dt", "figcaption", "figure")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from html import unescape
 
+from platen.data.readers.config import ReadLimits
 from platen.data.readers.parser import Parsed
-from platen.projectdata import ReadLimits
 
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,500})</title>", re.IGNORECASE)
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")  # says an encoding that the text is no longer in

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import logging
 
+from platen.data.readers.config import ReadLimits
 from platen.data.readers.parser import Parsed, Problem
-from platen.projectdata import ReadLimits
 
 _TAIL = 2048  # bytes at the end that must hold the end-of-file mark
 

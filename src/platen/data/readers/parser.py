@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import IO, Any
 
-from platen.projectdata import ReadLimits
+from platen.data.readers.config import ReadLimits
 
 _LIFETIME = 2000  # documents, after which a fresh process gives back what libraries never freed
 _PATIENCE = 10  # wall-clock seconds allowed for each second of processor time

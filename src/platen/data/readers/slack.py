@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from platen.core.errors import DataError
 from platen.data.document import Document, LeftOut, Record
 from platen.data.slack.conversations import Conversation, conversations
 from platen.data.slack.export import Channel, Export, Folder, Message, User, open_files
 from platen.data.slack.markup import plain_text
 from platen.data.sourcefile import SourceFile
-from platen.errors import DataError
 
 
 def read(file: SourceFile) -> Iterator[Record]:

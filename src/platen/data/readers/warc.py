@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr
 from typing import IO, Any
 
+from platen.core.errors import first_line
 from platen.data.document import Broken, Document, LeftOut, Record
 from platen.data.readers.decoding import decode
 from platen.data.readers.needs import needs
 from platen.data.readers.parsed import read_page
 from platen.data.sourcefile import SourceFile
-from platen.errors import first_line
 
 _HTML = ("text/html", "application/xhtml+xml")
 

@@ -12,10 +12,10 @@ import sys
 from dataclasses import asdict
 from importlib import import_module
 
+from platen.core.errors import first_line
+from platen.data.readers.config import ReadLimits
 from platen.data.readers.parser import Parsed, Problem
 from platen.data.sourcefile import TooMuch
-from platen.errors import first_line
-from platen.projectdata import ReadLimits
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from platen.errors import DataError
+from platen.core.errors import DataError
 
 TOKEN_VARIABLE = "SLACK_TOKEN"
 API_VARIABLE = "SLACK_API_URL"

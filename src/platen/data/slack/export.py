@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from platen.core.errors import DataError
 from platen.data.document import Broken
 from platen.data.readers.archive import Archive
+from platen.data.readers.config import ChannelKind
 from platen.data.readers.jsonarray import values
 from platen.data.sourcefile import SourceFile, TooMuch
-from platen.errors import DataError
-from platen.projectdata import ChannelKind
 
 LISTS: dict[ChannelKind, str] = {
     "public": "channels.json",

@@ -24,10 +24,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from platen.atomic import write_atomic
+from platen.core.errors import DataError
+from platen.core.files import write_atomic
+from platen.core.stage import Progress, SilentProgress
 from platen.data.document import Broken
+from platen.data.readers.config import ChannelKind
 from platen.data.slack.client import SlackClient, SlackError, next_cursor
-from platen.data.slack.earlier import (
+from platen.data.slack.export import LISTS
+from platen.data.slack.previous_pull import (
     days_before_newest,
     kept_messages,
     read_mark,
@@ -35,11 +39,7 @@ from platen.data.slack.earlier import (
     thread_of,
     write_mark,
 )
-from platen.data.slack.export import LISTS
 from platen.data.sourcefile import SourceFile
-from platen.errors import DataError
-from platen.projectdata import ChannelKind
-from platen.stages import Progress, SilentProgress
 
 STATE = ".pull.sqlite"
 _TYPES: dict[ChannelKind, str] = {

@@ -6,6 +6,6 @@ both raise `GuardRefusal`, an ApiError, when the project file says refuse.
 
 from platen.serve.guards.actions import GuardRefusal, Origin
 from platen.serve.guards.guards import Guards, Incoming, Outgoing
-from platen.serve.guards.relayed import RelayedScreen
+from platen.serve.guards.upstream_screen import RelayedScreen
 
 __all__ = ["GuardRefusal", "Guards", "Incoming", "Origin", "Outgoing", "RelayedScreen"]

@@ -14,11 +14,12 @@ from typing import Literal
 
 from starlette.types import Scope
 
-from platen.projectserving import GuardAction, GuardMask
+from platen.scan.config import GuardMask
 from platen.scan.masks import masking
 from platen.scan.screen import Match, Replace
-from platen.serve.errors import ApiError
+from platen.serve.guards.config import GuardAction
 from platen.serve.metrics import Metrics
+from platen.web.errors import ApiError
 
 log = logging.getLogger("platen.guards")
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from platen.projectserving import BlocklistGuard, GuardAction, GuardMask, GuardsConfig
+from platen.scan.config import GuardMask
 from platen.scan.lists import read_lines, read_words
 from platen.scan.screen import Blocked, Scanner, Screen
 from platen.scan.secrets import Secrets
 from platen.scan.words import Words
 from platen.serve.guards.actions import Direction, GuardRefusal, Origin, Report, acting
 from platen.serve.guards.canary import Canary
+from platen.serve.guards.config import BlocklistGuard, GuardAction, GuardsConfig
 from platen.serve.guards.injection import suspicion
 from platen.serve.guards.patterns import Patterns
 from platen.serve.metrics import Metrics

@@ -14,7 +14,7 @@ from typing import Any
 
 import regex
 
-from platen.errors import ConfigError
+from platen.core.errors import ConfigError
 from platen.scan.fold import fold_width
 from platen.scan.screen import Match
 

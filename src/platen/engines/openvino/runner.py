@@ -1,0 +1,252 @@
+"""Runs a compiled bundle with OpenVINO for a batching engine: paged attention, all sequences in one call.
+
+OpenVINO's own pass puts paged attention into the graph; the blocks it reads and writes are handed out here.
+A prompt that was read before is not read again at all: its blocks and the logits after it are kept.
+(OpenVINO GenAI's pipeline around the same operation keeps its sampler inside, which has no grammars of our
+kind, no biases, and seeds that depend on the batch.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset15 as op
+from openvino._offline_transformations import paged_attention_transformation
+from torch import Tensor
+
+from platen.core.errors import BundleError, last_line
+from platen.engines.batching.blocks import BlockPool, Key, text_key
+from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sequence import Sequence as Request
+from platen.models.bundle import read_json
+from platen.models.compiled import OPENVINO_FILE, read_compiled
+from platen.models.llama_config import LlamaConfig
+
+_ROWS = "logits_rows"
+_MOST_KEPT = 64
+"""Prompts after which the logits are kept, a few hundred kilobytes each."""
+
+
+class OpenVinoRunner:
+    """A compiled folder (`platen compile --to openvino`) on the CPU.
+
+    `cache_bytes` bounds the key/value cache; it is no larger than `max_rows` full windows need.
+    """
+
+    name = "openvino"
+    adapters = None
+    BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
+
+    def __init__(self, folder: Path, *, max_rows: int, cache_bytes: int) -> None:
+        config = LlamaConfig.from_hf(read_json(folder / "config.json"))
+        self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
+        model = _paged(folder / OPENVINO_FILE)
+        compiled = ov.Core().compile_model(model, "CPU", _settings(folder, config))
+        self._request = compiled.create_infer_request()
+        self._inputs = _Inputs(self._request)
+        self._caches = [port for port in compiled.inputs if "_cache." in port.get_any_name()]
+        block_bytes = sum(_block_bytes(port) for port in self._caches)
+        most = max_rows * -(-self.context_window // self.BLOCK_TOKENS)
+        self._blocks = min(most, cache_bytes // block_bytes)
+        self._block_bytes = block_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        self._pool = BlockPool(self._blocks, self.BLOCK_TOKENS)
+        self._tables: dict[Request, list[int]] = {}
+        self._last_logits: OrderedDict[Key, Tensor] = OrderedDict()  # of whole prompts, the latest last
+        self._read_before: dict[Request, Tensor] = {}  # those admitted whole: what follows their prompts
+        self._reused = 0
+        self._stores: list[ov.Tensor] = []
+        for port in self._caches:
+            shape = [self._blocks, *(size.get_length() for size in list(port.partial_shape)[1:])]
+            self._stores.append(ov.Tensor(port.element_type, ov.Shape(shape)))
+            self._request.set_tensor(port, self._stores[-1])
+
+    def fits(self, tokens: int) -> bool:
+        return -(-tokens // self.BLOCK_TOKENS) <= self._blocks
+
+    def admit(self, sequence: Request, *, reuse: bool) -> int | None:
+        prompt = sequence.tokens
+        key = text_key(prompt, self.BLOCK_TOKENS)
+        logits = self._last_logits.get(key) if reuse else None
+        wanted = prompt if logits is not None else prompt[:-1]  # what follows the last must be computed
+        known = self._pool.match(wanted) if reuse else []
+        end = self._pool.match_end(wanted, len(known)) if reuse else None
+        held = known if end is None else [*known, end[0]]
+        self._pool.hold(held)
+        total = sequence.prompt_length + sequence.max_new_tokens
+        fresh = self._pool.take(-(-total // self.BLOCK_TOKENS) - len(known))
+        if fresh is None:
+            self._pool.release(held)
+            return None
+        self._tables[sequence] = [*known, *fresh]
+        reused = len(known) * self.BLOCK_TOKENS
+        if end is not None:
+            block, tokens = end
+            self._copy(block, fresh[0])
+            self._pool.release([block])
+            reused += tokens
+        if logits is not None and reused == len(prompt):
+            self._last_logits.move_to_end(key)
+            self._read_before[sequence] = logits
+        self._reused += reused
+        return reused
+
+    def _keep(self, sequence: Request, logits: Tensor) -> None:
+        """Keep a prompt's blocks and what follows it, (V,)."""
+        prompt = sequence.tokens[: sequence.prompt_length]
+        self._pool.name(self._tables[sequence], prompt)
+        self._last_logits[text_key(prompt, self.BLOCK_TOKENS)] = logits.clone()
+        if len(self._last_logits) > _MOST_KEPT:
+            self._last_logits.popitem(last=False)
+
+    def _copy(self, source: int, target: int) -> None:
+        for store in self._stores:
+            store.data[target] = store.data[source]
+
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        computed = [chunk for chunk in chunks if chunk.start < chunk.stop]
+        logits = self._compute(computed) if computed else torch.empty(0, self.vocab_size)
+        found, at = [], 0
+        for chunk in chunks:
+            if chunk.start == chunk.stop:
+                found.append(self._read_before.pop(chunk.sequence)[None])
+                continue
+            rows = logits[at : at + chunk.rows]
+            found.append(rows)
+            at += chunk.rows
+            if chunk.stop == chunk.sequence.prompt_length:
+                self._keep(chunk.sequence, rows[-1])
+        return found[0] if len(found) == 1 else logits if len(computed) == len(chunks) else torch.cat(found)
+
+    def _compute(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Logits (N, V) of the wanted tokens; they hold until the next step."""
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        tables: list[int] = []
+        begins, table_begins = [0], [0]
+        for chunk in chunks:
+            ids += chunk.sequence.tokens[chunk.start : chunk.stop]
+            positions += range(chunk.start, chunk.stop)
+            begins.append(len(ids))
+            used = -(-chunk.stop // self.BLOCK_TOKENS)
+            tables += self._tables[chunk.sequence][:used]
+            table_begins.append(len(tables))
+            if chunk.logits == "last":
+                rows.append(len(ids) - 1)
+            elif chunk.logits == "all":
+                rows += range(begins[-2], begins[-1])
+        if not rows:
+            rows.append(0)  # a graph has no empty output; it is dropped below
+        values = self._inputs
+        values["input_ids"] = ids
+        values["position_ids"] = positions
+        values["past_lens"] = [chunk.start for chunk in chunks]
+        values["subsequence_begins"] = begins
+        values["block_indices"] = tables
+        values["block_indices_begins"] = table_begins
+        values["max_context_len"] = max(chunk.stop for chunk in chunks)
+        values[_ROWS] = rows
+        self._request.infer(share_outputs=True)  # or all logits would be copied
+        logits = torch.from_numpy(self._request.get_output_tensor(0).data).view(-1, self.vocab_size)
+        return logits[: sum(chunk.rows for chunk in chunks)]
+
+    def release(self, sequence: Request) -> None:
+        self._read_before.pop(sequence, None)
+        table = self._tables.pop(sequence, None)
+        if table is not None:
+            self._pool.name(table, sequence.tokens[: sequence.computed])
+            self._pool.release(table)
+
+    def close(self) -> None:
+        del self._request
+
+    def stats(self) -> dict[str, float]:
+        return {
+            "cache_bytes": float(self._blocks * self._block_bytes),
+            "blocks": float(self._blocks),
+            "blocks_held": float(self._pool.held),
+            "reused_tokens": float(self._reused),
+        }
+
+
+class _Inputs:
+    """The graph's integers, set by name.
+
+    From token to token few change their number, so each stays where it is until it does: to hand OpenVINO
+    eight new arrays at every step takes one hundredth of a small model's.
+    """
+
+    def __init__(self, request: ov.InferRequest) -> None:
+        self._request = request
+        self._set: dict[str, Any] = {}
+
+    def __setitem__(self, name: str, values: list[int] | int) -> None:
+        view = self._set.get(name)
+        if view is None or view.shape != np.shape(values):
+            kind = np.int64 if name in ("input_ids", "position_ids", _ROWS) else np.int32
+            tensor = ov.Tensor(np.array(values, dtype=kind), shared_memory=True)
+            self._request.set_tensor(name, tensor)
+            view = self._set[name] = tensor.data
+        view[...] = values
+
+
+def _settings(folder: Path, config: LlamaConfig) -> dict[str, str]:
+    """What the CPU plugin is told.
+
+    With int8 weights it multiplies in int8, a token's activations quantized in groups as they come: a third
+    faster at writing than unpacking the weights to bfloat16 at every step, which is what it does where it
+    finds AMX and is left to itself, and no slower at reading if the groups are large.
+    """
+    # Each token's keys are rounded on their own, or a block's beginning would differ with how it goes on.
+    settings = {"PERFORMANCE_HINT": "LATENCY", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
+    # It makes kernels for every number of tokens that a step has, and would keep half a gigabyte of them.
+    settings["CPU_RUNTIME_CACHE_CAPACITY"] = "1000"
+    compiled = read_compiled(folder)
+    group = _activation_group(config)
+    if compiled is not None and compiled.weights == "int8" and group:
+        settings |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group)}
+    return settings
+
+
+def _activation_group(config: LlamaConfig) -> int:
+    """The largest group, up to 256, that divides the rows of all matrices; 0 when none does."""
+    rows = math.gcd(
+        config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim
+    )
+    return max((size for size in range(32, 257, 32) if rows % size == 0), default=0)
+
+
+def _paged(file: Path) -> ov.Model:
+    """The graph with paged attention, whose output layer sees only the rows whose logits are wanted."""
+    try:
+        model = ov.Core().read_model(file)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{file} can't be read: {last_line(error)}", hint="Compile the bundle again."
+        ) from None
+    paged_attention_transformation(model)
+    rows = op.parameter([-1], np.int64)
+    rows.set_friendly_name(_ROWS)
+    rows.output(0).set_names({_ROWS})
+    head = model.output("logits").get_node().input_value(0).get_node()
+    states = head.input_value(0)
+    picked = op.gather(states, rows, op.constant(np.int64(0)))
+    head.input(0).replace_source_output(picked.output(0))
+    model.add_parameters([rows])
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _block_bytes(port: Any) -> int:
+    sizes = [size.get_length() for size in list(port.partial_shape)[1:]]
+    return int(np.prod(sizes)) * int(port.element_type.size)

@@ -1,0 +1,64 @@
+"""The project file's `serve.upstreams`: models at OpenAI-compatible services elsewhere."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from platen.core.checks import check_base_url, check_variable_name
+from platen.core.config import PositiveInt, Section, Text
+from platen.core.errors import ConfigError
+
+
+class UpstreamConfig(Section):
+    """A model at an OpenAI-compatible service elsewhere, offered here under a name of its own."""
+
+    name: Text
+    """The model's name for this server's clients."""
+    base_url: Annotated[Text, AfterValidator(check_base_url)]
+    """Address of the service's API, usually ending in /v1. Credentials do not belong in it."""
+    model: Text | None = None
+    """The model's name at the service; default: `name`."""
+    api_key_env: Annotated[str, AfterValidator(check_variable_name)] | None = None
+    """Name of the environment variable that holds the service's key; none is sent when absent."""
+    redact: bool = False
+    """Take secrets and personal data out of what is sent there."""
+    connect_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """How long a connection may take to be made."""
+    read_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """How long the service may be silent before or within an answer."""
+    max_concurrent: PositiveInt = 256
+    """Requests on their way at once; more go to the fallbacks, or are answered 429."""
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 2
+    """Attempts after the first, on status 408, 409, 429 and 5xx and when the connection fails."""
+    retry_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """Wait before the first retry. Doubles with each retry, with jitter; Retry-After can lengthen it."""
+    breaker_failures: PositiveInt = 5
+    """After this many failures in a row the service is left alone for `breaker_seconds`."""
+    breaker_seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long it is left alone, before a single request tries it again."""
+    stream_usage: bool = True
+    """Ask for token counts in streams (`stream_options`); without them tokens are estimated."""
+    fallbacks: tuple[Text, ...] = ()
+    """Upstreams or models of this server that answer instead, in this order, when this one can't."""
+
+    @property
+    def remote_model(self) -> str:
+        """The model's name at the service."""
+        return self.model or self.name
+
+    def key(self) -> str:
+        """The service's key from the environment, empty when it has none. Raises ConfigError without one."""
+        if self.api_key_env is None:
+            return ""
+        key = os.environ.get(self.api_key_env, "").strip()
+        where = (
+            f"the environment variable {self.api_key_env}, which holds the key of the upstream {self.name}"
+        )
+        if not key:
+            raise ConfigError(f"{where}, is not set", hint=f"export {self.api_key_env}=…")
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(f"{where}, has characters that no key has", hint="set it to the key alone")
+        return key

@@ -1,0 +1,139 @@
+"""Keys and values of several sequences of different lengths, one row each, for batched decoding.
+
+Rows are packed from 0 and start at position 0, so every row's numbers are the same whatever else is in the
+batch; room grows as needed, in tokens and in rows. Letters in shapes: B rows, K key/value heads, S tokens,
+D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from platen.models.llama import KVCache
+from platen.models.llama_config import LlamaConfig
+
+
+class BatchCache:
+    """A `models.llama.Cache` whose rows each hold their own number of tokens; it takes equally many a row.
+
+    All lie in one tensor, (2, layers, B, K, S, D): keys, then values.
+    """
+
+    TOKEN_BLOCK = 64
+    KEPT_BYTES = 256 * 2**20
+    """Memory that an empty cache keeps: to get it anew takes as long as to read half a prompt."""
+
+    def __init__(
+        self, config: LlamaConfig, *, max_rows: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        self._layers = config.num_hidden_layers
+        self._heads = config.num_key_value_heads
+        self._head_dim = config.head_dim
+        self._window = config.max_position_embeddings
+        self._max_rows = max_rows
+        self._dtype, self._device = dtype, device
+        self.lengths: list[int] = []
+        self._data: Tensor
+        self._clear()
+        self._at = self._starts = torch.empty(0, dtype=torch.long)
+        self._span = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens in the longest row."""
+        return max(self.lengths, default=0)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held, used or not."""
+        return self._data.nbytes
+
+    def add(self, sequence: KVCache) -> None:
+        """Copy a one-row cache, a read prompt, into a new last row."""
+        row, length = len(self.lengths), sequence.length
+        self._make_room(row + 1, length)
+        self._data[:, :, row, :, :length] = sequence.data[:, :, 0, :, :length]
+        self.lengths.append(length)
+
+    def row(self, row: int) -> Tensor:
+        """A view of a row's keys and values, (2, layers, K, S, D)."""
+        return self._data[:, :, row, :, : self.lengths[row]]
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last row moves into its place. An empty cache gives much memory back."""
+        last = len(self.lengths) - 1
+        if row != last:
+            length = self.lengths[row] = self.lengths[last]
+            self._data[:, :, row, :, :length] = self._data[:, :, last, :, :length]
+        self.lengths.pop()
+        if not self.lengths and self.size_bytes > self.KEPT_BYTES:
+            self._clear()
+
+    def begin_step(self, new: int = 1) -> tuple[Tensor, Tensor]:
+        """Make room for `new` more tokens (T) in every row, which `rewind` may take back.
+
+        Returns the new tokens' positions (B, T) and which of the old and new tokens each looks at (B, T, S).
+        A row may be filled up past the context window: positions there are the window's last.
+        """
+        self._make_room(len(self.lengths), self.length + new)
+        rows, tokens = len(self.lengths), self._room[1]
+        self._starts = torch.tensor(self.lengths, device=self._device)
+        lengths = self._starts[:, None]
+        positions = lengths + torch.arange(new, device=self._device)
+        # Where each row's head begins, counted in tokens of D numbers, and how far on the new tokens lie.
+        heads = torch.arange(rows * self._heads, device=self._device).view(rows, -1, 1) * tokens
+        self._at = (heads + positions[:, None]).flatten()
+        self._span = self.length + new
+        mask = torch.arange(self._span, device=self._device) <= positions[:, :, None]
+        return positions.clamp(max=self._window - 1), mask
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write each row's new (B, K, T, D) at its own positions; return views of all, (B, K, S, D)."""
+        held_keys, held_values = self._keys[layer], self._values[layer]
+        size = self._head_dim
+        held_keys.view(-1, size).index_copy_(0, self._at, keys.reshape(-1, size))
+        held_values.view(-1, size).index_copy_(0, self._at, values.reshape(-1, size))
+        rows = len(self.lengths)
+        return held_keys[:rows, :, : self._span], held_values[:rows, :, : self._span]
+
+    @property
+    def ragged(self) -> bool:
+        return True
+
+    def room(self, layer: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows in use; `begin_step` has made room."""
+        rows = len(self.lengths)
+        return self._keys[layer][:rows], self._values[layer][:rows], self._starts
+
+    def advance(self, tokens: int) -> None:
+        self.lengths = [length + tokens for length in self.lengths]
+
+    def rewind(self, lengths: list[int]) -> None:
+        """Take back all tokens of each row but the first so many; the next step writes over them."""
+        self.lengths = lengths
+
+    def _make_room(self, rows: int, tokens: int) -> None:
+        have_rows, have_tokens = self._room
+        if rows <= have_rows and tokens <= have_tokens:
+            return
+        if rows > have_rows:
+            have_rows = min(max(rows, 2 * have_rows), self._max_rows)
+        if tokens > have_tokens:
+            blocks = -(-max(tokens, have_tokens * 3 // 2) // self.TOKEN_BLOCK)
+            have_tokens = max(tokens, min(blocks * self.TOKEN_BLOCK, self._window))
+        self._grow(have_rows, have_tokens)
+
+    def _clear(self) -> None:
+        self._grow(0, 0)
+
+    def _grow(self, rows: int, tokens: int) -> None:
+        """Make room for so many rows of so many tokens; what is held is kept."""
+        shape = (2, self._layers, rows, self._heads, tokens, self._head_dim)
+        # Zeros, not empty: what is masked must still be a number, or it would poison the softmax.
+        data = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        if self.lengths:
+            held = len(self.lengths), self.length
+            data[:, :, : held[0], :, : held[1]] = self._data[:, :, : held[0], :, : held[1]]
+        self._room, self._data = (rows, tokens), data
+        self._keys, self._values = list(data[0]), list(data[1])

@@ -1,0 +1,160 @@
+"""Calls `kernels.cpp`: what a decoder layer computes on a CPU where PyTorch is slower.
+
+PyTorch does each norm, rotation and gate as several operations, which for the few rows of a decoding batch
+cost more to start than to compute, and attends with kernels made for training. In C++ a step of eight texts
+takes two fifths less time, and reading a prompt a tenth. Without a compiler PyTorch's operations do.
+Letters in shapes as in `platen.models.llama`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from platen.engines.native import load_native
+from platen.models.llama_config import LlamaConfig
+
+HEAD_SIZES = (16, 32, 64, 96, 128)
+_LANES = 16
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "rms_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _SIZE, _SIZE),
+    "gated": (_POINTER, _POINTER, _SIZE, _SIZE),
+    "rotate_and_keep": (*[_POINTER] * 3, _SIZE, *[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 5),
+    "attend": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, _POINTER, *[_SIZE] * 5),
+    "product": (*[_POINTER] * 4, *[_SIZE] * 3),
+    "attend_prompt": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 4),
+}
+
+
+class Kernels:
+    """The compiled functions, for contiguous float32 tensors on the CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, None
+        self._library = library
+
+    def product(self, x: Tensor, packed: Tensor, outputs: int, added: Tensor | None = None) -> Tensor:
+        """x (…, I) times the transpose of a weight from `pack_weight`, (…, O); plus `added` if given."""
+        out = x.new_empty((*x.shape[:-1], outputs))
+        size = x.shape[-1]
+        beside = None if added is None else added.data_ptr()
+        self._library.product(
+            x.data_ptr(), packed.data_ptr(), beside, out.data_ptr(), x.numel() // size, size, outputs
+        )
+        return out
+
+    def rms_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        """RMSNorm (Zhang and Sennrich, 2019) of x (…, C) with a gain (C)."""
+        out, size = torch.empty_like(x), x.shape[-1]
+        self._library.rms_norm(x.data_ptr(), gain.data_ptr(), eps, out.data_ptr(), x.numel() // size, size)
+        return out
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up, (…, I), of both side by side, (…, 2 * I)."""
+        size = gate_up.shape[-1] // 2
+        out = gate_up.new_empty((*gate_up.shape[:-1], size))
+        self._library.gated(gate_up.data_ptr(), out.data_ptr(), out.numel() // size, size)
+        return out
+
+    def rotate_and_keep(
+        self, qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, starts: Tensor
+    ) -> Tensor:
+        """Rotate queries and keys; put keys and values into a cache; return the queries, (B, H, T, D).
+
+        qkv (B, T, (H + 2K) * D) has queries, keys and values side by side. `cos` and `sin` are (T, D), or
+        (B, 1, T, D) for rows of different positions. `keys` and `values` (B, K, capacity, D) are written
+        from `starts` (B), int64, on.
+        """
+        rows, tokens, width = qkv.shape
+        held, size = keys.shape[1], keys.shape[3]
+        heads = width // size - 2 * held
+        queries = qkv.new_empty((rows, heads, tokens, size))
+        self._library.rotate_and_keep(
+            qkv.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            tokens * size if cos.dim() == 4 else 0,
+            queries.data_ptr(),
+            *_place(keys, values, starts),
+            rows,
+            tokens,
+            heads,
+            held,
+            size,
+        )
+        return queries
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor) -> Tensor:
+        """Attention of few new tokens, (B, T, H * D): in row b, token t looks at starts[b] + t + 1 keys.
+
+        queries (B, H, T, D), keys and values (B, K, capacity, D) as `rotate_and_keep` leaves them.
+        """
+        rows, heads, tokens, size = queries.shape
+        out = queries.new_empty((rows, tokens, heads * size))
+        self._library.attend(
+            queries.data_ptr(),
+            *_place(keys, values, starts),
+            out.data_ptr(),
+            rows,
+            tokens,
+            heads,
+            keys.shape[1],
+            size,
+        )
+        return out
+
+    def attend_prompt(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
+        """Attention of many new tokens, (B, T, H * D), in rows that all hold `start` tokens before them."""
+        rows, heads, tokens, size = queries.shape
+        out = queries.new_empty((rows, tokens, heads * size))
+        for row in range(rows):
+            self._library.attend_prompt(
+                queries[row].data_ptr(),
+                keys[row].data_ptr(),
+                values[row].data_ptr(),
+                keys.stride(1),
+                start,
+                out[row].data_ptr(),
+                tokens,
+                heads,
+                keys.shape[1],
+                size,
+            )
+        return out
+
+
+def _place(keys: Tensor, values: Tensor, starts: Tensor) -> tuple[int, ...]:
+    """Where a cache's rows and their new tokens lie, as the functions take it."""
+    return keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), starts.data_ptr()
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """A weight (O, I) of bfloat16's values for `Kernels.product`: words (O / 32 rounded up, I, 16)."""
+    outputs, inputs = weight.shape
+    filled = torch.cat((weight, weight.new_zeros(-outputs % (2 * _LANES), inputs)))
+    panels = (
+        filled.bfloat16().view(torch.int16).view(-1, 2 * _LANES, inputs).transpose(1, 2).int().contiguous()
+    )
+    return (panels[..., _LANES:] << 16) | (panels[..., :_LANES] & 0xFFFF)
+
+
+def kernels_for(config: LlamaConfig) -> Kernels | None:
+    """The kernels, if they fit the network's sizes and can be had on this machine."""
+    fits = config.head_dim in HEAD_SIZES and not (config.hidden_size | config.intermediate_size) % _LANES
+    return load_kernels() if fits else None
+
+
+@cache
+def load_kernels() -> Kernels | None:
+    """The kernels, compiled for this processor; None without a compiler, or with one that fails."""
+    # Torch is loaded: the library's OpenMP is found to be there already, and threads are shared.
+    library = load_native(_SOURCE, "-fopenmp", "-fno-math-errno")
+    return None if library is None else Kernels(library)

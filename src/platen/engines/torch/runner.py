@@ -1,0 +1,190 @@
+"""Runs Llama in PyTorch: rows of a contiguous cache for those who write, blocks for reuse.
+
+Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the
+attention itself. What prompts computed is copied into blocks, out of which later prompts that begin alike
+are filled. Letters in shapes as in `platen.models.llama`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from platen.engines.batching.blocks import ROOT, BlockPool, Key
+from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sequence import Sequence as Request
+from platen.engines.torch.cache import BatchCache
+from platen.engines.torch.cpu.packed import BFloat16Linear, Float16Linear
+from platen.engines.torch.lora import AdapterSet
+from platen.models.llama import KVCache, Llama
+from platen.models.llama_config import LlamaConfig
+
+REUSE_BYTES = 256 * 2**20
+"""Memory for past prompts' keys and values, unless told otherwise."""
+
+READ_STEP = 16
+"""Prompts are read in multiples of so many tokens. For each number of rows that it meets oneDNN makes kernels
+of its own, half a megabyte and half a millisecond for every shape of weights. Prompts of ever new lengths
+would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces."""
+
+SHORT = 64
+"""Tokens up to which layers in 16 bits, which are not oneDNN's, are given no more than they are asked for."""
+
+
+class BlockStore:
+    """Keys and values of past prompts in blocks of 16 tokens, at most `max_bytes` of them."""
+
+    BLOCK_TOKENS = 16
+
+    def __init__(self, config: LlamaConfig, max_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
+        heads, size, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
+        block_bytes = 2 * layers * heads * size * self.BLOCK_TOKENS * dtype.itemsize
+        # Memory beyond what is written is only reserved, so a generous store costs a small model nothing.
+        self.pool = BlockPool(max_bytes // block_bytes, self.BLOCK_TOKENS)
+        shape = (self.pool.size, 2, layers, heads, self.BLOCK_TOKENS, size)
+        self._data = torch.empty(shape, dtype=dtype, device=device)
+
+    def read(self, blocks: list[int], cache: KVCache) -> None:
+        """Fill the beginning of a one-row cache."""
+        for block, slot in zip(blocks, self._slots(0), strict=False):
+            cache.data[:, :, 0, :, slot] = self._data[block]
+        cache.length = len(blocks) * self.BLOCK_TOKENS
+
+    def write(self, tokens: Sequence[int], data: Tensor, root: Key) -> None:
+        """Keep the full blocks of a text whose keys and values are `data`, (2, layers, K, S, D)."""
+        known = self.pool.match(tokens, root)
+        self.pool.hold(known)  # or making room for the end could drop the beginning
+        fresh = self.pool.take(len(tokens) // self.BLOCK_TOKENS - len(known))
+        if fresh:
+            for block, slot in zip(fresh, self._slots(len(known)), strict=False):
+                self._data[block] = data[:, :, :, slot]
+            self.pool.name([*known, *fresh], tokens, root)
+        self.pool.release([*known, *(fresh or [])])
+
+    def _slots(self, block: int) -> Iterator[slice]:
+        """Where in a text the blocks from one on lie."""
+        return (slice(i * self.BLOCK_TOKENS, (i + 1) * self.BLOCK_TOKENS) for i in itertools.count(block))
+
+
+class TorchRunner:
+    """A model, the caches of the prompts being read, the rows being written, and the block store."""
+
+    name = "torch"
+
+    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
+        weight = model.model.embed_tokens.weight
+        self._model = model.eval()
+        self._device, self._dtype = weight.device, weight.dtype
+        self.context_window = model.config.max_position_embeddings
+        self.vocab_size = model.config.vocab_size
+        self.adapters = AdapterSet(self._model)
+        half = any(isinstance(module, Float16Linear | BFloat16Linear) for module in model.modules())
+        self._short = SHORT if half else READ_STEP
+        self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        config = self._model.config
+        self._prompts: dict[Request, KVCache] = {}
+        self._rows: list[Request] = []
+        self._batch = BatchCache(config, max_rows=self._max_rows, dtype=self._dtype, device=self._device)
+        self._store = BlockStore(config, self._reuse_bytes, self._dtype, self._device)
+        self._reused = 0
+
+    def fits(self, tokens: int) -> bool:
+        return tokens <= self.context_window
+
+    def admit(self, sequence: Request, *, reuse: bool) -> int | None:
+        room = min(_rounded(sequence.prompt_length + READ_STEP - 1), self.context_window)
+        cache = KVCache(self._model.config, 1, room, dtype=self._dtype, device=self._device)
+        self._prompts[sequence] = cache
+        if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1], _root(sequence))):
+            self._store.read(blocks, cache)
+            self._store.pool.hold(blocks)  # used just now: last to go
+            self._store.pool.release(blocks)
+            self._reused += cache.length
+        return cache.length
+
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        found: list[Tensor] = []
+        if writing := {chunk.sequence: chunk for chunk in chunks if chunk.writes}:
+            found.append(self._write(writing))
+        found += [self._read(chunk) for chunk in chunks if not chunk.writes]
+        return torch.cat(found)
+
+    def _write(self, chunks: Mapping[Request, Chunk]) -> Tensor:
+        """The newest token and the draft of every row: (N, V) in the order of `parts`."""
+        new = 1 + max(len(chunk.draft) for chunk in chunks.values())
+        # Shorter drafts are filled up behind their ends, where nothing that counts looks.
+        texts = [[s.tokens[-1], *chunks[s].draft] for s in self._rows]
+        ids = torch.tensor([text + [0] * (new - len(text)) for text in texts], device=self._device)
+        self._batch.rewind([sequence.computed for sequence in self._rows])
+        positions, mask = self._batch.begin_step(new)
+        with self.adapters.writing([sequence.adapter for sequence in self._rows]):
+            hidden = self._model.hidden_states(
+                ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch
+            )
+        slot = {sequence: new * row for row, sequence in enumerate(self._rows)}
+        wanted = [slot[chunk.sequence] + index for chunk in chunks.values() for index in range(chunk.rows)]
+        return self._model.logits(hidden.flatten(0, 1)[torch.tensor(wanted, device=self._device)])
+
+    def _read(self, chunk: Chunk) -> Tensor:
+        """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
+        sequence, cache = chunk.sequence, self._prompts[chunk.sequence]
+        tokens = sequence.tokens[chunk.start : chunk.stop]
+        # Filled up behind its end, where nothing that counts looks; the next piece writes over that.
+        filled = len(tokens) if len(tokens) <= self._short else _rounded(len(tokens))
+        filled = min(filled, cache.capacity - chunk.start)
+        ids = torch.tensor([tokens + [0] * (filled - len(tokens))], device=self._device)
+        with self.adapters.reading(sequence.adapter):
+            hidden = self._model.hidden_states(ids, kv_cache=cache)
+        cache.length = chunk.stop
+        wanted = {"all": slice(len(tokens)), "last": slice(len(tokens) - 1, len(tokens)), "none": slice(0)}
+        logits: Tensor = self._model.logits(hidden[:, wanted[chunk.logits]])[0]
+        if chunk.stop == sequence.prompt_length:
+            del self._prompts[sequence]
+            self._batch.add(cache)
+            self._rows.append(sequence)
+            self._store.write(sequence.tokens, cache.data[:, :, 0], _root(sequence))
+        return logits
+
+    def release(self, sequence: Request) -> None:
+        self._prompts.pop(sequence, None)
+        if sequence not in self._rows:
+            return
+        row = self._rows.index(sequence)
+        computed = sequence.tokens[: sequence.computed]
+        if len(computed) // BlockStore.BLOCK_TOKENS > sequence.prompt_length // BlockStore.BLOCK_TOKENS:
+            self._store.write(computed, self._batch.row(row), _root(sequence))
+        self._batch.remove(row)
+        self._rows[row] = self._rows[-1]
+        self._rows.pop()
+
+    def close(self) -> None:
+        self._prompts.clear()
+        self._rows.clear()
+        self.adapters.keep([])
+
+    def stats(self) -> dict[str, float]:
+        return {
+            "cache_bytes": float(self._batch.size_bytes),
+            "rows": float(self._max_rows),
+            "rows_held": float(len(self._prompts) + len(self._rows)),
+            "blocks": float(self._store.pool.size),
+            "blocks_held": float(self._store.pool.held),
+            "reused_tokens": float(self._reused),
+            "adapter_bytes": float(self.adapters.size_bytes),
+        }
+
+
+def _rounded(tokens: int) -> int:
+    """Up to a multiple of READ_STEP."""
+    return -(-tokens // READ_STEP) * READ_STEP
+
+
+def _root(sequence: Request) -> Key:
+    """What tells a text's blocks from those of the same text read with another adapter."""
+    return ROOT if sequence.adapter is None else sequence.adapter.fingerprint.encode()

@@ -1,0 +1,24 @@
+"""The project file's `evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from platen.core.config import PositiveInt, Section
+
+
+class EvaluateConfig(Section):
+    """What is measured on the trained model."""
+
+    split: Literal["validation", "test"] = "validation"
+    """The split that is scored."""
+    stride: PositiveInt | None = None
+    """Tokens the sliding window moves each step; default: half the context window."""
+    prompts: tuple[str, ...] = ("\n",)
+    """Prompts that the samples in the report continue."""
+    sample_tokens: Annotated[int, Field(ge=0, le=100_000)] = 120
+    """Tokens in each sample."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
+    """Of the samples; 0 takes the likeliest token each time."""

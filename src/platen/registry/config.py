@@ -1,0 +1,49 @@
+"""The project file's `gate` and `register`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from platen.core.config import Section, Text
+
+
+class GateRule(Section):
+    """One condition on one metric of the evaluation report."""
+
+    metric: Text
+    """A metric's name in the report, such as `bits_per_byte`."""
+    max: float | None = None
+    """Fails above this."""
+    min: float | None = None
+    """Fails below this."""
+    no_worse_than: Literal["production"] | None = None
+    """Compare with the model now in production; passes when there is none."""
+    by: Annotated[float, Field(ge=0)] = 0.0
+    """How much worse than production is still accepted, in the metric's unit."""
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> GateRule:
+        if self.max is None and self.min is None and self.no_worse_than is None:
+            raise ValueError("give max, min or no_worse_than")
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g}); nothing can pass")
+        return self
+
+
+class RegisterConfig(Section):
+    """Under what name a model that passed the gate is released."""
+
+    model: Text | None = None
+    """Name in the registry; default: the project's name."""
+    promote: Literal["candidate", "production"] = "production"
+    """Alias that a version which passed the gate gets."""
+
+
+class ReleaseConfig(Section):
+    """What the release of a model depends on: its name, the alias it gets and the gate before it."""
+
+    model: str
+    promote: Literal["candidate", "production"]
+    gate: tuple[GateRule, ...]

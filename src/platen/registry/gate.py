@@ -1,0 +1,111 @@
+"""Gates: the conditions of the project file against an evaluation's metrics, with by how much each was met.
+
+A rule is a threshold, or "no worse than the model in production by so much".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from platen.core.errors import ConfigError
+from platen.registry.config import GateRule
+
+LOWER_IS_BETTER = frozenset(
+    {
+        "bits_per_byte",
+        "perplexity",
+        "loss",
+        "loss_p50",
+        "loss_p90",
+        "loss_p99",
+        "document_bits_per_byte_p90",
+    }
+)
+HIGHER_IS_BETTER = frozenset({"tokens_per_second"})
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """`lines` has one line for each condition, `failures` those that were missed."""
+
+    passed: bool
+    lines: tuple[str, ...]
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    met: bool
+    text: str
+
+
+def check(
+    rules: Sequence[GateRule],
+    metrics: Mapping[str, float],
+    production_metrics: Mapping[str, float] | None,
+) -> GateOutcome:
+    """Hold every rule against `metrics`; `production_metrics` is None when nothing is in production.
+
+    A metric that is not a number meets no rule. Raises ConfigError when a rule names a metric that the
+    evaluation does not have, or one of which it isn't known whether more is better.
+    """
+    verdicts: list[_Verdict] = []
+    for rule in rules:
+        if rule.metric not in metrics:
+            raise ConfigError(
+                f"gate: the evaluation has no metric {rule.metric!r}.",
+                hint=f"it has: {', '.join(sorted(metrics))}",
+            )
+        value = metrics[rule.metric]
+        if rule.max is not None:
+            verdicts.append(_threshold(rule.metric, value, rule.max, "at most"))
+        if rule.min is not None:
+            verdicts.append(_threshold(rule.metric, value, rule.min, "at least"))
+        if rule.no_worse_than is not None:
+            verdicts.append(_against_production(rule, value, production_metrics))
+    lines = tuple(f"{'✓' if v.met else '✗'} {v.text}" for v in verdicts)
+    failures = tuple(v.text for v in verdicts if not v.met)
+    return GateOutcome(passed=not failures, lines=lines, failures=failures)
+
+
+def _threshold(metric: str, value: float, limit: float, kind: str) -> _Verdict:
+    room = limit - value if kind == "at most" else value - limit
+    met = room >= 0  # False for NaN
+    return _Verdict(met, f"{metric} {_number(value)}, {kind} {_number(limit)} wanted: {_margin(room, limit)}")
+
+
+def _against_production(
+    rule: GateRule, value: float, production_metrics: Mapping[str, float] | None
+) -> _Verdict:
+    metric = rule.metric
+    if metric not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
+        raise ConfigError(
+            f"gate: {metric!r} can't be compared with production, because neither more nor less of it is "
+            "better as such.",
+            hint=f"use max or min, or one of {', '.join(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER))}",
+        )
+    if production_metrics is None:
+        return _Verdict(not math.isnan(value), f"{metric} {_number(value)}: nothing in production yet")
+    if metric not in production_metrics:
+        return _Verdict(False, f"{metric} {_number(value)}: the model in production was not measured on it")
+    theirs = production_metrics[metric]
+    worse = value - theirs if metric in LOWER_IS_BETTER else theirs - value
+    margin = rule.by - worse
+    allowed = f", {_number(rule.by)} worse allowed" if rule.by else ""
+    text = f"{metric} {_number(value)}, production {_number(theirs)}{allowed}: {_margin(margin, theirs)}"
+    return _Verdict(margin >= 0, text)
+
+
+def _margin(room: float, limit: float) -> str:
+    """By how much a condition was met or missed, absolute and relative to its limit."""
+    if math.isnan(room):
+        return "missed, not a number"
+    share = f" ({abs(room / limit):.1%})" if limit and math.isfinite(room) else ""
+    return f"{'met with' if room >= 0 else 'missed by'} {_number(abs(room))}{share}"
+
+
+def _number(value: float) -> str:
+    """Whole numbers in full, others to five significant digits."""
+    return f"{value:,.0f}" if math.isfinite(value) and value == int(value) else f"{value:.5g}"
