@@ -9,7 +9,7 @@ import pytest
 
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.test_torch_engine import slowed
+from tests.engines.torch.test_torch_engine import slowed
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 
 GREEDY = {"model": "tiny", "temperature": 0}
