@@ -106,4 +106,5 @@ class ServeConfig(Section):
         blocklist = self.guards.blocklist.located(directory)
         guards = self.guards.model_copy(update={"blocklist": blocklist})
         draft = None if self.draft is None else self.draft.located(directory)
-        return self.model_copy(update={"guards": guards, "draft": draft})
+        upstreams = tuple(upstream.located(directory) for upstream in self.upstreams)
+        return self.model_copy(update={"guards": guards, "draft": draft, "upstreams": upstreams})
