@@ -21,7 +21,7 @@ from platen.prompts.messages import (
 )
 from platen.prompts.tools import ToolFormat, tool_format
 from platen.serve.api.openai_types import ModelCard
-from platen.serve.guards import Incoming
+from platen.serve.guards.guards import Incoming
 from platen.tokens.chat_templates import ChatTemplateError
 from platen.tokens.tokenizer import Tokenizer
 from platen.web.errors import ApiError
