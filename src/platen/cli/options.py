@@ -11,7 +11,7 @@ from platen.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
-    from platen.registry.reading import Version
+    from platen.registry.version import Version
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="The project: a folder with a platen.yaml, or the file.")
@@ -71,13 +71,11 @@ def released_forms(pipeline: Pipeline, which: str | None = None) -> tuple[list[P
 
 
 def _registered(pipeline: Pipeline, which: str | None) -> Version:
-    from platen.registry import reading
-
     own = pipeline.project.register_as.model or pipeline.project.name
-    if which is None and not reading.versions(pipeline.directory, own):
+    if which is None and not pipeline.registry.versions(own):
         pipeline.project.training()  # without it there never will be a version, and that is what to say
     model, _, version = (which or own).partition("@")
-    return reading.get(pipeline.directory, model, version or "production")
+    return pipeline.registry.get(model, version or "production")
 
 
 def _bundle_of(pipeline: Pipeline, version: Version) -> Path | None:
