@@ -40,6 +40,7 @@ def test_closing_the_answer_stops_the_servers_work(
     next(answer)
     answer.close()  # type: ignore[attr-defined]
     wait_until(lambda: not scripted.running)
+    assert scripted.cancelled
     client.close()
 
 

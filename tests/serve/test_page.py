@@ -16,7 +16,7 @@ from platen.serve.config import ServeConfig
 from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
 from tests.browser import chromium
-from tests.engines.fake_upstream import chat_stream, fake_upstream
+from tests.engines.remote.fake_upstream import chat_stream, fake_upstream
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 from tests.serve.test_process import process
 

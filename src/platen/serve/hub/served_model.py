@@ -23,7 +23,7 @@ from platen.prompts.infill import InfillFormat, infill_format, infill_prompt
 from platen.prompts.templates import ChatTemplateError, TemplateOptions
 from platen.prompts.tools import ToolFormat, tool_format
 from platen.serve.api.openai_types import ModelCard
-from platen.serve.guards import Incoming
+from platen.serve.guards.guards import Incoming
 from platen.tokens.tokenizer import Tokenizer
 from platen.web.errors import ApiError
 

@@ -20,7 +20,7 @@ from platen.serve.api.generation import Generation, check_count, sampling_of
 from platen.serve.api.leased_prediction import predict
 from platen.serve.api.oip.tensors import BYTES, Tensor, texts_tensor
 from platen.serve.context import ServeContext
-from platen.serve.guards import Origin
+from platen.serve.guards.actions import Origin
 from platen.serve.guards.output_screening import Oversight
 from platen.serve.hub.embedding_model import EmbeddingModel
 from platen.serve.hub.model_hub import Lease

@@ -20,7 +20,7 @@ from platen.serve.gateway.layer import RELAYED, Gateway, Observer
 from platen.serve.gateway.outgoing_request import OutgoingRequest
 from platen.serve.gateway.relay import EventRelay
 from platen.web.errors import ApiError
-from tests.engines.fake_upstream import (
+from tests.engines.remote.fake_upstream import (
     USAGE,
     USAGE_EVENT,
     Action,

@@ -14,7 +14,7 @@ import pytest
 from platen.models.llama import Llama
 from platen.serve.config import ServeConfig
 from platen.tokens.tokenizer import TextStream, Tokenizer
-from tests.engines.test_torch_engine import slowed
+from tests.engines.torch.test_torch_engine import slowed
 from tests.engines.torch_engine import TorchEngine
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 

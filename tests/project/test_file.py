@@ -24,9 +24,9 @@ from platen.models.config import ModelConfig
 from platen.project.file import LoadedProject, json_schema, load_project, new_project, reference_markdown
 from platen.project.sections import Project
 from platen.train.config import TrainConfig
-from tests.test_broken_project import VALID
+from tests.project.test_broken_project import VALID
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.glob("examples/*/platen.yaml"))
 
 

@@ -16,7 +16,7 @@ from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEven
 from platen.engines.vllm.engine import VllmEngine
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import TextStream
-from tests.engines.fake_vllm import RunningFake, serving
+from tests.engines.vllm.fake_vllm import RunningFake, serving
 
 KINDS = {"json": "json_schema", "regex": "regex", "grammar": "lark"}
 

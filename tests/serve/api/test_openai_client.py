@@ -9,7 +9,7 @@ import pytest
 
 from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.test_torch_engine import slowed
+from tests.engines.torch.test_torch_engine import slowed
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
 
 GREEDY = {"model": "tiny", "temperature": 0}
@@ -285,6 +285,7 @@ def test_giving_up_on_an_answer_cancels(scripted: ScriptedEngine, scripted_clien
     with pytest.raises(openai.APITimeoutError):
         scripted_client.completions.create(model="tiny", prompt="hi", max_tokens=500, timeout=0.3)
     wait_until(lambda: not scripted.running)
+    assert scripted.cancelled
 
 
 def test_bad_requests_name_the_field(client: openai.OpenAI) -> None:

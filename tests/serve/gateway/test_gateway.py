@@ -18,7 +18,7 @@ from platen.core.errors import ConfigError
 from platen.serve.config import ServeConfig
 from platen.serve.gateway.layer import open_upstreams
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.fake_upstream import (
+from tests.engines.remote.fake_upstream import (
     STAMP,
     USAGE,
     Action,

@@ -56,7 +56,7 @@ def test_the_notation_is_told_from_the_template() -> None:
     assert FORMATS["tags"].before == "\n"
     assert FORMATS["tags"].between == "\n</tool_call>\n<tool_call>\n"
     assert (FORMATS["list"].before, FORMATS["list"].between, FORMATS["list"].after) == (" [", ", ", "]")
-    assert [kind for kind, _ in FORMATS["list"].chunks if kind != "text"] == ["name", "arguments", "id"]
+    assert [kind for kind, _ in FORMATS["list"].parts if kind != "text"] == ["name", "arguments", "id"]
     assert set(FORMATS["tags"].markers) == {"<tool_call>", "</tool_call>"}
     assert format_of("tags", special=False).markers == {}
 
@@ -90,7 +90,7 @@ def test_blanks_keys_and_order_are_the_models_own() -> None:
     found = tool_format(tokenizer_with(template=template))
     assert found is not None
     assert found.separators == (",", ":")
-    assert [text for kind, text in found.chunks if kind == "text"] == ['{ "arguments":', ',"name":"', '" }']
+    assert [text for kind, text in found.parts if kind == "text"] == ['{ "arguments":', ',"name":"', '" }']
 
 
 json_values = st.recursive(

@@ -12,8 +12,8 @@ from platen.serve.access.keys import Limits, Scope
 from platen.serve.access.keystore import Spent
 from platen.serve.access.rate_limits import Counts
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.fake_upstream import FakeUpstream, answer, chat, chat_stream, fake_upstream
-from tests.serve.test_access import door
+from tests.engines.remote.fake_upstream import FakeUpstream, answer, chat, chat_stream, fake_upstream
+from tests.serve.access.test_access import door
 
 MESSAGES: Any = [{"role": "user", "content": "How are you?"}]
 

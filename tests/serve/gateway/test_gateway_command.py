@@ -15,7 +15,7 @@ from platen.core.errors import ConfigError
 from platen.project.file import load_project, load_service
 from platen.serve.config import ServeConfig
 from platen.serve.server import ServeError, serve_bundle
-from tests.engines.fake_upstream import answer, chat, chat_stream, fake_upstream
+from tests.engines.remote.fake_upstream import answer, chat, chat_stream, fake_upstream
 from tests.pipeline.conftest import PLATEN_YAML, write_project
 from tests.serve.running import platen_serve
 

@@ -248,3 +248,4 @@ def test_hanging_up_cancels(scripted: ScriptedEngine, scripted_client: openai.Op
     next(iter(stream))
     stream.close()
     wait_until(lambda: not scripted.running)
+    assert scripted.cancelled

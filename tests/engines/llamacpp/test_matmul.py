@@ -188,8 +188,8 @@ from pathlib import Path
 
 import numpy as np
 
-from platen.engines.llamacpp_runner import LlamaCppRunner
-from platen.engines.runner import Part
+from platen.engines.llamacpp.runner import LlamaCppRunner
+from platen.engines.batching.runner import Chunk
 
 
 class Text:
@@ -201,7 +201,7 @@ texts = [Text(seed) for seed in range(8)]
 runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, slots=8, step_tokens=64)
 for text in texts:
     runner.admit(text, reuse=False)
-np.save(sys.argv[2], runner.forward([Part(text, 0, 6, "all") for text in texts]).numpy())
+np.save(sys.argv[2], runner.forward([Chunk(text, 0, 6, "all") for text in texts]).numpy())
 """
 
 

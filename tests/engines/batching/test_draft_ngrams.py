@@ -24,7 +24,7 @@ from platen.serve.hub.loading import open_configured
 from platen.tokens.files import SplitTokens, TokensMeta, write_splits
 from platen.tokens.tokenizer import Tokenizer
 from tests.conftest import TEXT
-from tests.engines.test_torch_engine import Result, collect
+from tests.engines.torch.test_torch_engine import Result, collect
 
 EOS = 9
 

@@ -172,7 +172,7 @@ def test_it_never_outlives_this_program(fake: Fake, tmp_path: Path) -> None:
     program = """
 import asyncio, sys, time
 from pathlib import Path
-from platen.engines.vllm_child import VllmChild, VllmOptions
+from platen.engines.vllm.process import VllmChild, VllmOptions
 async def main():
     await VllmChild(Path("/m"), VllmOptions(), 4, sys.argv[1:]).start()
     print("ready", flush=True)

@@ -25,8 +25,8 @@ from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.models.llama import Llama
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.test_torch_engine import Make as Engines
-from tests.engines.test_torch_engine import Result, collect
+from tests.engines.torch.test_torch_engine import Make as Engines
+from tests.engines.torch.test_torch_engine import Result, collect
 from tests.engines.torch_engine import TorchEngine
 
 EAGER = DraftOptions(tokens=8, match=1, step_tokens=64)

@@ -14,8 +14,8 @@ from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.torch.cpu.kernels import kernels_for
 from platen.engines.torch.cpu.packed import pack
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.test_torch_engine import PROMPTS, Make, Result, collect, greedy
-from tests.models.test_kernels import CONFIG, plain
+from tests.engines.torch.cpu.test_kernels import CONFIG, plain
+from tests.engines.torch.test_torch_engine import PROMPTS, Make, Result, collect, greedy
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from platen.engines.remote.breaker import Breaker
 from platen.engines.remote.config import UpstreamConfig
 from platen.engines.remote.retries import LONGEST_RETRY_AFTER, retry_after_seconds, wait_before_retry
 from platen.engines.remote.upstream import Upstream, UpstreamError
-from tests.engines.fake_upstream import answer, chat_event, drop, fake_upstream, raw, stream
+from tests.engines.remote.fake_upstream import answer, chat_event, drop, fake_upstream, raw, stream
 
 FINE = answer(200, {"said": "fine"})
 BROKEN = answer(503, {})

@@ -22,7 +22,7 @@ from platen.engines.remote.engine import RemoteEngine
 from platen.engines.remote.upstream import Upstream
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
-from tests.engines.fake_upstream import (
+from tests.engines.remote.fake_upstream import (
     STAMP,
     USAGE,
     Action,
