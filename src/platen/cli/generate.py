@@ -77,8 +77,9 @@ def bundle_path(project: Path, model: str | None) -> Path | str:
 
 async def _generate(bundle: Path | str, prompt: str, sampling: SamplingParams) -> None:
     from platen.engines.local import open_model, stream_text
+    from platen.engines.options import EngineOptions
 
-    model = open_model(bundle, max_concurrent=1)
+    model = open_model(bundle, EngineOptions(max_concurrent=1))
     started, count = time.monotonic(), 0
     try:
         sys.stdout.write(prompt)
