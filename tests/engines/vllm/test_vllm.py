@@ -24,7 +24,7 @@ from platen.engines.vllm import process as vllm_child
 from platen.engines.vllm.config import VllmConfig
 from platen.engines.vllm.engine import VllmEngine
 from platen.engines.vllm.process import VllmChild, VllmError
-from platen.engines.vllm.wire import RequestRefused, read_chunk, request_body
+from platen.engines.vllm.wire import VllmRefused, read_chunk, request_body
 from platen.prompts.structured import Grammar
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_vllm.py")]
@@ -238,5 +238,5 @@ def test_log_probabilities_come_back_as_ids() -> None:
     "data", ["", "[]", "{}", '{"choices": [{"logprobs": 3}]}', '{"error": {"message": "no"}}']
 )
 def test_what_is_no_chunk_is_refused(data: str) -> None:
-    with pytest.raises(RequestRefused):
+    with pytest.raises(VllmRefused):
         read_chunk(data, request("r"), first=True)
