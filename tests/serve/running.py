@@ -18,6 +18,7 @@ import httpx
 from platen.core.state.embedded import EmbeddedState
 from platen.core.state.interface import State
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     Engine,
     EngineFailed,
@@ -25,6 +26,7 @@ from platen.engines.protocol import (
     EngineStats,
     FinishReason,
     GenerationRequest,
+    RequestRefused,
     TokenEvent,
     Usage,
 )
@@ -48,6 +50,7 @@ class ScriptedEngine:
     """Says `pieces` one after another. It can be full, break after some pieces, or be slow."""
 
     name = "scripted"
+    capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces
@@ -86,7 +89,7 @@ class ScriptedEngine:
         return TokenEvent(finish_reason=reason, usage=Usage(len(request.prompt_ids), said))
 
     def prepare(self, grammar: Grammar) -> None:
-        raise ValueError("this engine takes no grammars")
+        raise RequestRefused("this engine takes no grammars", param="grammar", code="invalid_grammar")
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         if self.failed:
