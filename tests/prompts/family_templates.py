@@ -1,4 +1,5 @@
-"""Chat templates in the manner of well-known families, written for these tests: the same features of Jinja."""
+# ruff: noqa: E501
+"""Chat templates in the manner of well-known families, with the same features of Jinja."""
 
 from __future__ import annotations
 

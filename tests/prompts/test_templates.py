@@ -1,4 +1,4 @@
-"""Templates of all families render as in transformers, wherever they stand; faults are told with their place."""
+"""Templates of all families render as in transformers, wherever they stand; faults with their place."""
 
 from __future__ import annotations
 
@@ -68,8 +68,7 @@ def tokenizer() -> Tokenizer:
 
 
 def in_folder(tokenizer: Tokenizer, folder: Path, **files: str | dict[str, Any]) -> Path:
-    """The tokenizer's files with others beside them; a name's `__` stands for a slash, `_` before an ending for
-    a dot."""
+    """The tokenizer's files with others beside them. In a name `__` is a slash, the last `_` a dot."""
     tokenizer.save(folder)
     for name, content in files.items():
         stem, _, ending = name.replace("__", "/").rpartition("_")
