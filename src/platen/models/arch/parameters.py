@@ -13,7 +13,7 @@ They are those of transformers' Llama, extended. With N a layer, E an expert:
     model.layers.N.pre_feedforward_layernorm        placement "both"
     model.layers.N.mlp.{gate,up,down}_proj          no gate_proj unless gated_mlp; bias: mlp_bias
     model.layers.N.post_feedforward_layernorm       placement "post" and "both": of what the layer gives
-    model.layers.N.mlp.gate.weight                  the router (num_experts, hidden_size), where there are experts
+    model.layers.N.mlp.gate.weight                  the router, (num_experts, hidden_size)
     model.layers.N.mlp.experts.E.{gate,up,down}_proj.weight
     model.norm                                      before the output layer
     lm_head.weight                                  (vocab_size, hidden_size): unless tie_word_embeddings

@@ -66,7 +66,7 @@ def _qwen3_moe(raw: Mapping[str, Any]) -> dict[str, Any]:
         **every_layer(raw if switched_on else {**raw, "sliding_window": None}),
         **biases(raw),
         "qk_norm": "head",
-        "num_experts": raw["num_experts"],
+        "num_experts": raw.get("num_local_experts") or raw["num_experts"],  # transformers 5's name, and 4's
         "num_experts_per_tok": raw["num_experts_per_tok"],
         "moe_intermediate_size": raw["moe_intermediate_size"],
         "norm_topk_prob": bool(raw["norm_topk_prob"]),
