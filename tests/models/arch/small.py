@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-VOCAB, WINDOW = 96, 7
+WINDOW = 7
+"""Tokens: shorter than the prompts of the tests."""
 
 _SHAPE = {
-    "vocab_size": VOCAB,
+    "vocab_size": 320,
     "hidden_size": 64,
     "intermediate_size": 80,
     "num_hidden_layers": 4,
@@ -53,8 +54,6 @@ class Case:
     config: str
     model: str
     change: dict[str, Any] = field(default_factory=dict)
-    alone: bool = False
-    """The arguments are all, not changes of the common shape."""
 
 
 def _llama(**change: Any) -> Case:
@@ -141,29 +140,26 @@ CASES = {
 }
 
 
-def theirs(name: str) -> Any:
+_GPT2_HAS_NOT = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_hidden_layers")
+
+
+def make_theirs(name: str, **change: Any) -> Any:
     """transformers' network of a case, float32, with weights far from a fresh network's regularity."""
     import transformers
 
     case = CASES[name]
-    arguments = {
-        key: value for key, value in _SHAPE.items() if not (case.model == "GPT2LMHeadModel" and "num_" in key)
-    }
-    if case.model == "GPT2LMHeadModel":
-        arguments = {
-            k: v
-            for k, v in arguments.items()
-            if k not in ("hidden_size", "intermediate_size", "max_position_embeddings")
-        }
-    torch.manual_seed(7)
-    config = getattr(transformers, case.config)(**{**arguments, **case.change})
+    shape = {**_SHAPE, **case.change, **change}
+    if case.config == "GPT2Config":
+        shape = {key: value for key, value in shape.items() if key not in _GPT2_HAS_NOT and "num_" not in key}
+    config = getattr(transformers, case.config)(**shape)
     config._attn_implementation = "eager"
     network = getattr(transformers, case.model)(config).eval()
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():
         for parameter in network.parameters():
+            random = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() == 1:  # gains and biases, which start alike everywhere
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(0.3 * random)
             else:
-                parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.15 * random)
     return network

@@ -74,6 +74,26 @@ def stored_name(config: DecoderConfig, name: str) -> tuple[str, str]:
     return name, "rows"
 
 
+class CheckpointNames:
+    """From the names in a checkpoint, which may be an old one's or a bare network's, to `stored_tensors`'.
+
+    None for a tensor that nothing is computed from: tables of the rotation, an output layer that is tied.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        family = FAMILIES[config.family]
+        self._known_as = (*family.known_as, (r"^(?=embed_tokens\.|layers\.|norm\.)", "model."))
+        ignored = [*family.ignored, r".*rotary_emb\.inv_freq$"]
+        if config.tie_word_embeddings:
+            ignored.append(re.escape(stored_name(config, "lm_head.weight")[0]))
+        self._ignored = re.compile("|".join(ignored))
+
+    def __call__(self, name: str) -> str | None:
+        for pattern, replacement in self._known_as:
+            name = re.sub(pattern, replacement, name)
+        return None if self._ignored.match(name) else name
+
+
 def to_stored(config: DecoderConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint of the family from our parameters."""
     return {name: stored.join(parameters) for name, stored in stored_tensors(config).items()}

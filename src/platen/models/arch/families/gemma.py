@@ -94,4 +94,10 @@ GEMMA3 = Family(
     computed=_COMPUTED,
     names={"activation": "hidden_activation"},
     rope_theta=1_000_000.0,
+    # With images: transformers 4's names and 5's.
+    known_as=(
+        (r"^(?:model\.language_model|language_model\.model)\.", "model."),
+        (r"^language_model\.lm_head\.", "lm_head."),
+    ),
+    ignored=(r"(model\.)?vision_tower\.", r"(model\.)?multi_modal_projector\."),
 )

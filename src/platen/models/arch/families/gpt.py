@@ -79,7 +79,8 @@ GPT2 = Family(
         Tensor(_LAYER + r"mlp\.down_proj\.(weight|bias)", r"transformer.h.\1.mlp.c_proj.\2", "columns"),
         Tensor(r"model\.norm\.(weight|bias)", r"transformer.ln_f.\1"),
     ),
-    optional_prefix="transformer.",
+    known_as=((r"^(?=wte\.|wpe\.|h\.|ln_f\.)", "transformer."),),
+    ignored=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),
 )
 
 
@@ -142,5 +143,6 @@ GPT_NEOX = Family(
         Tensor(r"model\.norm\.(weight|bias)", r"gpt_neox.final_layer_norm.\1"),
         Tensor(r"lm_head\.weight", "embed_out.weight"),
     ),
-    optional_prefix="gpt_neox.",
+    known_as=((r"^(?=embed_in\.|layers\.|final_layer_norm\.)", "gpt_neox."), (r"^lm_head\.", "embed_out.")),
+    ignored=(r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias",),
 )

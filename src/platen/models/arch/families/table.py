@@ -67,8 +67,10 @@ class Family:
     """intermediate_size over hidden_size where a `config.json` leaves the former out."""
     rope_theta: float = 10_000.0
     tensors: tuple[Tensor, ...] = ()
-    optional_prefix: str = ""
-    """What checkpoints of the bare network leave out before a name."""
+    known_as: tuple[tuple[str, str], ...] = ()
+    """Other names in checkpoints of the family: what to replace in them, a regular expression, by what."""
+    ignored: tuple[str, ...] = ()
+    """Regular expressions for the beginnings of other tensors' names, which nothing is computed from."""
 
 
 def read_common(family: Family, raw: Mapping[str, Any]) -> dict[str, Any]:
