@@ -29,10 +29,10 @@ from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
 from platen.engines.vllm.config import VllmConfig
 from platen.engines.vllm.engine import VllmEngine
 from platen.engines.vllm.process import VllmChild, find_vllm
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.generation_config import SamplingDefaults, read_generation_config
-from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
 from platen.prompts.encoding import ModelKind, kind_of, text_prompt, truncated_chat_prompt
@@ -90,7 +90,7 @@ def open_model(
         )
     runner: Runner | None = None
     if compiled is None and vllm is not None:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        config = DecoderConfig.from_hf(read_json(path / "config.json"))
         tokenizer = open_tokenizer(path)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
@@ -111,7 +111,7 @@ def open_model(
         config, tokenizer = bundle.config, bundle.tokenizer
         why = "torch: a bundle that is not compiled"
     else:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        config = DecoderConfig.from_hf(read_json(path / "config.json"))
         tokenizer, fingerprint = open_tokenizer(path), compiled.bundle_fingerprint
         with phase("open weights"):
             runner = _compiled_runner(path, compiled, config, options.max_concurrent, options.cache_budget())
@@ -166,7 +166,7 @@ class _Text(TypedDict):
 
 
 def start_vllm(
-    path: Path, config: LlamaConfig, options: VllmConfig, *, max_concurrent: int, **text: Any
+    path: Path, config: DecoderConfig, options: VllmConfig, *, max_concurrent: int, **text: Any
 ) -> VllmEngine:
     """vLLM on a bundle's folder. Raises VllmError, ConfigError when it is not installed."""
     child = VllmChild(path, options, max_concurrent, find_vllm())
@@ -181,7 +181,7 @@ def start_vllm(
 
 
 def _compiled_runner(
-    path: Path, compiled: Compiled, config: LlamaConfig, max_rows: int, cache_bytes: int
+    path: Path, compiled: Compiled, config: DecoderConfig, max_rows: int, cache_bytes: int
 ) -> Runner:
     try:
         if compiled.to == "openvino":
