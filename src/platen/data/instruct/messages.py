@@ -16,7 +16,6 @@ from typing import Any, Literal, cast, get_args
 from platen.core.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
