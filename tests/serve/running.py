@@ -19,6 +19,7 @@ import httpx
 from platen.core.state.embedded import EmbeddedState
 from platen.core.state.interface import State
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     Engine,
     EngineFailed,
@@ -26,6 +27,7 @@ from platen.engines.protocol import (
     EngineStats,
     FinishReason,
     GenerationRequest,
+    RequestRefused,
     TokenEvent,
     Usage,
 )
@@ -49,6 +51,7 @@ class ScriptedEngine:
     """Says `pieces` one after another. It can be full, break after some pieces, or be slow."""
 
     name = "scripted"
+    capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces
@@ -87,7 +90,7 @@ class ScriptedEngine:
         return TokenEvent(finish_reason=reason, usage=Usage(len(request.prompt_ids), said))
 
     def prepare(self, grammar: Grammar) -> None:
-        raise ValueError("this engine takes no grammars")
+        raise RequestRefused("this engine takes no grammars", param="grammar", code="invalid_grammar")
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         if self.failed:

@@ -57,6 +57,10 @@ def command(
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
+    generation_config: Annotated[
+        Literal["auto", "none"] | None,
+        typer.Option(help="none: sample as requests say, not as generation_config.json does. Default: auto."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what the server was told by platen traffic before.")
     ] = False,
@@ -95,6 +99,7 @@ def command(
 
     find = _finder(lambda: open_pipeline(project), engine)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
+    options |= {"generation_config": generation_config}
     changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
     loaded = _service(project, overrides, needed=model is None or "keys" in changes)

@@ -112,8 +112,9 @@ async def _measure(form: Form) -> SpeedMeasurement:
     import psutil
 
     from platen.engines.local import open_model
+    from platen.engines.options import EngineOptions
 
-    model = open_model(form.path, max_concurrent=AT_ONCE)
+    model = open_model(form.path, EngineOptions(max_concurrent=AT_ONCE))
     engine = model.engine
     try:
         window, vocabulary = engine.capacity().context_window, _vocabulary(form.path)

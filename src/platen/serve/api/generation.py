@@ -21,11 +21,13 @@ from platen.engines.protocol import (
     EngineFailed,
     EngineOverloaded,
     GenerationRequest,
+    RequestRefused,
     SamplingParams,
     Timings,
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
+from platen.models.generation_config import SamplingDefaults, first_given
 from platen.serve.access.caller import Caller
 from platen.serve.api.openai_types import GenerationParams, PromptTokensDetails, Usage
 from platen.serve.guards.output_screening import UNSEEN, Oversight
@@ -99,9 +101,9 @@ class Generation:
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
-        except ValueError as error:
+        except RequestRefused as error:
             self.cancel()
-            raise _refused(str(error), prompt_param, grammar_param) from None
+            raise _refused(error, prompt_param, grammar_param) from None
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
@@ -131,8 +133,8 @@ class Generation:
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
-            except ValueError as error:
-                raise _refused(str(error), prompt_param, grammar_param) from None
+            except RequestRefused as error:
+                raise _refused(error, prompt_param, grammar_param) from None
         window = engine.capacity().context_window
         wanted = EXPECTED_TOKENS if sampling.max_tokens is None else sampling.max_tokens
         most = sum(n * max(0, min(wanted, window - len(prompt))) for prompt in prompts)
@@ -261,16 +263,11 @@ def _failure(error: Exception) -> ApiError:
     return failed()
 
 
-def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
-    """What an engine's ValueError says, as the client's error."""
-    message = f"{reason[:1].upper()}{reason[1:]}."
-    if "context window" in reason:
-        return ApiError(400, message, param=prompt_param, code="context_length_exceeded")
-    if "is not valid" in reason or "grammar" in reason:
-        return ApiError(400, message, param=grammar_param, code="invalid_grammar")
-    first = reason.split(maxsplit=1)[0]
-    param = first if first in ("logit_bias", "stop_token_ids") else prompt_param
-    return ApiError(400, message, param=param, code="invalid_value")
+def _refused(error: RequestRefused, prompt_param: str, grammar_param: str) -> ApiError:
+    """What an engine refuses, as the client's error."""
+    message = f"{error.message[:1].upper()}{error.message[1:]}."
+    param = {"prompt": prompt_param, "grammar": grammar_param}.get(error.param, error.param)
+    return ApiError(400, message, param=param, code=error.code)
 
 
 async def _withheld(prompt: RefusedPrompt) -> AsyncIterator[TokenEvent]:
@@ -325,15 +322,17 @@ def check_count(engine: Engine, prompts: int, n: int, prompt_param: str) -> None
         )
 
 
-def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-    """The engine's parameters for an OpenAI request, with OpenAI's defaults."""
+def sampling_of(
+    body: GenerationParams, max_tokens: int | None, logprobs: int | None, own: SamplingDefaults
+) -> SamplingParams:
+    """The engine's parameters for an OpenAI request, with the model's own defaults, else OpenAI's."""
     return SamplingParams(
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=body.top_k or 0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
+        temperature=first_given(body.temperature, own.temperature, 1.0),
+        top_k=first_given(body.top_k, own.top_k, 0),
+        top_p=first_given(body.top_p, own.top_p, 1.0),
+        min_p=first_given(body.min_p, own.min_p, 0.0),
         typical_p=1.0 if body.typical_p is None else body.typical_p,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        repetition_penalty=first_given(body.repetition_penalty, own.repetition_penalty, 1.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
