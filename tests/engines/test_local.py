@@ -13,10 +13,11 @@ from platen.compress.compile import compile_bundle
 from platen.core.errors import ConfigError
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.local import open_model, stream_chat, stream_text
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.engines.vllm.process import VllmOptions
+from platen.engines.vllm.config import VllmConfig
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
-from platen.models.llama import Llama
 from platen.prompts.encoding import (
     chat_prompt,
     kind_of,
@@ -119,7 +120,7 @@ async def test_a_bundle_writes_and_answers(tiny_bundle: Path) -> None:
         await model.engine.close()
 
 
-async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Llama, tmp_path: Path) -> None:
+async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Decoder, tmp_path: Path) -> None:
     """Tokenizers of Llama 2's kind write a word's blank before it and drop that of a text's first word."""
     marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     words = {f"▁w{i}": i for i in range(tiny_llama.config.vocab_size)}
@@ -145,9 +146,9 @@ async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Llama, tmp_path: 
 
 def test_a_draft_is_refused_where_another_engine_would_run(tiny_bundle: Path, tmp_path: Path) -> None:
     compile_bundle(tiny_bundle, tmp_path / "compiled", "openvino")
-    for path, vllm in ((tmp_path / "compiled", None), (tiny_bundle, VllmOptions())):
+    for path, vllm in ((tmp_path / "compiled", None), (tiny_bundle, VllmConfig())):
         with pytest.raises(ConfigError, match=r"serve\.draft is for PyTorch's engine"):
-            open_model(path, vllm=vllm, draft=DraftOptions())
+            open_model(path, EngineOptions(vllm=vllm, draft=DraftOptions()))
 
 
 def test_a_configured_draft_reaches_the_engine(tiny_bundle: Path) -> None:

@@ -11,11 +11,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 
+from platen.core.state.embedded import EmbeddedState
+from platen.core.state.interface import State
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     Engine,
     EngineFailed,
@@ -23,6 +27,7 @@ from platen.engines.protocol import (
     EngineStats,
     FinishReason,
     GenerationRequest,
+    RequestRefused,
     TokenEvent,
     Usage,
 )
@@ -33,7 +38,7 @@ from platen.serve.api.oip.rpc import RpcServer
 from platen.serve.app import create_app
 from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
-from platen.serve.hub.admin import Loader, restore
+from platen.serve.hub.admin import Loader, follow, restore
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.saved_routes import KeptChanges
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
@@ -46,6 +51,7 @@ class ScriptedEngine:
     """Says `pieces` one after another. It can be full, break after some pieces, or be slow."""
 
     name = "scripted"
+    capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces
@@ -84,7 +90,7 @@ class ScriptedEngine:
         return TokenEvent(finish_reason=reason, usage=Usage(len(request.prompt_ids), said))
 
     def prepare(self, grammar: Grammar) -> None:
-        raise ValueError("this engine takes no grammars")
+        raise RequestRefused("this engine takes no grammars", param="grammar", code="invalid_grammar")
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         if self.failed:
@@ -115,10 +121,10 @@ class RunningServer:
         models: Sequence[AnyModel],
         config: ServeConfig,
         load: Loader | None = None,
-        project_dir: Path | None = None,
+        state: State | None = None,
         kept: KeptChanges | None = None,
     ) -> None:
-        self.access = AccessControl(config, project_dir)
+        self.access = AccessControl(config, state)
         self.state = ServerState()
         self.engine = models[0].engine
         hub = ModelHub(models)
@@ -137,7 +143,10 @@ class RunningServer:
         if config.grpc_port is not None:
             service = OpenInference(context)
             self.rpc = RpcServer(service, self.state, self.access, config.host, config.grpc_port)
-        self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
+        others = None
+        if context.kept.shared and load is not None:
+            others = partial(follow, hub, context.kept, load)
+        self._server = Server(app, hub, self.state, config, on_ready, self.rpc, others)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
         assert ready.wait(10)
@@ -160,7 +169,8 @@ def serving(
     info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
     models = [ServedModel(engine, tokenizer, info), *further]
     config = config or ServeConfig(drain_seconds=1)
-    server = RunningServer(models, config, project_dir=project_dir)
+    state = None if project_dir is None else EmbeddedState(project_dir)
+    server = RunningServer(models, config, state=state)
     try:
         yield server
     finally:

@@ -124,9 +124,10 @@ class _Local:
         import asyncio
 
         from platen.engines.local import open_model
+        from platen.engines.options import EngineOptions
 
         self._runner = asyncio.Runner()
-        self._model = open_model(bundle, max_concurrent=1)
+        self._model = open_model(bundle, EngineOptions(max_concurrent=1))
         self._sampling = sampling(self._model.defaults)
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:

@@ -82,8 +82,9 @@ async def _generate(
     bundle: Path | str, prompt: str, sampling: Callable[[SamplingDefaults], SamplingParams]
 ) -> None:
     from platen.engines.local import open_model, stream_text
+    from platen.engines.options import EngineOptions
 
-    model = open_model(bundle, max_concurrent=1)
+    model = open_model(bundle, EngineOptions(max_concurrent=1))
     started, count = time.monotonic(), 0
     try:
         sys.stdout.write(prompt)

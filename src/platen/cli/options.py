@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams
     from platen.models.generation_config import SamplingDefaults
     from platen.pipeline.runner import Pipeline
-    from platen.registry.reading import Version
+    from platen.registry.version import Version
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="The project: a folder with a platen.yaml, or the file.")
@@ -104,13 +104,11 @@ def released_forms(pipeline: Pipeline, which: str | None = None) -> tuple[list[P
 
 
 def _registered(pipeline: Pipeline, which: str | None) -> Version:
-    from platen.registry import reading
-
     own = pipeline.project.register_as.model or pipeline.project.name
-    if which is None and not reading.versions(pipeline.directory, own):
+    if which is None and not pipeline.registry.versions(own):
         pipeline.project.training()  # without it there never will be a version, and that is what to say
     model, _, version = (which or own).partition("@")
-    return reading.get(pipeline.directory, model, version or "production")
+    return pipeline.registry.get(model, version or "production")
 
 
 def _bundle_of(pipeline: Pipeline, version: Version) -> Path | None:

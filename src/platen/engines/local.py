@@ -5,16 +5,15 @@ For the server, and for commands that generate without one.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import psutil
 import torch
 
+from platen.core.devices import select_device
 from platen.core.errors import BundleError, ConfigError, MissingExtraError
 from platen.core.phases import Phase, no_phase
 from platen.engines.batching.detokenize import Detokenizer
@@ -22,16 +21,18 @@ from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.engine import BatchingEngine
 from platen.engines.batching.grammar import GrammarCompiler
 from platen.engines.batching.runner import Runner
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.threads import on_passing_thread
 from platen.engines.torch.cpu.packed import can_pack, pack
 from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
+from platen.engines.vllm.config import VllmConfig
 from platen.engines.vllm.engine import VllmEngine
-from platen.engines.vllm.process import VllmChild, VllmOptions, find_vllm
+from platen.engines.vllm.process import VllmChild, find_vllm
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
 from platen.models.generation_config import SamplingDefaults, read_generation_config
-from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
 from platen.prompts.encoding import ModelKind, kind_of, text_prompt, truncated_chat_prompt
@@ -59,37 +60,25 @@ class LocalModel:
 
 def open_model(
     path_or_name: Path | str,
+    options: EngineOptions = EngineOptions(),
     *,
-    max_concurrent: int = 16,
-    max_queue: int = 64,
-    max_wait: float = math.inf,
-    cache_bytes: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
     fetched: Callable[[str], HeldFolder] | None = None,
-    vllm: VllmOptions | None = None,
-    draft: DraftOptions | None = None,
     phase: Phase = no_phase,
 ) -> LocalModel:
     """Open a bundle or a compiled folder and start the engine that runs it; close it when done.
 
-    A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
-    share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
-    key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse. A
-    request that has waited `max_wait` seconds in our own queue is given up. `fetched` makes a URL a local
-    folder, by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process.
-    `draft` lets PyTorch's engine check guesses of how texts go on.
+    `fetched` makes a URL a local folder, by default in the user's cache of models. With `options.vllm` a
+    bundle runs in a `vllm serve` process.
     Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched, ConfigError
-    for a draft where another engine would run or with another tokenizer's n-grams, MissingExtraError,
-    VllmError.
+    for a draft where another engine would run or with another tokenizer's n-grams, and for a device that is
+    not there, MissingExtraError, VllmError.
     """
+    vllm, draft = options.vllm, options.draft
     files = None
     if is_url(str(path_or_name)):
         files = (fetched or ModelCache().open)(str(path_or_name))
     path = find_bundle(path_or_name) if files is None else files.path
     compiled = read_compiled(path)
-    if cache_bytes is None:
-        cache_bytes = psutil.virtual_memory().available // 4
     if compiled is not None and vllm is not None:
         raise BundleError(
             f"{path} is compiled to {compiled.to}; vLLM runs bundles", hint="Give the bundle's own folder."
@@ -101,29 +90,31 @@ def open_model(
         )
     runner: Runner | None = None
     if compiled is None and vllm is not None:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        config = DecoderConfig.from_hf(read_json(path / "config.json"))
         tokenizer = open_tokenizer(path)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
         why = "vllm: as configured"
     elif compiled is None:
+        device = select_device(options.device)
+        dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
         with phase("open weights"):
             bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
         _check_ngram(draft, bundle.tokenizer, path)
         with phase("pack"):
             if can_pack(bundle.model):
                 on_passing_thread(lambda: pack(bundle.model))
-            reuse_bytes = min(REUSE_BYTES, cache_bytes)
-            runner = TorchRunner(bundle.model, max_rows=max_concurrent, reuse_bytes=reuse_bytes)
+            reuse_bytes = min(REUSE_BYTES, options.cache_budget())
+            runner = TorchRunner(bundle.model, max_rows=options.max_concurrent, reuse_bytes=reuse_bytes)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
         config, tokenizer = bundle.config, bundle.tokenizer
         why = "torch: a bundle that is not compiled"
     else:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        config = DecoderConfig.from_hf(read_json(path / "config.json"))
         tokenizer, fingerprint = open_tokenizer(path), compiled.bundle_fingerprint
         with phase("open weights"):
-            runner = _compiled_runner(path, compiled, config, max_concurrent, cache_bytes)
+            runner = _compiled_runner(path, compiled, config, options.max_concurrent, options.cache_budget())
         why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
     check_templates(tokenizer)
     generation = read_generation_config(path)
@@ -134,15 +125,15 @@ def open_model(
         token_text=tokenizer.token_text,
         eos_ids=end_ids,
         grammars=GrammarCompiler(tokenizer, config.vocab_size, end_ids),
-        max_concurrent=max_concurrent,
-        max_queue=max_queue,
+        max_concurrent=options.max_concurrent,
+        max_queue=options.max_queue,
         on_close=None if files is None else files.release,
     )
     with phase("start engine"):
         engine: BatchingEngine | VllmEngine
         if runner is not None:
             engine = BatchingEngine(
-                runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, draft=draft, **text
+                runner, prefill_chunk=PREFILL_CHUNK, max_wait=options.max_wait, draft=draft, **text
             )
         else:
             assert vllm is not None
@@ -175,7 +166,7 @@ class _Text(TypedDict):
 
 
 def start_vllm(
-    path: Path, config: LlamaConfig, options: VllmOptions, *, max_concurrent: int, **text: Any
+    path: Path, config: DecoderConfig, options: VllmConfig, *, max_concurrent: int, **text: Any
 ) -> VllmEngine:
     """vLLM on a bundle's folder. Raises VllmError, ConfigError when it is not installed."""
     child = VllmChild(path, options, max_concurrent, find_vllm())
@@ -190,7 +181,7 @@ def start_vllm(
 
 
 def _compiled_runner(
-    path: Path, compiled: Compiled, config: LlamaConfig, max_rows: int, cache_bytes: int
+    path: Path, compiled: Compiled, config: DecoderConfig, max_rows: int, cache_bytes: int
 ) -> Runner:
     try:
         if compiled.to == "openvino":

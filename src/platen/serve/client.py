@@ -11,6 +11,7 @@ import httpx
 
 from platen.core.errors import PlatenError
 from platen.engines.protocol import SamplingParams
+from platen.engines.remote.events import DONE, data_lines
 from platen.models.generation_config import SamplingDefaults
 from platen.serve.access.keys import KEY_VARIABLE
 
@@ -138,11 +139,8 @@ class ChatClient(_Client):
 
     def _pieces(self, response: httpx.Response) -> Iterator[str]:
         try:
-            for line in response.iter_lines():
-                if not line.startswith("data: "):
-                    continue
-                data = line.removeprefix("data: ")
-                if data == "[DONE]":
+            for data in data_lines(response.iter_bytes()):
+                if data == DONE:
                     return
                 piece = json.loads(data)
                 if "error" in piece:

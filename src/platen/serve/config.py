@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from platen.core.config import PositiveInt, Section, Text
+from platen.core.devices import DeviceName, DType
 from platen.engines.batching.config import DraftConfig
 from platen.engines.remote.config import UpstreamConfig
 from platen.engines.vllm.config import VllmConfig
@@ -70,6 +71,10 @@ class ServeConfig(Section):
     """Adaptive batching of embedding requests."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
+    device: DeviceName = "auto"
+    """Where PyTorch computes: cpu, cuda, cuda:N or mps; auto takes a GPU if there is one."""
+    dtype: DType = "auto"
+    """What it computes in; auto is float32 for PyTorch's engine and the model's own for vLLM's."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
     generation_config: Literal["auto", "none"] = "auto"
@@ -108,4 +113,5 @@ class ServeConfig(Section):
         blocklist = self.guards.blocklist.located(directory)
         guards = self.guards.model_copy(update={"blocklist": blocklist})
         draft = None if self.draft is None else self.draft.located(directory)
-        return self.model_copy(update={"guards": guards, "draft": draft})
+        upstreams = tuple(upstream.located(directory) for upstream in self.upstreams)
+        return self.model_copy(update={"guards": guards, "draft": draft, "upstreams": upstreams})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -154,14 +155,14 @@ def chat_stream(*texts: str) -> Action:
 
 
 @contextmanager
-def fake_upstream(*script: Action) -> Iterator[FakeUpstream]:
-    """A running one, in a thread of its own."""
+def fake_upstream(*script: Action, tls: ssl.SSLContext | None = None) -> Iterator[FakeUpstream]:
+    """A running one, in a thread of its own; with `tls` over HTTPS."""
     fake = FakeUpstream(script=list(script))
     ready = threading.Event()
 
     async def serve() -> None:
-        server = await asyncio.start_server(fake.handle, "127.0.0.1", 0)
-        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        server = await asyncio.start_server(fake.handle, "127.0.0.1", 0, ssl=tls)
+        fake.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         fake.loop, fake.stop = asyncio.get_running_loop(), asyncio.Event()
         ready.set()
         await fake.stop.wait()

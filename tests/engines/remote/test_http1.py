@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platen.engines.remote.http1 import BrokenOff, CannotConnect, HttpError, NotHttp, Origin, Silent
+from platen.engines.remote.http1 import Origin
+from platen.engines.remote.transport import BrokenOff, CannotConnect, HttpError, NotHttp, Silent
 
 Service = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -15,8 +15,8 @@ from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
 from platen.engines.local import LocalModel, open_model, warm_up
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import EngineFailed
-from platen.engines.vllm.process import VllmOptions
 from platen.models.bundle import find_bundle
 from platen.models.generation_config import NO_DEFAULTS
 from platen.models.remote import is_url
@@ -112,12 +112,8 @@ def open_configured(
     """
     model = open_model(
         path_or_name,
-        max_concurrent=config.max_concurrent,
-        max_queue=config.max_queue,
-        max_wait=config.queue_seconds,
+        engine_options(config),
         fetched=lambda url: held or _fetched(url, config, report, phase),
-        vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
-        draft=None if config.draft is None else _draft_options(config.draft),
         phase=phase,
     )
     try:
@@ -129,6 +125,19 @@ def open_configured(
             f"{path_or_name} opens, but can't write: {error}", hint="Check it with platen generate."
         ) from None
     return model
+
+
+def engine_options(config: ServeConfig) -> EngineOptions:
+    """How the configured service's engines are to run."""
+    return EngineOptions(
+        max_concurrent=config.max_concurrent,
+        max_queue=config.max_queue,
+        max_wait=config.queue_seconds,
+        dtype=config.dtype,
+        device=config.device,
+        draft=None if config.draft is None else _draft_options(config.draft),
+        vllm=config.vllm,
+    )
 
 
 def _draft_options(config: DraftConfig) -> DraftOptions:
