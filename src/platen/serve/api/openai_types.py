@@ -247,7 +247,7 @@ class ModelCard(BaseModel):
     kind: Literal["base", "chat", "embedding"]
     version: str
     default_sampling_params: Annotated[
-        dict[str, float] | None, Field(exclude_if=lambda value: value is None)
+        dict[str, int | float] | None, Field(exclude_if=lambda value: value is None)
     ] = None
     """What the model's generation_config.json asks for, where a request says nothing."""
 
