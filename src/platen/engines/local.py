@@ -24,7 +24,7 @@ from platen.engines.batching.runner import Runner
 from platen.engines.options import EngineOptions
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.threads import on_passing_thread
-from platen.engines.torch.cpu.packed import can_pack, pack
+from platen.engines.torch.cpu.accelerate import accelerate
 from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
 from platen.engines.vllm.config import VllmConfig
 from platen.engines.vllm.engine import VllmEngine
@@ -102,8 +102,7 @@ def open_model(
             bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
         _check_ngram(draft, bundle.tokenizer, path)
         with phase("pack"):
-            if can_pack(bundle.model):
-                on_passing_thread(lambda: pack(bundle.model))
+            on_passing_thread(lambda: accelerate(bundle.model))
             reuse_bytes = min(REUSE_BYTES, options.cache_budget())
             runner = TorchRunner(bundle.model, max_rows=options.max_concurrent, reuse_bytes=reuse_bytes)
         with phase("fingerprint"), remembered_digests() as digest:
