@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from platen.core.errors import BundleError
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
 from platen.models.generation_config import GenerationConfig, SamplingDefaults, read_generation_config
-from platen.models.arch.decoder import Decoder
 from platen.tokens.tokenizer import Tokenizer
 
 
