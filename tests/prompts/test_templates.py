@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from platen.core.errors import BundleError
+from platen.prompts.encoding import chat_prompt
 from platen.prompts.messages import Message, ToolCall, as_chat
 from platen.prompts.templates import (
     ChatTemplateError,
@@ -243,6 +244,17 @@ def test_templates_are_found_where_transformers_finds_them(
     assert apply_chat_template(ours, messages, options) == expected
     ours.save(tmp_path / "again")
     assert apply_chat_template(Tokenizer.from_dir(tmp_path / "again"), messages, options) == expected
+
+
+def test_a_model_without_a_default_is_not_taken_for_a_base_model(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Its named template writes its own special tokens, so none are added."""
+    folder = in_folder(tokenizer.beginning_with_bos(), tmp_path, **PLACES["a file that lacks the default"])
+    ours, messages = Tokenizer.from_dir(folder), [{"role": "user", "content": "Hi"}]
+    expected = theirs_from(folder).apply_chat_template(messages, chat_template="rag", return_dict=False)
+    assert chat_prompt(ours, messages, TemplateOptions(template="rag")) == expected
+    assert expected == tokenizer.encode("ragHi")
 
 
 def test_a_processors_template_counts_where_there_is_no_other(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from platen.models.generation_config import NO_DEFAULTS
 from platen.models.remote import is_url
 from platen.models.sentence import Pooling, is_embedding_folder
 from platen.models.store import HeldFolder, ModelCache
+from platen.prompts.tools import tool_format
 from platen.serve.config import ServeConfig
 from platen.serve.hub.embedding_model import open_embedding_model
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
@@ -168,4 +169,5 @@ def served_model(
         version=model.fingerprint[:12],
         defaults=defaults,
     )
+    tool_format(model.tokenizer)  # which runs the template, so not when a request waits for it
     return ServedModel(model.engine, model.tokenizer, info, source)

@@ -119,7 +119,7 @@ class ServedModel:
         """The model with `incoming` before it, if there is one."""
         return self if incoming is None else replace(self, incoming=incoming)
 
-    @cached_property
+    @property
     def tool_format(self) -> ToolFormat | None:
         """How the model writes calls of tools; None when it was not made for them."""
         return tool_format(self.tokenizer)
