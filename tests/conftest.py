@@ -6,12 +6,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.postgres import running_postgres
 from tests.small_tokenizer import small_tokenizer
 
 settings.register_profile("same every time", derandomize=True, deadline=None)
@@ -42,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What this user has cached neither helps the tests nor is touched by them."""
     os.environ["PLATEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL; each test uses project names of its own."""
+    with running_postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

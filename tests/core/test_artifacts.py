@@ -20,7 +20,6 @@ from platen.core.artifacts import (
     Store,
     fingerprint,
     now,
-    project_lock,
     sha256_file,
 )
 from platen.core.errors import ArtifactError
@@ -191,32 +190,6 @@ def test_write_atomic_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
         process.stdout.close()
         data = target.read_bytes()
         assert data in (b"a" * 3_000_000, b"b" * 2_000_000)
-
-
-def test_the_second_run_is_told_who_holds_the_lock_and_can_give_up(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from pathlib import Path; from platen.core.artifacts import project_lock\n"
-        "with project_lock(Path(sys.argv[1]), waiting=print):\n"
-        "    print('held', flush=True); time.sleep(60)\n"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        told: list[str] = []
-        with (
-            pytest.raises(ArtifactError, match=f"process {holder.pid}"),
-            project_lock(tmp_path, waiting=told.append, timeout=0.3),
-        ):
-            pass
-        assert told == [str(holder.pid)]
-    finally:
-        holder.kill()
-        holder.communicate()
-    with project_lock(tmp_path, waiting=told.append, timeout=5):  # a killed holder's lock is free
-        assert (tmp_path / "run.pid").read_text() == str(os.getpid())
 
 
 def test_source_index_sees_a_change_under_the_same_name_and_size(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from platen.core.state.embedded import EmbeddedState
 from platen.models.llama import Llama
 from platen.serve.access.layer import AccessControl
 from platen.serve.config import ServeConfig
@@ -35,7 +36,7 @@ def main() -> None:
     Llama.logits = without_end  # type: ignore[method-assign]
     keys: Literal["required", "off"] = "required" if project else "off"
     config = ServeConfig(port=0, drain_seconds=float(drain_seconds), keys=keys)
-    access = AccessControl(config, Path(project[0]) if project else None)
+    access = AccessControl(config, EmbeddedState(Path(project[0])) if project else None)
     serve_bundle(
         Path(bundle),
         name="tiny",

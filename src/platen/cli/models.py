@@ -12,8 +12,8 @@ from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from platen.pipeline.runner import Pipeline
-    from platen.registry.reading import Version
-    from platen.registry.registry import Registry
+    from platen.registry.version import Version
+    from platen.registry.versions import Registry
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 VersionArgument = Annotated[
@@ -43,9 +43,7 @@ def list_versions(ctx: typer.Context, project: ProjectOption = HERE) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from platen.registry.registry import Registry
-
-    versions = Registry(open_pipeline(project).directory).versions()
+    versions = open_pipeline(project).registry.versions()
     if not versions:
         typer.echo("nothing is registered yet; `platen run` registers a model that passed its gate")
         return
@@ -109,11 +107,9 @@ def delete(
 
 
 def _open(project: Path, wanted: str) -> tuple[Pipeline, Registry, Version]:
-    from platen.registry.registry import Registry
-
     pipeline = open_pipeline(project)
     model, _, which = wanted.rpartition("@")
-    registry = Registry(pipeline.directory)
+    registry = pipeline.registry
     return (
         pipeline,
         registry,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from platen import __version__
 from platen.core.cpu import processor
+from platen.core.files import write_atomic
 from platen.models.llama_config import LlamaConfig
 from platen.models.store import cache_folder
 
@@ -59,12 +60,8 @@ def read_measurements(config: LlamaConfig) -> list[SpeedMeasurement]:
 
 def write_measurements(config: LlamaConfig, stats: Sequence[SpeedMeasurement]) -> None:
     """Keep figures in place of earlier ones."""
-    file = _file(config)
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = {**_circumstances(config), "figures": [asdict(one) for one in stats]}
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.rename(file)
+    write_atomic(_file(config), (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _file(config: LlamaConfig) -> Path:

@@ -31,10 +31,13 @@ from platen.engines.vllm.engine import VllmEngine
 from platen.engines.vllm.process import VllmChild, find_vllm
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
+from platen.models.generation_config import SamplingDefaults, read_generation_config
 from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
-from platen.prompts.messages import ModelKind, kind_of, text_prompt, truncated_chat_prompt
+from platen.prompts.encoding import ModelKind, kind_of, text_prompt, truncated_chat_prompt
+from platen.prompts.templates import check_templates
+from platen.tokens.convert import open_tokenizer
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 512
@@ -52,6 +55,7 @@ class LocalModel:
     parameters: int
     kind: ModelKind
     why: str
+    defaults: SamplingDefaults
 
 
 def open_model(
@@ -87,7 +91,7 @@ def open_model(
     runner: Runner | None = None
     if compiled is None and vllm is not None:
         config = LlamaConfig.from_hf(read_json(path / "config.json"))
-        tokenizer = Tokenizer.from_dir(path)
+        tokenizer = open_tokenizer(path)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
         why = "vllm: as configured"
@@ -108,11 +112,14 @@ def open_model(
         why = "torch: a bundle that is not compiled"
     else:
         config = LlamaConfig.from_hf(read_json(path / "config.json"))
-        tokenizer, fingerprint = Tokenizer.from_dir(path), compiled.bundle_fingerprint
+        tokenizer, fingerprint = open_tokenizer(path), compiled.bundle_fingerprint
         with phase("open weights"):
             runner = _compiled_runner(path, compiled, config, options.max_concurrent, options.cache_budget())
         why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
-    end_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
+    check_templates(tokenizer)
+    generation = read_generation_config(path)
+    own_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
+    end_ids = tuple(dict.fromkeys((*own_ids, *generation.eos_token_ids)))
     text = _Text(
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
@@ -132,7 +139,8 @@ def open_model(
             assert vllm is not None
             engine = start_vllm(path, config, vllm, **text)
     parameters = config.num_parameters()
-    return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
+    kind = kind_of(tokenizer)
+    return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind, why, generation.sampling)
 
 
 def _check_ngram(draft: DraftOptions | None, tokenizer: Tokenizer, path: Path) -> None:

@@ -24,12 +24,20 @@ from platen.core.errors import BundleError
 from platen.models.llama import Llama
 from platen.models.llama_config import LlamaConfig
 from platen.models.weights import AGAIN, read_tensors, write_tensors
-from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer
+from platen.tokens.convert import open_tokenizer
+from platen.tokens.folder import (
+    CONFIG_FILE,
+    SENTENCEPIECE_FILE,
+    TEMPLATE_FILE,
+    TEMPLATE_FOLDER,
+    TOKENIZER_FILE,
+)
+from platen.tokens.tokenizer import Tokenizer
 
 PLATEN_FILE = "platen.json"
 MAX_SHARD_BYTES = 5_000_000_000
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", TEMPLATE_FILE]
+_HUB_FILES = ["*.json", "*.safetensors", SENTENCEPIECE_FILE, TEMPLATE_FILE, f"{TEMPLATE_FOLDER}/*.jinja"]
 # In old checkpoints; computed from the config here. A tied output layer is the embedding.
 _COMPUTED = ("rotary_emb.inv_freq",)
 
@@ -59,7 +67,7 @@ def open_bundle(
     """
     path = find_bundle(path_or_name)
     config = LlamaConfig.from_hf(read_json(path / "config.json"))
-    tokenizer = Tokenizer.from_dir(path)
+    tokenizer = open_tokenizer(path)
     _check_tokenizer(path, tokenizer, config)
     with torch.device("meta"), _NoInitialisation():
         model = Llama(config)
@@ -165,8 +173,9 @@ def bundle_fingerprint(path: Path, digest: Callable[[Path], str] = sha256_file) 
     total = hashlib.sha256()
     names = {"config.json", TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE}
     files = [file for file in path.iterdir() if file.name in names or file.suffix == ".safetensors"]
+    files += (path / TEMPLATE_FOLDER).glob("*.jinja")
     for file in sorted(files):
-        total.update(f"{file.name}:{digest(file)}\n".encode())
+        total.update(f"{file.relative_to(path).as_posix()}:{digest(file)}\n".encode())
     return total.hexdigest()[:16]
 
 
@@ -207,7 +216,8 @@ def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: LlamaConfig) -> N
     if not (path / PLATEN_FILE).is_file():
         return
     recorded = read_json(path / PLATEN_FILE).get("tokenizer_sha256")
-    if recorded != tokenizer.sha256:
+    # Of a folder whose other files name more tokens, the file itself may have been recorded.
+    if recorded != tokenizer.sha256 and recorded != sha256_file(path / TOKENIZER_FILE):
         raise BundleError(
             f"{path / TOKENIZER_FILE} is not the tokenizer that this model was trained with "
             f"(sha256 {tokenizer.sha256[:12]}…, recorded {str(recorded)[:12]}…)",
@@ -216,9 +226,9 @@ def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: LlamaConfig) -> N
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig) -> None:
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.base_vocab_size > config.vocab_size:
         raise BundleError(
-            f"the tokenizer has {tokenizer.vocab_size:,} entries, the model's embedding only "
+            f"the tokenizer has {tokenizer.base_vocab_size:,} entries, the model's embedding only "
             f"{config.vocab_size:,}",
             hint="Model and tokenizer are of different models; use the tokenizer it was trained with.",
         )

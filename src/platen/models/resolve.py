@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from platen.core.download import Report, no_report
 from platen.core.errors import BundleError, ConfigError
 from platen.core.phases import Phase, no_phase
-from platen.models.remote import is_url, name_in, shown
+from platen.core.urls import shown
+from platen.models.remote import is_url, name_in
 
 if TYPE_CHECKING:
     from platen.models.compiled import Compiled
+    from platen.models.generation_config import GenerationConfig
     from platen.models.stated_config import StatedConfig
     from platen.models.store import HeldFolder
     from platen.tokens.tokenizer import Tokenizer
@@ -59,7 +61,9 @@ class NoRegistry:
     """Where there is no project: every name is unknown."""
 
     def find(self, reference: str | None) -> RegisteredModel:
-        named = "no model is named" if reference is None else f"{reference} is no model's folder, URL or Hub name"
+        named = (
+            "no model is named" if reference is None else f"{reference} is no model's folder, URL or Hub name"
+        )
         raise ConfigError(named, hint="Name a folder, a URL, a name on the Hub, or a project with -p.")
 
     def version_of(self, fingerprint: str) -> str | None:
@@ -115,9 +119,9 @@ class ResolvedModel:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises BundleError when it is missing or damaged."""
-        from platen.tokens.tokenizer import Tokenizer
+        from platen.tokens.convert import open_tokenizer
 
-        return Tokenizer.from_dir(self.path)
+        return open_tokenizer(self.path)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,11 +145,19 @@ class ResolvedModel:
             return self.compiled.parameters
         return 0 if self.form == REMOTE else count_parameters(self.path, self.config)
 
+    @cached_property
+    def generation(self) -> GenerationConfig:
+        """How its makers would sample. Raises BundleError for values out of range."""
+        from platen.models.generation_config import GenerationConfig, read_generation_config
+
+        return read_generation_config(self.path) if self.path.is_dir() else GenerationConfig()
+
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a sequence, as the config and the tokenizer say."""
+        """The tokens that end a sequence, as the config, the tokenizer and the generation config say."""
         eos = self.tokenizer.eos_id
-        return tuple(dict.fromkeys((*self.config.eos_token_ids, *(() if eos is None else (eos,)))))
+        own = (*self.config.eos_token_ids, *(() if eos is None else (eos,)))
+        return tuple(dict.fromkeys((*own, *self.generation.eos_token_ids)))
 
     @property
     def forms(self) -> tuple[ResolvedModel, ...]:
@@ -174,9 +186,7 @@ def _fetch(url: str, report: Report, phase: Phase) -> HeldFolder:
 
 @dataclass(frozen=True)
 class Resolver:
-    """Understands references, with the `registered` models of a project; `fetch` makes a URL a local folder.
-
-    """
+    """Understands references, with the `registered` models of a project; `fetch` makes a URL a local folder."""
 
     registered: RegisteredModels = NoRegistry()
     fetch: Fetch = _fetch
@@ -265,9 +275,7 @@ def _gguf_file(path: Path) -> Path:
             if opened.read(4) == b"GGUF":
                 return path
     except OSError as error:
-        raise BundleError(
-            f"{path} can't be read: {error.strerror}", hint="Correct the path."
-        ) from None
+        raise BundleError(f"{path} can't be read: {error.strerror}", hint="Correct the path.") from None
     raise BundleError(f"{path} is no GGUF file", hint="Give a model's folder, or a file in GGUF's format.")
 
 

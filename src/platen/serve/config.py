@@ -77,6 +77,8 @@ class ServeConfig(Section):
     """What it computes in; auto is float32 for PyTorch's engine and the model's own for vLLM's."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
+    generation_config: Literal["auto", "none"] = "auto"
+    """Whether requests that don't say how to sample are given what a model's generation_config.json says."""
     draft: DraftConfig | None = None
     """When given, PyTorch's engine guesses how texts go on: the same texts, sooner where they repeat."""
     keys: Literal["required", "optional", "off"] = "off"

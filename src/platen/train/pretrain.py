@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from platen.core.errors import BundleError, TrainingError
+from platen.core.files import write_synced
 from platen.core.stage import StageContext, StageResult
 from platen.models import ladder
 from platen.models.bundle import model_card, save_bundle
@@ -24,7 +25,7 @@ from platen.models.llama_config import LlamaConfig, llama_config
 from platen.models.training_history import read_curves
 from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
-from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of, write_synced
+from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of
 from platen.train.config import PretrainConfig, TrainConfig
 from platen.train.curves import draw
 from platen.train.data import PackedLoader, evaluation_batches, open_tokens

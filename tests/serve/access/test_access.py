@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.access.keys import Grant, Limits, Scope
-from platen.serve.access.keystore import KeyStore, Spent, key_file
+from platen.serve.access.keystore import KeyStore, Spent
 from platen.serve.access.layer import AccessControl, AccessError
 from platen.serve.access.rate_limits import Counts
 from platen.serve.config import PriceConfig, ServeConfig
@@ -39,7 +40,7 @@ class Door:
     """A server that asks for keys, its keys, and clients that have them."""
 
     def __init__(self, folder: Path, engine: ScriptedEngine, server: RunningServer) -> None:
-        self.store = KeyStore(key_file(folder))
+        self.store = KeyStore(EmbeddedState(folder))
         self.engine, self.url = engine, server.url
 
     def key(self, name: str = "alice", **grant: Any) -> str:
@@ -121,7 +122,7 @@ def test_no_header_but_a_keys_gets_in(headers: list[bytes]) -> None:
             assert (refusal.value.status, refusal.value.code) == (401, "invalid_api_key")
 
     with TemporaryDirectory() as folder:
-        asyncio.run(ask(AccessControl(ServeConfig(keys="required"), Path(folder))))
+        asyncio.run(ask(AccessControl(ServeConfig(keys="required"), EmbeddedState(Path(folder)))))
 
 
 def test_page_health_and_description_need_no_key(guarded: Door) -> None:
@@ -315,5 +316,5 @@ def test_keys_need_a_project_and_their_absence_is_told() -> None:
 
 
 def test_a_server_without_a_key_says_how_to_make_one(tmp_path: Path) -> None:
-    control = AccessControl(ServeConfig(keys="required"), tmp_path)
+    control = AccessControl(ServeConfig(keys="required"), EmbeddedState(tmp_path))
     assert "platen keys create" in control.warnings()[0]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from platen.core.state.embedded import EmbeddedState
+from platen.core.state.interface import StateError
 from platen.serve.access.keys import Grant, Limits, Scope, new_key, parts_of
-from platen.serve.access.keystore import KeyStore, KeyStoreError, Spent, key_file, month_of
+from platen.serve.access.keystore import KeyStore, KeyStoreError, Spent, month_of
 from platen.serve.access.usage import Ledger
 from platen.web.errors import ApiError
 
@@ -27,7 +29,7 @@ EVERYTHING = Grant(
 
 
 def test_what_is_created_is_read_again(tmp_path: Path) -> None:
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     assert store.read().keys == {}
     created, _ = store.create(EVERYTHING)
     plain, _ = store.create(Grant("bob", "bob"))
@@ -36,14 +38,14 @@ def test_what_is_created_is_read_again(tmp_path: Path) -> None:
 
 
 def test_the_file_holds_no_secret_and_is_for_its_owner(tmp_path: Path) -> None:
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     key, text = store.create(EVERYTHING)
     secret = text.removeprefix(f"platen_{key.id}_")
     assert len(secret) == 43  # 256 bits in base64
-    content = b"".join(file.read_bytes() for file in store.path.parent.iterdir())
+    content = b"".join(file.read_bytes() for file in (tmp_path / ".platen").iterdir())
     assert key.id.encode() in content
     assert secret.encode() not in content
-    assert store.path.stat().st_mode & 0o077 == 0
+    assert (tmp_path / ".platen" / "keys.db").stat().st_mode & 0o077 == 0
 
 
 def test_only_the_whole_secret_matches() -> None:
@@ -59,7 +61,7 @@ def test_only_the_whole_secret_matches() -> None:
 
 
 def test_a_revoked_key_stays_revoked_and_frees_its_name(tmp_path: Path) -> None:
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     first, _ = store.create(Grant("alice", "alice"))
     with pytest.raises(KeyStoreError, match="already"):
         store.create(Grant("alice", "alice"))
@@ -74,12 +76,12 @@ def test_a_revoked_key_stays_revoked_and_frees_its_name(tmp_path: Path) -> None:
 
 
 def test_usage_of_several_servers_adds_up_by_month(tmp_path: Path) -> None:
-    path = key_file(tmp_path)
+    state = EmbeddedState(tmp_path)
     month = month_of(datetime.now(UTC))
     last = month_of(datetime.now(UTC).replace(day=1) - timedelta(days=1))
 
     def count() -> None:
-        store = KeyStore(path)
+        store = KeyStore(state)
         for _ in range(10):
             store.add({("k", month): Spent(1, 2, 3, 0.5), ("k", last): Spent(100, 100, 100, 100)})
 
@@ -88,53 +90,55 @@ def test_usage_of_several_servers_adds_up_by_month(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert KeyStore(path).read().spent == {"k": Spent(30, 60, 90, 15.0)}
-    assert KeyStore(path).read().spent["k"].tokens == 150
+    assert KeyStore(state).read().spent == {"k": Spent(30, 60, 90, 15.0)}
+    assert KeyStore(state).read().spent["k"].tokens == 150
 
 
-def test_its_version_changes_with_its_content(tmp_path: Path) -> None:
-    store, other = KeyStore(key_file(tmp_path)), KeyStore(key_file(tmp_path))
-    versions = [store.version()]
+def test_its_revision_changes_with_its_content(tmp_path: Path) -> None:
+    store, other = KeyStore(EmbeddedState(tmp_path)), KeyStore(EmbeddedState(tmp_path))
+    revisions = [store.revision()]
     other.create(EVERYTHING)
-    versions.append(store.version())
+    revisions.append(store.revision())
     other.revoke("alice")
-    versions.append(store.version())
-    assert len(set(versions)) == 3
-    assert store.version() == versions[-1]
+    revisions.append(store.revision())
+    assert len(set(revisions)) == 3
+    assert store.revision() == revisions[-1]
 
 
 def test_a_file_that_is_no_file_of_keys_is_told(tmp_path: Path) -> None:
-    path = key_file(tmp_path)
+    state = EmbeddedState(tmp_path)
+    path = state.folder / "keys.db"
     path.parent.mkdir()
     path.write_text("this is not a database, and long enough to be taken for one" * 20)
-    with pytest.raises(KeyStoreError, match=r"keys\.db"):
-        KeyStore(path).read()
+    with pytest.raises(StateError, match=r"keys\.db"):
+        KeyStore(state).read()
     path.unlink()
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(KeyStoreError, match="newer"):
-        KeyStore(path).create(EVERYTHING)
+    with pytest.raises(StateError, match="newer"):
+        KeyStore(state).create(EVERYTHING)
 
 
 def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     key, _ = store.create(EVERYTHING)
     ledger = Ledger(store)
     ledger.add(key, Spent(1, 2, 3, 0.5))
-    content = store.path.read_bytes()
-    store.path.write_bytes(b"not a database at all" * 100)
+    path = tmp_path / ".platen" / "keys.db"
+    content = path.read_bytes()
+    path.write_bytes(b"not a database at all" * 100)
     asyncio.run(ledger.sync())
     ledger.add(key, Spent(1, 2, 3, 0.5))
     assert ledger.key(key.id) == key
     assert ledger.spent(key.id) == Spent(2, 4, 6, 1.0)
-    store.path.write_bytes(content)
+    path.write_bytes(content)
     asyncio.run(ledger.sync())
     assert store.read().spent == {key.id: Spent(2, 4, 6, 1.0)}
     assert ledger.spent(key.id) == Spent(2, 4, 6, 1.0)
 
 
 def test_what_is_set_aside_is_not_there_for_others(tmp_path: Path) -> None:
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     key, _ = store.create(Grant("a", "a", limits=Limits(tokens=100, money=1.0)))
     ledger = Ledger(store)
     first = ledger.reserve(key, 60, 0.1)

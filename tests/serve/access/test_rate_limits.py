@@ -16,8 +16,9 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.access.keys import Grant, Limits
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.access.layer import AccessControl
 from platen.serve.access.rate_limits import LimitsStoreError, LocalCounts, Window
 from platen.serve.config import ServeConfig
@@ -142,7 +143,7 @@ def test_servers_on_one_redis_share_the_limits_and_go_on_without_it(
 ) -> None:
     address = f"redis://127.0.0.1:{redis_server.port}/0"  # type: ignore[attr-defined]
     config = ServeConfig(keys="required", drain_seconds=1, limits_store=address)
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     _, key = store.create(Grant("alice", "alice", limits=Limits(requests_per_minute=4)))
     _, other = store.create(Grant("bob", "bob", limits=Limits(2**20, tokens_per_minute=50)))
     engines = [ScriptedEngine(["word "] * 40) for _ in range(2)]
@@ -169,7 +170,7 @@ def test_tokens_not_used_are_given_back_on_redis(
 ) -> None:
     address = f"redis://127.0.0.1:{redis_server.port}"  # type: ignore[attr-defined]
     config = ServeConfig(keys="required", drain_seconds=1, limits_store=address)
-    _, key = KeyStore(key_file(tmp_path)).create(
+    _, key = KeyStore(EmbeddedState(tmp_path)).create(
         Grant("alice", "alice", limits=Limits(2**20, tokens_per_minute=100))
     )
     with serving(ScriptedEngine(["word "] * 8), tiny_tokenizer, config, project_dir=tmp_path) as server:
@@ -181,5 +182,5 @@ def test_tokens_not_used_are_given_back_on_redis(
 def test_a_redis_that_is_not_there_is_told_at_the_start_without_its_password(tmp_path: Path) -> None:
     config = ServeConfig(keys="required", limits_store="redis://user:secret@127.0.0.1:1/0")
     with pytest.raises(LimitsStoreError, match=r"127\.0\.0\.1:1") as refusal:
-        AccessControl(config, tmp_path)
+        AccessControl(config, EmbeddedState(tmp_path))
     assert "secret" not in str(refusal.value)

@@ -15,11 +15,12 @@ import httpx
 import pytest
 
 from platen.core.errors import BundleError
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.config import ServeConfig
 from platen.serve.hub.admin import restore
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.route_spec import RouteSpec
-from platen.serve.hub.saved_routes import KeptChanges, KeptChangesError, changes_file
+from platen.serve.hub.saved_routes import KeptChanges, KeptChangesError, changes_document
 from platen.serve.hub.served_model import ModelInfo, ServedModel
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
@@ -58,7 +59,7 @@ def start(models: Models, tmp_path: Path) -> Iterator[Start]:
 
         def started() -> httpx.Client:
             last.close()
-            kept = KeptChanges(changes_file(tmp_path, "tiny"))
+            kept = KeptChanges(changes_document(EmbeddedState(tmp_path), "tiny"))
             server = RunningServer(
                 [models.load("v1", "tiny")], ServeConfig(drain_seconds=1), models.load, kept=kept
             )
@@ -145,14 +146,15 @@ def test_folders_are_found_from_anywhere_and_only_the_owner_reads_the_file(
 ) -> None:
     (tmp_path / "bundle").mkdir()
     monkeypatch.chdir(tmp_path)
-    file = changes_file(tmp_path, "org/tiny")
-    kept = KeptChanges(file)
+    document = changes_document(EmbeddedState(tmp_path), "org/tiny")
+    kept = KeptChanges(document)
     kept.set("tiny", RouteSpec(model="bundle", shadow="tiny+bundle", reload=True))
     kept.set("far", RouteSpec(model="org/model"))
+    [file] = (tmp_path / ".platen").glob("*.json")
+    assert file.name == "serving-org%2Ftiny.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [path.name for path in file.parent.iterdir()] == ["serving-org%2Ftiny.json"]
     there = tmp_path / "bundle"
-    assert KeptChanges(file).changes == {
+    assert KeptChanges(document).changes == {
         "tiny": RouteSpec(model=str(there), shadow=f"tiny+{there}"),
         "far": RouteSpec(model="org/model"),
     }
@@ -162,8 +164,8 @@ def test_folders_are_found_from_anywhere_and_only_the_owner_reads_the_file(
     "content", ["", "[]", '{"format": 2, "routes": {}}', '{"format": 1, "routes": {"a": {}}}']
 )
 def test_a_damaged_file_is_one_clear_error(content: str, tmp_path: Path) -> None:
-    file = tmp_path / "changes.json"
-    file.write_text(content)
-    with pytest.raises(KeptChangesError, match=r"changes.json can't be read") as error:
-        KeptChanges(file)
+    (tmp_path / ".platen").mkdir()
+    (tmp_path / ".platen" / "serving-tiny.json").write_text(content)
+    with pytest.raises(KeptChangesError, match=r"serving-tiny.json can't be read") as error:
+        KeptChanges(changes_document(EmbeddedState(tmp_path), "tiny"))
     assert "--fresh" in str(error.value.hint)

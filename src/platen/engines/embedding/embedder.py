@@ -24,7 +24,7 @@ from platen.models.hub_models import open_transformers, positions
 from platen.models.llama_config import SUPPORTED_ARCHITECTURES
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests
-from platen.prompts.messages import text_prompt
+from platen.prompts.encoding import text_prompt
 from platen.tokens.tokenizer import Tokenizer
 
 ENCODER_ADVICE = "Take a folder with safetensors of an encoder such as BERT."

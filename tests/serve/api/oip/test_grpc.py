@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.access.keys import Grant, Limits
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.access.layer import AccessControl
 from platen.serve.api.oip.inference import OpenInference
 from platen.serve.api.oip.messages import METHODS, SERVICE
@@ -113,7 +114,7 @@ def test_a_key_is_asked_for_and_its_limits_hold(
     scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     limits = Limits(requests_per_minute=2, tokens_per_minute=100_000)
-    _, key = KeyStore(key_file(tmp_path)).create(Grant("alice", "alice", limits=limits))
+    _, key = KeyStore(EmbeddedState(tmp_path)).create(Grant("alice", "alice", limits=limits))
     config = ServeConfig(keys="required", grpc_port=0, drain_seconds=1)
     asked = REQUEST(model_name="tiny", inputs=[text_input(bytes_contents=[b"x"])])
 
@@ -134,5 +135,5 @@ def test_a_key_is_asked_for_and_its_limits_hold(
         assert status() == status(("authorization", "Bearer x")) == grpc.StatusCode.UNAUTHENTICATED
         assert [status(mine) for _ in range(2)] == [grpc.StatusCode.OK] * 2
         assert status(mine) == grpc.StatusCode.RESOURCE_EXHAUSTED
-    [spent] = KeyStore(key_file(tmp_path)).read().spent.values()
+    [spent] = KeyStore(EmbeddedState(tmp_path)).read().spent.values()
     assert (spent.requests, spent.completion_tokens) == (2, 2 * 16)

@@ -181,7 +181,7 @@ async def _generate(
     body = _completion_request(model.info.name, texts, parameters)
     check_count(model.engine, len(texts), 1, text.name)
     prompts = await model.text_prompts(texts, body.truncate_prompt_tokens)
-    sampling = sampling_of(body, body.max_tokens, None)
+    sampling = sampling_of(body, body.max_tokens, None, model.info.defaults)
     generation = await Generation.start(
         model.engine, prompts, sampling, caller=caller, model=model.info.name, prompt_param=text.name
     )

@@ -6,43 +6,62 @@ A version that an alias points to can't be deleted. Registering the same bundle 
 
 from __future__ import annotations
 
+import getpass
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from platen.core.errors import RegistryError
-from platen.registry import reading
-from platen.registry.backend import writing
-from platen.registry.reading import ALIASES, Ancestor, Promotion, Version
-from platen.registry.reading import production_metrics as production_metrics
+from platen.core.state.interface import State
+from platen.registry.backend import Backend
+from platen.registry.runs import find_run, lineage
+from platen.registry.snapshot import Snapshot
+from platen.registry.version import (
+    ALIASES,
+    ARTIFACT,
+    FINGERPRINT,
+    METRICS,
+    PRODUCTION,
+    PROMOTIONS,
+    TEXT,
+    Ancestor,
+    Promotion,
+    Version,
+    promotion_json,
+)
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from platen.registry.gate import GateOutcome
 
 
 class Registry:
-    """A project's models. Reading is quick; the first change loads MLflow."""
+    """A project's models. Reading goes by the snapshot while that is fresh; a change loads MLflow."""
 
-    def __init__(self, project_dir: Path) -> None:
-        self.project_dir = project_dir
+    def __init__(self, project_dir: Path, *, url: str | None = None, state: State | None = None) -> None:
+        """`url` is an MLflow server or database, `state` the project's; by default both are in `.platen`."""
+        self.backend = Backend(project_dir, url, state)
+        self.snapshot = Snapshot(self.backend)
 
     def versions(self, model: str | None = None) -> list[Version]:
-        """Every version, oldest first."""
-        return reading.versions(self.project_dir, model)
+        """Every version, of one model or of all, oldest first; empty before the first one."""
+        return _of(self.snapshot.versions(), model)
 
     def get(self, model: str, which: str | int) -> Version:
-        """A version by number or alias. Raises RegistryError."""
-        return reading.get(self.project_dir, model, which)
+        """A version by number or alias. Raises RegistryError, naming what there is."""
+        return _get(self.snapshot.versions(), model, which)
 
     def production(self, model: str) -> Version | None:
         """The version in production, or None."""
-        return reading.production(self.project_dir, model)
+        return _with_alias(self.versions(model), PRODUCTION)
 
     def lineage(self, version: Version) -> list[Ancestor]:
-        """From the version's training run back to the first checkpoint it descends from."""
-        return reading.lineage(self.project_dir, version)
+        """From the version's own training run back to the first checkpoint it descends from."""
+        with self.backend.client(f"the lineage of {version.name}") as client:
+            return lineage(client, version)
 
     def register(
         self,
@@ -63,18 +82,19 @@ class Registry:
         the bundle lies; `artifact` its `name/fingerprint` in the store; `tags` are the caller's own, such
         as where a bought model came from.
         """
-        run_id = reading.find_run(self.project_dir, fingerprint)
         recorded = {
             **(tags or {}),
-            reading.FINGERPRINT: fingerprint,
-            reading.METRICS: json.dumps(dict(metrics), sort_keys=True),
+            FINGERPRINT: fingerprint,
+            METRICS: json.dumps(dict(metrics), sort_keys=True),
         }
         if artifact is not None:
-            recorded[reading.ARTIFACT] = artifact
+            recorded[ARTIFACT] = artifact
         if evaluated_text is not None:
-            recorded[reading.TEXT] = evaluated_text
-        with writing(self.project_dir, f"registering {model}") as client:
-            known = next((v for v in self.versions(model) if v.fingerprint == fingerprint), None)
+            recorded[TEXT] = evaluated_text
+        with self.backend.writing(f"registering {model}") as client:
+            run_id = find_run(client, fingerprint)
+            versions = _of(self.snapshot.renew(client), model)
+            known = next((v for v in versions if v.fingerprint == fingerprint), None)
             if run_id is not None and (known is None or known.metrics != metrics):
                 _add_to_run(client, run_id, metrics)
             if known is None:
@@ -85,7 +105,7 @@ class Registry:
                 number = known.number
                 for key, value in recorded.items():
                     client.set_model_version_tag(model, str(number), key, value)
-        return self.get(model, number)
+            return _get(self.snapshot.renew(client), model, number)
 
     def promote(
         self, version: Version, alias: str, gate: GateOutcome, *, override_reason: str | None = None
@@ -103,48 +123,81 @@ class Registry:
                 f"{version.name} did not pass its gate: {'; '.join(gate.failures)}.",
                 hint="promote it with --override --reason 'why', or improve the model",
             )
-        with writing(self.project_dir, f"promoting {version.name}") as client:
-            current = self.get(version.model, version.number)
+        model, number = version.model, str(version.number)
+        with self.backend.writing(f"promoting {version.name}") as client:
+            versions = _of(self.snapshot.renew(client), model)
+            current = _get(versions, model, version.number)
             if alias in current.aliases:
                 return current
-            before = next((v for v in self.versions(version.model) if alias in v.aliases), None)
+            before = _with_alias(versions, alias)
             promotion = Promotion(
                 alias=alias,
                 at=datetime.now(UTC),
-                by=reading.current_user(),
+                by=current_user(),
                 gate=gate.lines,
                 override_reason=None if gate.passed else reason,
                 replaced=before.number if before else None,
             )
             # The record goes first: a kill between the two leaves a promotion noted that did not happen
             # and is made again, never one that happened unnoted.
-            client.set_model_version_tag(
-                version.model,
-                str(version.number),
-                reading.PROMOTIONS,
-                reading.promotion_json((*current.promotions, promotion)),
-            )
-            client.set_registered_model_alias(version.model, alias, str(version.number))
-            if alias == "production" and "candidate" in current.aliases:
-                client.delete_registered_model_alias(version.model, "candidate")
-        return self.get(version.model, version.number)
+            record = promotion_json((*current.promotions, promotion))
+            client.set_model_version_tag(model, number, PROMOTIONS, record)
+            client.set_registered_model_alias(model, alias, number)
+            if alias == PRODUCTION and "candidate" in current.aliases:
+                client.delete_registered_model_alias(model, "candidate")
+            return _get(self.snapshot.renew(client), model, number)
 
     def delete(self, version: Version) -> None:
         """Remove a version from the registry; its artifact is left to `platen gc`.
 
         Raises RegistryError while an alias points to it.
         """
-        with writing(self.project_dir, f"deleting {version.name}") as client:
-            aliases = self.get(version.model, version.number).aliases
+        with self.backend.writing(f"deleting {version.name}") as client:
+            aliases = _get(self.snapshot.renew(client), version.model, version.number).aliases
             if aliases:
                 raise RegistryError(
                     f"{version.name} is live ({', '.join(aliases)}) and can't be deleted.",
                     hint=f"promote another version to {aliases[0]} first",
                 )
             client.delete_model_version(version.model, str(version.number))
+            self.snapshot.renew(client)
 
 
-def _ensure_model(client: Any, model: str) -> None:
+def current_user() -> str:
+    """The account that a change is recorded under."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's numeric user without a passwd entry
+        return "unknown"
+
+
+def _of(versions: Iterable[Version], model: str | None) -> list[Version]:
+    return [version for version in versions if model is None or version.model == model]
+
+
+def _with_alias(versions: Iterable[Version], alias: str) -> Version | None:
+    return next((version for version in versions if alias in version.aliases), None)
+
+
+def _get(versions: Sequence[Version], model: str, which: str | int) -> Version:
+    known = _of(versions, model)
+    number = int(which) if str(which).isdecimal() else None
+    for version in known:
+        if version.number == number or which in version.aliases:
+            return version
+    there = [f"{v.number} ({', '.join(v.aliases)})" if v.aliases else str(v.number) for v in known]
+    if not known:
+        models = sorted({version.model for version in versions})
+        raise RegistryError(
+            f"No model called {model!r} is registered.",
+            hint=f"registered: {', '.join(models)}" if models else "platen run registers one",
+        )
+    raise RegistryError(
+        f"Model {model!r} has no version or alias {str(which)!r}.", hint=f"versions: {', '.join(there)}"
+    )
+
+
+def _ensure_model(client: MlflowClient, model: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -153,7 +206,7 @@ def _ensure_model(client: Any, model: str) -> None:
         client.create_registered_model(model)
 
 
-def _add_to_run(client: Any, run_id: str, metrics: Mapping[str, float]) -> None:
+def _add_to_run(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
     from mlflow.entities import Metric
 
     now = int(datetime.now(UTC).timestamp() * 1000)
