@@ -18,7 +18,7 @@ from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.vllm.config import VllmConfig
 from platen.models.bundle import save_bundle
 from platen.models.llama import Llama
-from platen.prompts.messages import (
+from platen.prompts.encoding import (
     chat_prompt,
     kind_of,
     text_prompt,
@@ -41,7 +41,7 @@ def chat_tokenizer(tiny_tokenizer: Tokenizer, tmp_path: Path) -> Tokenizer:
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config |= {"chat_template": TURNS, "bos_token": "<|end|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.from_dir(tmp_path)
+    return Tokenizer.from_dir(tmp_path).beginning_with_bos()
 
 
 def user(text: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -37,7 +38,7 @@ from platen.serve.api.oip.rpc import RpcServer
 from platen.serve.app import create_app
 from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
-from platen.serve.hub.admin import Loader, restore
+from platen.serve.hub.admin import Loader, follow, restore
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.saved_routes import KeptChanges
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
@@ -142,7 +143,10 @@ class RunningServer:
         if config.grpc_port is not None:
             service = OpenInference(context)
             self.rpc = RpcServer(service, self.state, self.access, config.host, config.grpc_port)
-        self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
+        others = None
+        if context.kept.shared and load is not None:
+            others = partial(follow, hub, context.kept, load)
+        self._server = Server(app, hub, self.state, config, on_ready, self.rpc, others)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
         assert ready.wait(10)

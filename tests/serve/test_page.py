@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from platen.core.state.embedded import EmbeddedState
+from platen.prompts.templates import apply_chat_template
 from platen.serve.access.keys import Grant
 from platen.serve.access.keystore import KeyStore
 from platen.serve.config import ServeConfig
@@ -161,13 +162,14 @@ def test_a_chat_sends_its_turns_and_instructions(
     expect(tab.button("Copy")).to_be_visible()
     tab.say("And you?")
     wait_until(lambda: len(scripted.requests) == 2)
-    expected = tiny_tokenizer.apply_chat_template(
+    expected = apply_chat_template(
+        tiny_tokenizer,
         [
             {"role": "system", "content": "Be kind."},
             {"role": "user", "content": "Hello"},
             {"role": "assistant", "content": "Well met."},
             {"role": "user", "content": "And you?"},
-        ]
+        ],
     )
     assert tiny_tokenizer.decode(scripted.requests[1].prompt_ids) == expected
 

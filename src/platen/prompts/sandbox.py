@@ -31,6 +31,8 @@ MOST_CHARACTERS = 16_000_000
 """In one text or list, with all that it contains."""
 MOST_IN_ALL = 256_000_000
 """Characters in all texts that one rendering makes on its way."""
+_ENTRY = 16
+"""What an entry of a list weighs beside what it holds, in characters."""
 _MOST_WIDTH = 10_000
 """To which a text is padded, or by which it is indented."""
 _MOST_BITS = 16_384
@@ -75,7 +77,7 @@ class Meter:
         """Count a value that has been made; returns it."""
         if isinstance(value, (str, bytes, list, tuple, dict)):
             self.allow(self.weigh(value))
-            self._made += len(value) * (1 if isinstance(value, (str, bytes)) else 8)
+            self._made += len(value) * (1 if isinstance(value, (str, bytes)) else _ENTRY)
             if self._made > MOST_IN_ALL:
                 raise TemplateLimit(f"it makes more than {MOST_IN_ALL:,} characters on its way")
         return value
@@ -91,7 +93,7 @@ class Meter:
         known = self._weights.get(id(value))
         if known is not None:
             return known[1]
-        total = len(value)
+        total = _ENTRY * len(value)
         for child in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
             total += self.weigh(child)
             self.allow(total)

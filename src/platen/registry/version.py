@@ -10,8 +10,9 @@ from typing import Any
 
 ALIASES = ("candidate", "production")
 PRODUCTION = "production"
-FINGERPRINT, ARTIFACT, METRICS, TEXT, PROMOTIONS = (
-    f"platen.{tag}" for tag in ("fingerprint", "artifact", "metrics", "evaluated_text", "promotions")
+FINGERPRINT, ARTIFACT, SOURCE, METRICS, TEXT, PROMOTIONS = (
+    f"platen.{tag}"
+    for tag in ("fingerprint", "artifact", "source", "metrics", "evaluated_text", "promotions")
 )
 PARENT_CHECKPOINT, PARENT_RUN = "platen.parent_checkpoint", "mlflow.parentRunId"
 
@@ -74,7 +75,7 @@ def version_of(made: Any, aliases: Iterable[str]) -> Version:
         number=int(made.version),
         fingerprint=tags.get(FINGERPRINT, ""),
         artifact=tags.get(ARTIFACT),
-        source=made.source or "",
+        source=tags.get(SOURCE) or made.source or "",
         run_id=made.run_id or None,
         created_at=datetime.fromtimestamp(made.creation_timestamp / 1000, UTC),
         aliases=tuple(sorted(aliases)),

@@ -25,6 +25,7 @@ from platen.registry.version import (
     METRICS,
     PRODUCTION,
     PROMOTIONS,
+    SOURCE,
     TEXT,
     Ancestor,
     Promotion,
@@ -87,6 +88,8 @@ class Registry:
             FINGERPRINT: fingerprint,
             METRICS: json.dumps(dict(metrics), sort_keys=True),
         }
+        if self.backend.is_server:  # which takes no folders of other machines as a version's source
+            recorded[SOURCE] = source
         if artifact is not None:
             recorded[ARTIFACT] = artifact
         if evaluated_text is not None:
@@ -99,7 +102,8 @@ class Registry:
                 _add_to_run(client, run_id, metrics)
             if known is None:
                 _ensure_model(client, model)
-                made = client.create_model_version(model, source, run_id=run_id, tags=recorded)
+                there = f"platen:/{artifact or fingerprint}" if self.backend.is_server else source
+                made = client.create_model_version(model, there, run_id=run_id, tags=recorded)
                 number = int(made.version)
             else:
                 number = known.number
