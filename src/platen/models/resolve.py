@@ -52,10 +52,6 @@ class RegisteredModels(Protocol):
         """
         ...
 
-    def version_of(self, fingerprint: str) -> str | None:
-        """The MODEL@NUMBER whose bundle has this fingerprint, the latest such; None when there is none."""
-        ...
-
 
 class NoRegistry:
     """Where there is no project: every name is unknown."""
@@ -64,10 +60,10 @@ class NoRegistry:
         named = (
             "no model is named" if reference is None else f"{reference} is no model's folder, URL or Hub name"
         )
-        raise ConfigError(named, hint="Name a folder, a URL, a name on the Hub, or a project with -p.")
-
-    def version_of(self, fingerprint: str) -> str | None:
-        return None
+        raise ConfigError(
+            named,
+            hint="Give a folder, or a name on the Hugging Face Hub such as HuggingFaceTB/SmolLM2-135M.",
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ class Location:
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model that an engine can open. `path` is a folder, or a GGUF file; of a remote model, its tokenizer's.
+    """A model that an engine can open. `path` is a folder or a GGUF file; of a remote one, its tokenizer's.
 
     `form` names what lies there: bundle, openvino, gguf or remote; engines from outside may add their own.
     `others` are further forms of the same model, `address` is where a remote one answers, `version` the
@@ -125,7 +121,7 @@ class ResolvedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change when the model does, the same for a bundle and what was compiled of it."""
+        """16 hex digits that change when the model does; those of a compiled form are its bundle's."""
         if self.compiled is not None:
             return self.compiled.bundle_fingerprint
         if self.form == REMOTE:
@@ -186,9 +182,9 @@ def _fetch(url: str, report: Report, phase: Phase) -> HeldFolder:
 
 @dataclass(frozen=True)
 class Resolver:
-    """Understands references, with the `registered` models of a project; `fetch` makes a URL a local folder."""
+    """Understands references, by the models that a project has registered; `fetch` makes a URL a folder."""
 
-    registered: RegisteredModels = NoRegistry()
+    registered: RegisteredModels = field(default_factory=NoRegistry)
     fetch: Fetch = _fetch
 
     def locate(self, reference: str | Path | None) -> Location:
@@ -263,9 +259,9 @@ class Resolver:
                        weights="elsewhere", version=None, others=(), address=address)  # fmt: skip
 
 
-def resolve(reference: str | Path | None, resolver: Resolver = Resolver()) -> ResolvedModel:
-    """The model that a reference leads to; `Resolver.resolve` says how."""
-    return resolver.resolve(reference)
+def resolve(reference: str | Path) -> ResolvedModel:
+    """The model that a reference leads to where no project's names are known; see `Resolver.resolve`."""
+    return Resolver().resolve(reference)
 
 
 def _gguf_file(path: Path) -> Path:

@@ -52,13 +52,19 @@ class StatedConfig:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Every id that ends a sequence."""
-        found = self.raw.get("eos_token_id", self._text.get("eos_token_id"))
+        found = self.raw.get("eos_token_id")
+        if found is None:
+            found = self._text.get("eos_token_id")
         return () if found is None else (found,) if isinstance(found, int) else tuple(found)
 
     @property
     def tied_output(self) -> bool:
         """Whether the output layer is the embedding."""
         return bool(self._text.get("tie_word_embeddings", self.raw.get("tie_word_embeddings", False)))
+
+    def stated(self, key: str) -> Any:
+        """What is said under a key of config.json; None when nothing is."""
+        return self._text.get(key, self.raw.get(key))
 
     @property
     def _text(self) -> Mapping[str, Any]:
@@ -67,7 +73,7 @@ class StatedConfig:
 
     def _count(self, *keys: str) -> int:
         for key in keys:
-            value = self._text.get(key, self.raw.get(key))
+            value = self.stated(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
         raise BundleError(
