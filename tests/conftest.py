@@ -21,7 +21,7 @@ settings.load_profile("same every time")
 
 if TYPE_CHECKING:
     from platen.engines.embedding.embedder import Embedder
-    from platen.models.llama import Llama
+    from platen.models.arch.decoder import Decoder
     from platen.tokens.tokenizer import Tokenizer
 
 TEXT = (
@@ -60,15 +60,15 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tiny_tokenizer: Tokenizer) -> Llama:
+def tiny_llama(tiny_tokenizer: Tokenizer) -> Decoder:
     """Two layers of width 32 with grouped-query attention and a window of 128; weights far from tied."""
     import torch
 
-    from platen.models.llama import Llama
-    from platen.models.llama_config import LlamaConfig
+    from platen.models.arch.config import DecoderConfig
+    from platen.models.arch.decoder import Decoder
 
     torch.manual_seed(7)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=tiny_tokenizer.vocab_size,
         hidden_size=32,
         intermediate_size=64,
@@ -80,12 +80,12 @@ def tiny_llama(tiny_tokenizer: Tokenizer) -> Llama:
         initializer_range=0.25,
         eos_token_id=0,
     )
-    return Llama(config).eval()
+    return Decoder(config).eval()
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+    tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The two saved as a bundle."""
     from platen.models.bundle import save_bundle

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from platen.core.errors import BundleError
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
 from platen.models.generation_config import GenerationConfig, SamplingDefaults, read_generation_config
-from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
 
@@ -46,7 +46,7 @@ def test_what_makers_of_models_write(tmp_path: Path) -> None:
 
 
 def test_bundles_that_platen_writes_have_no_wishes(
-    tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path: Path
+    tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     save_bundle(tmp_path / "bundle", tiny_llama, tiny_tokenizer)
     assert read_generation_config(tmp_path / "bundle") == GenerationConfig((0,), SamplingDefaults())

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 from platen.serve.config import ServeConfig
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.engines.torch.test_torch_engine import slowed
@@ -114,7 +114,7 @@ def test_a_stream_that_takes_too_long_ends_with_an_error(tiny_tokenizer: Tokeniz
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_waits_too_long_for_its_turn_is_answered_503(
-    tiny_llama: Llama, tiny_tokenizer: Tokenizer, stream: bool
+    tiny_llama: Decoder, tiny_tokenizer: Tokenizer, stream: bool
 ) -> None:
     engine = TorchEngine(
         tiny_llama,

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.rope import rope_frequencies
 from platen.models.bundle import Bundle
-from platen.models.llama import rope_frequencies
-from platen.models.llama_config import LlamaConfig
 from platen.tokens.gguf_vocabulary import add_vocabulary
 
 _LAYER = {
@@ -66,7 +66,7 @@ def _renamed(name: str) -> str:
     return f"blk.{layer}.{_LAYER[part.removesuffix('.weight')]}.weight"
 
 
-def _reordered(name: str, tensor: Tensor, config: LlamaConfig) -> Tensor:
+def _reordered(name: str, tensor: Tensor, config: DecoderConfig) -> Tensor:
     """Query and key rows from Hugging Face's order to llama.cpp's."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for projection, count in heads.items():
@@ -92,7 +92,7 @@ def _add(writer: Any, name: str, values: NDArray[np.float32], weights: str) -> N
     writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
 
-def _describe(writer: Any, config: LlamaConfig, name: str) -> None:
+def _describe(writer: Any, config: DecoderConfig, name: str) -> None:
     writer.add_name(name)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -105,4 +105,4 @@ def _describe(writer: Any, config: LlamaConfig, name: str) -> None:
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_layer_norm_rms_eps(config.norm_eps)

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platen.core.errors import BundleError
+
+if TYPE_CHECKING:
+    from platen.models.arch.config import DecoderConfig
 
 _WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
 _LENGTH_BYTES = 8
@@ -39,15 +43,25 @@ class StatedConfig:
         names = self.raw.get("architectures") or [f"model_type {self.raw.get('model_type', 'missing')!r}"]
         return str(names[0])
 
+    @cached_property
+    def decoder(self) -> DecoderConfig | None:
+        """As a network of `models.arch`; None when it is none of those."""
+        from platen.models.arch.config import DecoderConfig
+
+        try:
+            return DecoderConfig.from_hf(self.raw)
+        except BundleError:
+            return None
+
     @property
     def vocab_size(self) -> int:
         """Entries of the embedding. Raises BundleError when it is not said."""
-        return self._count("vocab_size")
+        return self._count("vocab_size") if self.decoder is None else self.decoder.vocab_size
 
     @property
     def context_window(self) -> int:
         """Tokens in one sequence. Raises BundleError when it is not said."""
-        return self._count(*_WINDOWS)
+        return self._count(*_WINDOWS) if self.decoder is None else self.decoder.max_position_embeddings
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

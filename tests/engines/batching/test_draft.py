@@ -22,7 +22,7 @@ from platen.engines.batching.grammar import GrammarCompiler
 from platen.engines.batching.runner import Chunk
 from platen.engines.batching.sequence import Sequence
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.torch.test_torch_engine import Make as Engines
@@ -162,7 +162,7 @@ Make = Callable[..., AbstractAsyncContextManager[TorchEngine]]
 
 
 @pytest.fixture
-def make(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Make:
+def make(tiny_llama: Decoder, tiny_tokenizer: Tokenizer) -> Make:
     """Opens engines over the tiny model, with and without drafts."""
     plain = Engines(tiny_llama, tiny_tokenizer)
 

@@ -23,9 +23,9 @@ from platen.core.cpu import features, find_compiler
 from platen.engines.llamacpp import matmul as llamacpp_products
 from platen.engines.llamacpp.matmul import WRITTEN_FOR, load_products
 from platen.engines.native import load_native
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
 from platen.tokens.tokenizer import Tokenizer
 
 FLOAT32, FLOAT16, Q8_0, BFLOAT16 = 0, 1, 8, 30
@@ -213,7 +213,7 @@ def test_llama_cpp_computes_with_them(weights: str, tiny_tokenizer: Tokenizer, t
     if weights == "bf16" and "avx512_bf16" not in features():
         pytest.skip("no products of bfloat16")
     torch.manual_seed(5)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=tiny_tokenizer.vocab_size,
         hidden_size=96,
         intermediate_size=160,
@@ -224,7 +224,7 @@ def test_llama_cpp_computes_with_them(weights: str, tiny_tokenizer: Tokenizer, t
         max_position_embeddings=64,
         initializer_range=0.2,
     )
-    save_bundle(tmp_path / "bundle", Llama(config).bfloat16(), tiny_tokenizer)
+    save_bundle(tmp_path / "bundle", Decoder(config).bfloat16(), tiny_tokenizer)
     compile_bundle(tmp_path / "bundle", tmp_path / "gguf", "gguf", weights=weights)
     script = tmp_path / "step.py"
     script.write_text(STEP)

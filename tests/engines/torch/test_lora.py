@@ -22,7 +22,7 @@ from platen.engines.local import open_model
 from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent
 from platen.models.adapter import read_adapter
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
 from tests.peft_adapters import save_adapter
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -265,7 +265,7 @@ def key(weights: dict[str, torch.Tensor]) -> str:
 def test_what_does_not_fit_is_refused(
     spoil: Any, says: str, tiny_bundle: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = LlamaConfig.from_hf(json.loads((tiny_bundle / "config.json").read_text()))
+    config = DecoderConfig.from_hf(json.loads((tiny_bundle / "config.json").read_text()))
     folder = tmp_path / "adapter"
     shutil.copytree(adapters["all"], folder)
     spoil(folder)

@@ -21,7 +21,7 @@ from platen.engines.protocol import (
     SamplingParams,
     TokenEvent,
 )
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.engines.torch_engine import TorchEngine
 
@@ -49,7 +49,7 @@ async def collect(stream: AsyncIterator[TokenEvent]) -> Result:
 class Make:
     """Opens engines over the tiny model."""
 
-    def __init__(self, model: Llama, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
 
     @asynccontextmanager
@@ -67,7 +67,7 @@ class Make:
 
 
 @pytest.fixture
-def make(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Make:
+def make(tiny_llama: Decoder, tiny_tokenizer: Tokenizer) -> Make:
     return Make(tiny_llama, tiny_tokenizer)
 
 
@@ -80,7 +80,7 @@ def greedy(count: int | None, **options: Any) -> SamplingParams:
 
 
 @contextmanager
-def slowed(model: Llama, seconds: float) -> Iterator[None]:
+def slowed(model: Decoder, seconds: float) -> Iterator[None]:
     """Makes each forward pass of the model take at least this long."""
     handle = model.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     try:
@@ -90,7 +90,7 @@ def slowed(model: Llama, seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def held(model: Llama) -> Iterator[threading.Event]:
+def held(model: Decoder) -> Iterator[threading.Event]:
     """Keeps the model's first forward pass waiting until the event is set."""
     go = threading.Event()
 
@@ -113,7 +113,7 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def reference(tiny_llama: Llama) -> Callable[[list[int], int], list[int]]:
+def reference(tiny_llama: Decoder) -> Callable[[list[int], int], list[int]]:
     """Greedy continuation by transformers' own generate, without and end-of-text."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -404,13 +404,13 @@ def test_prompts_of_any_length_are_read_in_few_sizes(
 ) -> None:
     """Each size that linear layers meet costs memory for good; up to a batch of writers all occur anyway."""
     sizes: set[int] = set()
-    read = Llama.hidden_states
+    read = Decoder.hidden_states
 
-    def noting(model: Llama, ids: torch.Tensor, **options: Any) -> torch.Tensor:
+    def noting(model: Decoder, ids: torch.Tensor, **options: Any) -> torch.Tensor:
         sizes.add(ids.shape[1])
         return read(model, ids, **options)
 
-    monkeypatch.setattr(Llama, "hidden_states", noting)
+    monkeypatch.setattr(Decoder, "hidden_states", noting)
     lengths = range(17, 110, 7)
 
     async def run() -> list[list[int]]:

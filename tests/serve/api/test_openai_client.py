@@ -7,7 +7,7 @@ import json
 import openai
 import pytest
 
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.torch.test_torch_engine import slowed
 from tests.serve.running import RunningServer, ScriptedEngine, wait_until
@@ -261,7 +261,7 @@ def test_hanging_up_on_the_torch_engine_frees_it(server: RunningServer, client: 
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_hanging_up_in_the_queue_gives_the_place_back(
-    tiny_llama: Llama, server: RunningServer, client: openai.OpenAI, streaming: bool
+    tiny_llama: Decoder, server: RunningServer, client: openai.OpenAI, streaming: bool
 ) -> None:
     stats = server.engine.stats
     with (

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
     from platen.engines.batching.opening import PREFILL_CHUNK, open_batching
     from platen.engines.llamacpp.runner import LlamaCppRunner
+    from platen.models.arch.config import DecoderConfig
     from platen.models.compiled import GGUF_FILE
-    from platen.models.llama_config import LlamaConfig
 
-    config = LlamaConfig.from_hf(model.config.raw)
+    config = DecoderConfig.from_hf(model.config.raw)
     # Two numbers of 2 bytes a key/value head's element, in every layer.
     token_bytes = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     window = config.max_position_embeddings

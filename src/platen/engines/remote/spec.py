@@ -2,7 +2,7 @@
 
 Prompts go there as token ids, so the model's tokenizer must be at hand: `tokenizer` is a folder or any other
 reference to a model that has the same. `model` is its name at the service, `window` the tokens of its context,
-by default what the tokenizer's own config.json says, and `key_env` names the environment variable with the key.
+by default what the tokenizer's own config.json says, `key_env` the environment variable with the key.
 """
 
 from __future__ import annotations

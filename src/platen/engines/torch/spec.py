@@ -49,10 +49,10 @@ def _check_ngram(model: ResolvedModel, options: EngineOptions) -> None:
 
 
 def _refuses(model: ResolvedModel) -> str | None:
-    from platen.models.llama_config import LlamaConfig
+    from platen.models.arch.config import DecoderConfig
 
     try:
-        LlamaConfig.from_hf(model.config.raw)
+        DecoderConfig.from_hf(model.config.raw)
     except BundleError as error:
         return error.message
     return None

@@ -18,13 +18,15 @@ from torch import Tensor
 from platen.core.cpu import find_compiler
 from platen.engines.torch.cpu.kernels import HEAD_SIZES, Kernels, kernels_for, load_kernels, pack_weight
 from platen.engines.torch.cpu.packed import pack
-from platen.models.llama import KVCache, Llama, rotate
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.cache import KVCache
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
+from platen.models.arch.rope import rotate
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 
 
-CONFIG = LlamaConfig(
+CONFIG = DecoderConfig(
     vocab_size=320,
     hidden_size=96,
     intermediate_size=128,
@@ -38,10 +40,10 @@ CONFIG = LlamaConfig(
 )
 
 
-def plain() -> Llama:
+def plain() -> Decoder:
     """Weights as models are published: bfloat16's values."""
     torch.manual_seed(3)
-    return Llama(CONFIG).bfloat16().float().eval()
+    return Decoder(CONFIG).bfloat16().float().eval()
 
 
 @pytest.fixture(scope="module")

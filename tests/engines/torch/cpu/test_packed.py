@@ -12,11 +12,11 @@ from torch import nn
 
 from platen.engines.torch.cpu.kernels import load_kernels
 from platen.engines.torch.cpu.packed import BFloat16Linear, Float16Linear, PackedLinear, can_pack, pack
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["float32 weights", "bfloat16 weights"])
-def test_a_packed_model_gives_the_same_logits(tiny_llama: Llama, published: bool) -> None:
+def test_a_packed_model_gives_the_same_logits(tiny_llama: Decoder, published: bool) -> None:
     model = copy.deepcopy(tiny_llama)
     if published:
         model.bfloat16().float()
