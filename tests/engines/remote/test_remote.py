@@ -121,7 +121,8 @@ async def test_failures_come_out_of_the_stream(broken: Action) -> None:
 
 async def test_a_line_without_end_ends_the_stream_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MAX_LINE_BYTES", 1000)
-    async with faked(stream(piece("Fi"), b"data: " + b"x" * 10_000)) as (engine, _), asyncio.timeout(10):
+    async with faked() as (engine, fake), asyncio.timeout(10):
+        fake.script.append(fake.stream_without_end(piece("Fi"), b"data: " + b"x" * 10_000))
         with pytest.raises(EngineFailed, match="a line of more than 1,000 bytes"):
             await collect(engine)
         assert engine.stats().running == 0
