@@ -19,6 +19,7 @@ from platen.core.errors import ArtifactError, ConfigError, GateFailed
 from platen.pipeline.housekeeping import collect, find_garbage
 from platen.pipeline.runner import Pipeline, RunReport
 from platen.project.file import load_project
+from tests.postgres import PASSWORD
 
 from .conftest import PLATEN_YAML, write_project
 
@@ -274,6 +275,28 @@ def test_what_the_environment_holds_is_not_recorded(
     monkeypatch.setenv("SECRET", "another-long-one")
     again = pipeline_of(tiny_project, overrides).plan()
     assert [entry.fingerprint for entry in plan] == [entry.fingerprint for entry in again]
+
+
+def test_state_and_registry_in_a_database_leave_no_trace_of_its_password(
+    again: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.replace(PASSWORD, "${DB_PASSWORD}")
+    text = (again / "platen.yaml").read_text()
+    (again / "platen.yaml").write_text(f"{text}state: {url}\nregistry: {url}\n")
+    monkeypatch.setenv("DB_PASSWORD", PASSWORD)
+    stale = [entry.stage.name for entry in pipeline_of(again).plan() if not entry.fresh]
+    assert stale == ["register"]  # a release in another registry is another release
+    done = platen(again, "run")
+    assert done.returncode == 0, done.stderr
+    copy = shutil.copytree(again, again.parent / "elsewhere", ignore=shutil.ignore_patterns(".platen"))
+    assert [v.name for v in pipeline_of(copy).registry.versions("tiny")] == ["tiny@1"]
+    assert "tiny@1" in platen(copy, "models").stdout
+    assert pipeline_of(copy).latest()["register"].startswith("register/")
+    with pipeline_of(copy).lock():
+        waiting = platen(again, "run", "--wait", "0.2")
+    assert (waiting.returncode, "another run (process" in waiting.stderr) == (4, True)
+    written = b"".join(file.read_bytes() for file in again.rglob("*") if file.is_file())
+    assert PASSWORD.encode() not in written + done.stdout.encode() + done.stderr.encode()
 
 
 def test_a_store_that_is_none_keeps_its_secret(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,10 +298,10 @@ def _show_engines(rows: Sequence[SpeedMeasurement | Missing]) -> None:
     table.add_column("engine")
     table.add_column("weights")
     for heading in (
-        "reading, alone",
-        "writing, alone",
-        f"reading, {AT_ONCE}",
-        f"writing, {AT_ONCE}",
+        "prefill, alone",
+        "decode, alone",
+        f"prefill, {AT_ONCE}",
+        f"decode, {AT_ONCE}",
         "memory",
     ):
         table.add_column(heading, justify="right")
@@ -316,5 +316,5 @@ def _show_engines(rows: Sequence[SpeedMeasurement | Missing]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"tokens/s; {AT_ONCE}: so many requests at once. platen serve takes the fastest writer of these."
+        f"tokens/s; {AT_ONCE}: so many requests at once. platen serve takes the one that decodes fastest."
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from platen.core import plots
-from platen.core.artifacts import sha256_file
 from platen.core.errors import ConfigError
+from platen.core.kinds.data_splits import DataSplits
 from platen.core.stage import StageContext, StageResult
 from platen.evaluate.config import EvaluateConfig
 from platen.evaluate.evaluation_report import Report, Spread, extremes, score_documents, window_losses
@@ -34,7 +34,7 @@ def evaluate(ctx: StageContext) -> StageResult:
         )
     data = ctx.inputs["data"].path
     text = read_split(ctx.inputs["tokens"].path, data, config.split, subject.tokenizer)
-    report = _measure(ctx, config, subject, text, sha256_file(data / f"{config.split}.jsonl"))
+    report = _measure(ctx, config, subject, text, DataSplits(data).sha256(config.split))
     report.write(ctx.out)
     best = report.best_context()
     if best is not None:
