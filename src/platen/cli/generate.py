@@ -17,6 +17,7 @@ from platen.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
+    names_elsewhere,
     open_pipeline,
     released_bundle,
 )
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 def command(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")] = "",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION.")
+        str | None,
+        typer.Option("--model", "-m", help="A bundle's folder, GGUF file or Hub name, or MODEL@VERSION."),
     ] = None,
     project: ProjectOption = HERE,
     max_tokens: MaxTokensOption = 200,
@@ -69,9 +71,9 @@ def command(
 
 
 def bundle_path(project: Path, model: str | None) -> Path | str:
-    """What `--model` names: a folder, a Hub name, or a registered version (production when None)."""
-    if model is not None and (Path(model).is_dir() or "/" in model):
-        return Path(model) if Path(model).is_dir() else model
+    """What `--model` names: a folder, a GGUF file, a Hub name, or a registered version (None: production)."""
+    if model is not None and names_elsewhere(model):
+        return Path(model) if Path(model).exists() else model
     return released_bundle(open_pipeline(project), model)[0]
 
 

@@ -42,6 +42,11 @@ def looks_like_project(text: str) -> bool:
     return path.is_dir() or path.suffix in (".yaml", ".yml") or "/" in text
 
 
+def names_elsewhere(model: str) -> bool:
+    """Whether a reference names a folder, a GGUF file, a URL or a Hub name, and no registered version."""
+    return Path(model).is_dir() or "/" in model or model.lower().endswith(".gguf")
+
+
 def released_bundle(pipeline: Pipeline, which: str | None = None) -> tuple[Path, str]:
     """Where the bundle of a registered version lies, and its model's name.
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from platen.cli.options import HERE, ProjectOption, SetOption, open_pipeline, released_forms
+from platen.cli.options import (
+    HERE,
+    ProjectOption,
+    SetOption,
+    names_elsewhere,
+    open_pipeline,
+    released_forms,
+)
 from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +44,9 @@ class Engine(StrEnum):
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="A bundle's folder, URL, Hub name or MODEL@VERSION; default: production."),
+        typer.Argument(
+            help="A bundle's folder, GGUF file, URL, Hub name or MODEL@VERSION; default: production."
+        ),
     ] = None,
     project: ProjectOption = HERE,
     overrides: SetOption = None,
@@ -80,6 +89,8 @@ def command(
 
       platen serve ./shakespeare-int8
 
+      platen serve smollm2.gguf
+
       platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
 
       platen serve s3://models/shakespeare --explain-start
@@ -102,7 +113,7 @@ def command(
     directory = None if loaded is None else loaded.directory
     if gateway and model is not None:
         raise ConfigError(f"--gateway serves no model of its own, and {model} is one", hint="leave out one")
-    if model is not None and (Path(model).is_dir() or "/" in model):
+    if model is not None and names_elsewhere(model):
         choice, called = _elsewhere(model, engine, config)
         serve(choice, name or called, config, directory, phases, find, fresh=fresh)
     elif loaded is not None and (gateway or not loaded.trains):
@@ -136,6 +147,13 @@ def _elsewhere(model: str, engine: Engine, config: ServeConfig) -> tuple[Choice,
     folder = Path(model)
     if folder.is_dir():
         return _chosen([folder], engine, config), folder.resolve().name
+    if folder.suffix.lower() == ".gguf":
+        if engine not in (Engine.auto, Engine.llamacpp):
+            raise ConfigError(
+                f"--engine {engine.value} can't be had of {model}: llama.cpp's engine runs GGUF files",
+                hint=f"platen models import {model} --out FOLDER, then serve the folder that it makes",
+            )
+        return Choice(folder, ""), folder.stem
     if engine in (Engine.openvino, Engine.llamacpp):
         raise ConfigError(
             f"--engine {engine.value} can't be had of {model}: what is fetched is served as it is",
@@ -185,10 +203,8 @@ def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str],
     """Tells where a further model lies: in a folder, at a URL, on the Hub, or registered in the project."""
 
     def find(reference: str) -> Path | str:
-        if Path(reference).is_dir():
-            return Path(reference)
-        if "/" in reference:
-            return reference
+        if names_elsewhere(reference):
+            return Path(reference) if Path(reference).exists() else reference
         opened = pipeline()
         forms, _ = released_forms(opened, reference)
         return _chosen(forms, engine, _with_engine(opened.project.serve, engine)).path

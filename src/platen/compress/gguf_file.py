@@ -16,7 +16,7 @@ from torch import Tensor
 from platen.models.bundle import Bundle
 from platen.models.llama import rope_frequencies
 from platen.models.llama_config import LlamaConfig
-from platen.tokens.gguf_vocabulary import add_vocabulary
+from platen.tokens.gguf_write_vocabulary import add_vocabulary
 
 _LAYER = {
     "input_layernorm": "attn_norm",

@@ -1,13 +1,15 @@
-"""A bundle opened for use in this process: its engine, its tokenizer and what it says of itself.
+"""A model opened for use in this process: its engine, its tokenizer and what it says of itself.
 
 For the server, and for commands that generate without one.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,10 +32,12 @@ from platen.engines.vllm.engine import VllmEngine
 from platen.engines.vllm.process import VllmChild, VllmOptions, find_vllm
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
+from platen.models.gguf import GgufModel
 from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
 from platen.prompts.messages import ModelKind, kind_of, text_prompt, truncated_chat_prompt
+from platen.tokens.gguf_header import is_gguf
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
 PREFILL_CHUNK = 512
@@ -79,13 +83,27 @@ def open_model(
     for a draft where another engine would run or with another tokenizer's n-grams, MissingExtraError,
     VllmError.
     """
+    if cache_bytes is None:
+        cache_bytes = psutil.virtual_memory().available // 4
+    if is_gguf(path_or_name):
+        if vllm is not None or draft is not None:
+            raise ConfigError(
+                f"{path_or_name} is a GGUF file, which llama.cpp's engine runs",
+                hint="Leave out serve.vllm and serve.draft, or import it: platen models import FILE.gguf.",
+            )
+        return _open_gguf(
+            Path(path_or_name),
+            max_concurrent=max_concurrent,
+            max_queue=max_queue,
+            max_wait=max_wait,
+            cache_bytes=cache_bytes,
+            phase=phase,
+        )
     files = None
     if is_url(str(path_or_name)):
         files = (fetched or ModelCache().open)(str(path_or_name))
     path = find_bundle(path_or_name) if files is None else files.path
     compiled = read_compiled(path)
-    if cache_bytes is None:
-        cache_bytes = psutil.virtual_memory().available // 4
     if compiled is not None and vllm is not None:
         raise BundleError(
             f"{path} is compiled to {compiled.to}; vLLM runs bundles", hint="Give the bundle's own folder."
@@ -144,6 +162,52 @@ def open_model(
     return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
 
 
+def _open_gguf(
+    path: Path, *, max_concurrent: int, max_queue: int, max_wait: float, cache_bytes: int, phase: Phase
+) -> LocalModel:
+    """Any GGUF file that llama.cpp opens; template, end tokens and window are what its metadata say."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise MissingExtraError("edge", f"serving {path}")
+    from platen.engines.llamacpp.runner import LlamaCppRunner
+
+    with phase("read metadata"):
+        model = GgufModel.open(path)
+    with ThreadPoolExecutor(1) as beside:
+        making = beside.submit(model.tokenizer)
+        with phase("open weights"):
+            runner = LlamaCppRunner(
+                path,
+                context_window=model.context_window,
+                slots=_slots(
+                    2 * model.kv_elements_per_token, model.context_window, max_concurrent, cache_bytes
+                ),
+                step_tokens=2 * PREFILL_CHUNK + max_concurrent,
+            )
+        with phase("make tokenizer"):
+            tokenizer = making.result()
+    with phase("fingerprint"), remembered_digests() as digest:
+        fingerprint = model.fingerprint(digest)
+    with phase("start engine"):
+        engine = BatchingEngine(
+            runner,
+            prefill_chunk=PREFILL_CHUNK,
+            max_wait=max_wait,
+            new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
+            token_text=tokenizer.token_text,
+            eos_ids=model.eos_ids,
+            grammars=GrammarCompiler(tokenizer, runner.vocab_size, model.eos_ids),
+            max_concurrent=max_concurrent,
+            max_queue=max_queue,
+        )
+    why = f"llamacpp: a GGUF file of {model.architecture}, {model.weights}"
+    return LocalModel(engine, tokenizer, path, fingerprint, model.parameters, kind_of(tokenizer), why)
+
+
+def _slots(token_bytes: int, window: int, max_rows: int, cache_bytes: int) -> int:
+    """Windows in the cache: as many again as may be in use, for sequences that are over."""
+    return max(1, min(2 * max_rows, cache_bytes // (token_bytes * window)))
+
+
 def _check_ngram(draft: DraftOptions | None, tokenizer: Tokenizer, path: Path) -> None:
     if draft is None or draft.ngram is None or draft.ngram.about.tokenizer_sha256 == tokenizer.sha256:
         return
@@ -193,12 +257,10 @@ def _compiled_runner(
 
         # Two numbers of 2 bytes a key/value head's element, in every layer.
         cell = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        # As many places again as may be in use, for sequences that are over.
-        places = min(2 * max_rows, cache_bytes // (cell * config.max_position_embeddings))
         return LlamaCppRunner(
             path / GGUF_FILE,
             context_window=config.max_position_embeddings,
-            slots=max(1, places),
+            slots=_slots(cell, config.max_position_embeddings, max_rows, cache_bytes),
             step_tokens=2 * PREFILL_CHUNK + max_rows,
         )
     except ImportError:

@@ -54,8 +54,7 @@ class Tokenizer:
         self._config = dict(config)
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self._backend = _backend(raw)
-        self._literal = _backend(raw)
-        self._literal.encode_special_tokens = True
+        self._literal = _literal(self._backend, raw)
         self.bos_id = self._special("bos_token")
         self.eos_id = self._special("eos_token")
         self.pad_id = self._special("pad_token")
@@ -327,6 +326,23 @@ def _backend(raw: bytes) -> Any:
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def _literal(backend: Any, raw: bytes) -> Any:
+    """The same tokenizer, to which the names of special tokens are plain text.
+
+    It shares the model, which takes a second to read for a vocabulary of 262,144 tokens.
+    """
+    literal = Backend(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if (found := getattr(backend, part)) is not None:
+            setattr(literal, part, found)
+    added = backend.get_added_tokens_decoder()
+    literal.add_tokens([added[id] for id in sorted(added)])
+    if literal.get_added_tokens_decoder() != added:  # ids with gaps can't be given again one by one
+        literal = _backend(raw)
+    literal.encode_special_tokens = True
+    return literal
 
 
 def _decoder_types(backend: Any) -> set[str]:

@@ -24,6 +24,7 @@ from platen.models.store import HeldFolder, ModelCache
 from platen.serve.config import ServeConfig
 from platen.serve.hub.embedding_model import open_embedding_model
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
+from platen.tokens.gguf_header import is_gguf
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ def open_any(
     Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched,
     MissingExtraError.
     """
+    if is_gguf(path_or_name):
+        local = open_configured(path_or_name, config, phase=phase)
+        return served_model(local, name, source), local.why
     held = None
     if is_url(str(path_or_name)):
         held = _fetched(str(path_or_name), config, report, phase)
