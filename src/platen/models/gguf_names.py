@@ -1,9 +1,9 @@
 """The tensors of each family: their names in a Hugging Face folder and in a GGUF file, and what differs.
 
-llama.cpp turns neighbouring pairs (2i, 2i+1) of a head in some families where Hugging Face turns (i, i + D/2),
-so the rows of their query and key matrices stand in another order; it keeps Gemma's norms with the 1 added
-that the network adds, GPT-2's matrices transposed, GPT-NeoX's joined projection one kind after the other,
-and all experts' matrices as one tensor.
+llama.cpp turns neighbouring pairs (2i, 2i+1) of a head in some families where Hugging Face turns
+(i, i + D/2), so the rows of their query and key matrices stand in another order; it keeps Gemma's norms with
+the 1 added that the network adds, GPT-2's matrices transposed, GPT-NeoX's joined projection one kind after
+the other, and all experts' matrices as one tensor.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 from platen.core.errors import MissingExtraError
 from platen.tokens.gguf_pretokenizers import name_of
-from platen.tokens.pieces import ConversionError, Kind, Piece, PieceModel, from_tokenizer
+from platen.tokens.pieces import BLANK, ConversionError, Kind, Piece, PieceModel, from_tokenizer, is_pieces
 from platen.tokens.tokenizer import Tokenizer
 
 
@@ -23,10 +23,10 @@ def add_vocabulary(writer: Any, tokenizer: Tokenizer, size: int) -> None:
             "GGUF is written for byte-level and SentencePiece BPE; this tokenizer has no merges",
             hint="compile to openvino instead",
         )
-    if _is_byte_level(raw):
-        _add_byte_level(writer, raw, size)
-    else:
+    if is_pieces(raw):
         _add_pieces(writer, from_tokenizer(tokenizer), size)
+    else:
+        _add_byte_level(writer, raw, size)
     framed = tokenizer.encode_with_special_tokens([""])[0]
     writer.add_add_bos_token(tokenizer.bos_id is not None and tokenizer.bos_id in framed[:1])
     writer.add_add_eos_token(tokenizer.eos_id is not None and tokenizer.eos_id in framed[1:])
@@ -47,7 +47,7 @@ def write_gguf_vocabulary(tokenizer: Tokenizer, file: Path) -> None:
     Raises ConversionError for texts cut in a way that llama.cpp doesn't have.
     """
     raw = json.loads(tokenizer.raw)
-    if _is_byte_level(raw) and name_of(raw) is None:
+    if not is_pieces(raw) and name_of(raw) is None:
         raise ConversionError(
             "llama.cpp has no name for the way in which this tokenizer cuts texts",
             hint="Convert to tokenizer.json instead.",
@@ -84,15 +84,16 @@ def _add_pieces(writer: Any, model: PieceModel, size: int) -> None:
     pieces = [*model.pieces, *unused]
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([piece.text for piece in pieces])
+    writer.add_token_list([_own_text(piece) for piece in pieces])
     writer.add_token_scores([piece.score for piece in pieces])
     writer.add_token_types([int(piece.kind) for piece in pieces])
     writer.add_unk_token_id(model.unknown_id)
     writer.add_add_space_prefix(model.dummy_prefix)
 
 
-def _is_byte_level(raw: dict[str, Any]) -> bool:
-    return "ByteLevel" in json.dumps([raw.get("pre_tokenizer"), raw.get("decoder")])
+def _own_text(piece: Piece) -> str:
+    """llama.cpp looks for such tokens before it writes blanks as pieces have them."""
+    return piece.text.replace(BLANK, " ") if piece.kind is Kind.USER_DEFINED else piece.text
 
 
 def _gguf() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
@@ -159,13 +159,13 @@ def frame(begin: tuple[str, int] | None, end: tuple[str, int] | None) -> dict[st
 def from_tokenizer(tokenizer: Tokenizer) -> PieceModel:
     """The pieces of a tokenizer of SentencePiece's kind. Raises ConversionError for any other."""
     raw = json.loads(tokenizer.raw)
-    if raw.get("pre_tokenizer") is not None:
+    if not is_pieces(raw):
         raise ConversionError(
             f"this tokenizer cuts texts by rules ({_types(raw['pre_tokenizer'])}) that SentencePiece "
             "doesn't have",
             hint="Byte-level BPE goes into tiktoken ranks or GGUF; others stay as tokenizer.json.",
         )
-    prefix, collapse, charsmap = _read_normalizers(raw.get("normalizer"))
+    prefix, collapse, charsmap = _read_normalizers(raw)
     model = raw["model"]
     if model["type"] not in ("BPE", "Unigram"):
         raise ConversionError(
@@ -261,6 +261,13 @@ _COLLAPSE = (
 )
 _PREFIX = {"type": "Prepend", "prepend": BLANK}
 _ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
+_AFTER_ESCAPE = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
+"""Gemma's: there are no blanks any more when it comes."""
 
 
 def _normalizers(model: PieceModel) -> Iterator[dict[str, Any]]:
@@ -273,8 +280,21 @@ def _normalizers(model: PieceModel) -> Iterator[dict[str, Any]]:
     yield _ESCAPE
 
 
-def _read_normalizers(normalizer: dict[str, Any] | None) -> tuple[bool, bool, bytes]:
-    """Dummy prefix, collapsed blanks and character map, from what `_normalizers` writes."""
+def is_pieces(raw: Mapping[str, Any]) -> bool:
+    """Whether a `tokenizer.json` cuts texts as SentencePiece does: not at all before its model."""
+    return _is_metaspace(raw) or raw.get("pre_tokenizer") in (None, _AFTER_ESCAPE)
+
+
+def _is_metaspace(raw: Mapping[str, Any]) -> bool:
+    part = raw.get("pre_tokenizer") or {}
+    return part.get("type") == "Metaspace" and part["replacement"] == BLANK and not part.get("split", True)
+
+
+def _read_normalizers(raw: Mapping[str, Any]) -> tuple[bool, bool, bytes]:
+    """Dummy prefix, collapsed blanks and character map: from what `_normalizers` writes, or a Metaspace."""
+    normalizer = raw.get("normalizer")
+    if _is_metaspace(raw) and normalizer is None:
+        return raw["pre_tokenizer"]["prepend_scheme"] != "never", False, b""
     steps = [] if normalizer is None else list(normalizer.get("normalizers", [normalizer]))
     charsmap = b""
     if steps and steps[0]["type"] == "Precompiled":
