@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
 
 GIB = 2**30
 
@@ -38,12 +38,12 @@ class Limits:
         """Tokens a second that one text could be written at, were reading the weights all there is to do."""
         return self.cached_bytes / weight_bytes
 
-    def reading(self, config: LlamaConfig, tokens: int, arithmetic: float) -> float:
+    def reading(self, config: DecoderConfig, tokens: int, arithmetic: float) -> float:
         """Prompt tokens a second, were the products at `arithmetic` operations a second all there is."""
         return tokens * arithmetic / operations(config, tokens)
 
 
-def operations(config: LlamaConfig, tokens: int) -> float:
+def operations(config: DecoderConfig, tokens: int) -> float:
     """Multiplications and additions to read a prompt: all layers for each token, the output layer for one."""
     embedding = config.vocab_size * config.hidden_size
     layers = config.num_parameters() - embedding * (1 if config.tie_word_embeddings else 2)

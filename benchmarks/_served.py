@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
 from platen.tokens.tokenizer import Tokenizer
 
-FULL = LlamaConfig(
+FULL = DecoderConfig(
     vocab_size=49_152,
     hidden_size=576,
     intermediate_size=1536,
@@ -26,7 +26,7 @@ FULL = LlamaConfig(
     eos_token_id=0,
 )
 """135 million parameters, the shape of SmolLM2-135M."""
-SMALL = LlamaConfig(
+SMALL = DecoderConfig(
     vocab_size=4096,
     hidden_size=192,
     intermediate_size=512,
@@ -38,7 +38,7 @@ SMALL = LlamaConfig(
     tie_word_embeddings=True,
     eos_token_id=0,
 )
-TINY = LlamaConfig(
+TINY = DecoderConfig(
     vocab_size=512,
     hidden_size=32,
     intermediate_size=64,
@@ -52,13 +52,13 @@ TINY = LlamaConfig(
 )
 
 
-def make_bundle(folder: Path, config: LlamaConfig) -> None:
+def make_bundle(folder: Path, config: DecoderConfig) -> None:
     """A bundle of random weights, in bfloat16 as models are published.
 
     Its tokenizer is a byte-level one filled up to the vocabulary's size.
     """
     torch.manual_seed(0)
-    save_bundle(folder, Llama(config).bfloat16(), make_tokenizer(config.vocab_size))
+    save_bundle(folder, Decoder(config).bfloat16(), make_tokenizer(config.vocab_size))
 
 
 def make_tokenizer(size: int) -> Tokenizer:

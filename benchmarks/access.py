@@ -20,9 +20,10 @@ import uvloop
 from _harness import Result, interleaved, options, report
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.access.caller import Caller
 from platen.serve.access.keys import Grant, Limits
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.access.layer import Access, AccessControl
 from platen.serve.config import PriceConfig, ServeConfig
 from platen.web.timeouts import Patience
@@ -80,7 +81,7 @@ def main() -> None:
     given = parser.parse_args()
     requests = 1_000
     with tempfile.TemporaryDirectory() as folder:
-        store = KeyStore(key_file(Path(folder)))
+        store = KeyStore(EmbeddedState(Path(folder)))
         limits = Limits(10**9, 10**9, 10**12, 10.0**9)
         keys = [
             store.create(Grant(f"key {i}", f"tenant {i}", limits=limits))[1].encode() for i in range(KEYS)
@@ -88,7 +89,7 @@ def main() -> None:
         config = ServeConfig(keys="required", prices={"*": PriceConfig(prompt=1, completion=2)})
 
         def layered(app: ASGIApp) -> ASGIApp:
-            return Access(app, control=AccessControl(config, Path(folder)))
+            return Access(app, control=AccessControl(config, EmbeddedState(Path(folder))))
 
         seen = interleaved(
             {

@@ -41,8 +41,8 @@ from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.threads import prepare_process
 from platen.engines.torch.cpu.packed import pack
 from platen.engines.torch.runner import TorchRunner
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.tokens.files import SplitTokens, TokensMeta
 
 WRITTEN = 128
@@ -60,10 +60,10 @@ CASES = (
 )
 
 
-def scripted_model(config: LlamaConfig) -> Llama:
+def scripted_model(config: DecoderConfig) -> Decoder:
     """Writes t + 1 after t, the first token after the last."""
     torch.manual_seed(0)
-    model = Llama(replace(config, tie_word_embeddings=False))
+    model = Decoder(replace(config, tie_word_embeddings=False))
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
@@ -102,7 +102,7 @@ def corpus_counts(folder: Path, vocab_size: int) -> Continuations:
 class Ours:
     """Our engine in this process."""
 
-    def __init__(self, model: Llama, draft: DraftOptions | None) -> None:
+    def __init__(self, model: Decoder, draft: DraftOptions | None) -> None:
         self._loop = asyncio.new_event_loop()
         self._engine = BatchingEngine(
             TorchRunner(model, max_rows=8, reuse_bytes=0),
@@ -142,7 +142,7 @@ class _NoText:
         return ""
 
 
-def transformers_lookup(model: Llama, draft: DraftOptions) -> Callable[[list[list[int]]], float]:
+def transformers_lookup(model: Decoder, draft: DraftOptions) -> Callable[[list[list[int]]], float]:
     """One text by `generate` with prompt lookup."""
     from transformers import LlamaConfig as TheirConfig
     from transformers import LlamaForCausalLM

@@ -36,9 +36,10 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from platen.core.errors import BundleError
+from platen.core.state.embedded import EmbeddedState
 from platen.engines.remote.config import UpstreamConfig
 from platen.serve.access.keys import Grant, Scope
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.access.layer import AccessControl
 from platen.serve.api.oip.inference import OpenInference
 from platen.serve.api.oip.messages import SERVICE
@@ -76,7 +77,7 @@ class Served:
             upstreams=(UpstreamConfig(name=UPSTREAM, base_url=f"http://127.0.0.1:{upstream_port}/v1"),),
         )
         grant = Grant("fuzz", "fuzz", scopes=frozenset(Scope))
-        _, self.key = KeyStore(key_file(folder)).create(grant)
+        _, self.key = KeyStore(EmbeddedState(folder)).create(grant)
         self._models = [
             open_any(folder / "bundle", TEXT_MODEL, config, source=TEXT_MODEL)[0],
             open_any(folder / "bundle", EMBEDDING_MODEL, config, source=EMBEDDING_MODEL, kind="embedding")[0],
@@ -85,7 +86,7 @@ class Served:
         for model in self._models:
             self.hub.hold(model.engine)  # whatever is removed, the engines go on
         state = ServerState()
-        self._access = AccessControl(config, folder)
+        self._access = AccessControl(config, EmbeddedState(folder))
         guarded = config.model_copy(update={"guards": GUARDS})
         contexts = [ServeContext.of(self.hub, one, state) for one in (config, guarded)]
         self.apps = [

@@ -95,11 +95,12 @@ def mock_upstream() -> Iterator[int]:
 @contextlib.contextmanager
 def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
     """`platen serve` with a model too small to matter and the mock as its upstream."""
+    from platen.core.state.embedded import EmbeddedState
     from platen.serve.access.keys import Grant, Limits
-    from platen.serve.access.keystore import KeyStore, key_file
+    from platen.serve.access.keystore import KeyStore
 
     limits = Limits(requests_per_minute=10**9, tokens_per_minute=10**12)
-    _, key = KeyStore(key_file(folder)).create(Grant("bench", "bench", limits=limits))
+    _, key = KeyStore(EmbeddedState(folder)).create(Grant("bench", "bench", limits=limits))
     settings = {
         "port": 0,
         "keys": "required",
@@ -121,6 +122,7 @@ def our_gateway(upstream_port: int, folder: Path) -> Iterator[Gateway]:
 
 def serve_ours(settings: str, folder: Path) -> None:
     """In the process of our gateway: what `platen serve` runs."""
+    from platen.core.state.embedded import EmbeddedState
     from platen.serve.access.layer import AccessControl
     from platen.serve.config import ServeConfig
     from platen.serve.server import serve_bundle
@@ -130,7 +132,7 @@ def serve_ours(settings: str, folder: Path) -> None:
         folder,
         name="local",
         config=config,
-        access=AccessControl(config, folder),
+        access=AccessControl(config, EmbeddedState(folder)),
         on_ready=lambda started: print(started.url, flush=True),
     )
 

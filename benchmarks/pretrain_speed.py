@@ -21,8 +21,8 @@ from _harness import Result, interleaved, median_step_seconds, options, report
 from _peers import transformers_llama
 
 from platen.core.stage import NullTracker, SilentProgress
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.models.training_history import read_curves
 from platen.train.checkpoint import CheckpointStore
 from platen.train.config import TrainConfig
@@ -41,7 +41,7 @@ def loader() -> PackedLoader:
 def ours(steps: int) -> float:
     """Median step of a run of `platen.train`, read from its own record."""
     torch.manual_seed(0)
-    model = Llama(LlamaConfig(VOCABULARY, 192, 512, 6, 6, 6, 32, 256, tie_word_embeddings=True))
+    model = Decoder(DecoderConfig(VOCABULARY, 192, 512, 6, 6, 6, 32, 256, tie_word_embeddings=True))
     config = TrainConfig(
         steps=WARMUP + steps, precision="bfloat16", evaluate_every=10**6, checkpoint_every=10**6
     )

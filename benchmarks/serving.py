@@ -45,7 +45,7 @@ from _servers import (
 )
 
 from platen.compress.compile import compile_bundle
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
 from platen.tokens.tokenizer import Tokenizer
 
 BARS = {
@@ -68,7 +68,7 @@ class Bench:
     """The model in its forms, the servers that run so far, and fresh prompts."""
 
     folder: Path
-    config: LlamaConfig
+    config: DecoderConfig
     load: Load
     stack: contextlib.ExitStack
     limits: Limits

@@ -6,12 +6,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.postgres import running_postgres
 from tests.small_tokenizer import small_tokenizer
 
 settings.register_profile("same every time", derandomize=True, deadline=None)
@@ -19,7 +21,7 @@ settings.load_profile("same every time")
 
 if TYPE_CHECKING:
     from platen.engines.embedding.embedder import Embedder
-    from platen.models.llama import Llama
+    from platen.models.arch.decoder import Decoder
     from platen.tokens.tokenizer import Tokenizer
 
 TEXT = (
@@ -45,21 +47,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL; each test uses project names of its own."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer() -> Tokenizer:
     """A byte-level BPE of 320 entries; its end-of-text token has id 0."""
     return small_tokenizer([TEXT] * 3, 320, tokenizer_class="PreTrainedTokenizerFast")
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tiny_tokenizer: Tokenizer) -> Llama:
+def tiny_llama(tiny_tokenizer: Tokenizer) -> Decoder:
     """Two layers of width 32 with grouped-query attention and a window of 128; weights far from tied."""
     import torch
 
-    from platen.models.llama import Llama
-    from platen.models.llama_config import LlamaConfig
+    from platen.models.arch.config import DecoderConfig
+    from platen.models.arch.decoder import Decoder
 
     torch.manual_seed(7)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=tiny_tokenizer.vocab_size,
         hidden_size=32,
         intermediate_size=64,
@@ -71,12 +80,12 @@ def tiny_llama(tiny_tokenizer: Tokenizer) -> Llama:
         initializer_range=0.25,
         eos_token_id=0,
     )
-    return Llama(config).eval()
+    return Decoder(config).eval()
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+    tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The two saved as a bundle."""
     from platen.models.bundle import save_bundle

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.fake_upstream import chat_stream, fake_upstream
+from tests.engines.remote.fake_upstream import chat_stream, fake_upstream
 from tests.pipeline.conftest import PLATEN_YAML, write_project
 from tests.serve.running import platen_serve
 

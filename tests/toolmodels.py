@@ -9,8 +9,8 @@ import json
 
 import torch
 
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.tokens.tokenizer import Tokenizer
 from tests.small_tokenizer import small_tokenizer
 
@@ -62,10 +62,10 @@ def tokenizer_with(
     return small_tokenizer(texts, 340, special=special or [], **config)
 
 
-def random_llama(tokenizer: Tokenizer, *, window: int = 512) -> Llama:
+def random_llama(tokenizer: Tokenizer, *, window: int = 512) -> Decoder:
     """Two narrow layers of random weights."""
     torch.manual_seed(11)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=32,
         intermediate_size=64,
@@ -77,7 +77,7 @@ def random_llama(tokenizer: Tokenizer, *, window: int = 512) -> Llama:
         initializer_range=0.25,
         eos_token_id=0,
     )
-    return Llama(config).eval()
+    return Decoder(config).eval()
 
 
 WEATHER = {

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from platen.cli.main import app
 from platen.core.errors import ConfigError, DataError, PlatenError
-from platen.data.instruct.messages import Example, Message, write_examples
+from platen.data.instruct.messages import Example, write_examples
 from platen.data.labelling.items import Item, Judgement, task_set
 from platen.data.labelling.store import LabelStore
+from platen.prompts.messages import Message
 
 
 def run(*arguments: str) -> str:

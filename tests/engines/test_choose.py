@@ -17,9 +17,9 @@ from platen.engines.benchmark_cache import (
     write_measurements,
 )
 from platen.engines.choose import choose
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.compiled import Compiled
-from platen.models.llama_config import LlamaConfig
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +50,8 @@ def figures(engine: str, weights: str, speed: float) -> SpeedMeasurement:
     return SpeedMeasurement(engine, weights, 1.0, 1.0, 1.0, speed, 1)
 
 
-def config_of(bundle: Path) -> LlamaConfig:
-    return LlamaConfig.from_hf(read_json(bundle / "config.json"))
+def config_of(bundle: Path) -> DecoderConfig:
+    return DecoderConfig.from_hf(read_json(bundle / "config.json"))
 
 
 def test_the_only_form_is_taken(tiny_bundle: Path) -> None:

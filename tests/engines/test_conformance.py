@@ -22,7 +22,7 @@ from platen.engines.protocol import (
 )
 from platen.models.compiled import read_compiled
 from platen.prompts.structured import Grammar
-from tests.engines.torch_behind_vllm import through_fake_vllm
+from tests.engines.vllm.torch_behind_vllm import through_fake_vllm
 
 FORMS = {
     "torch": None,

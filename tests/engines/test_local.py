@@ -15,8 +15,8 @@ from platen.engines.batching.draft import DraftOptions
 from platen.engines.local import open_model, stream_chat, stream_text
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.vllm.process import VllmOptions
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
-from platen.models.llama import Llama
 from platen.prompts.messages import (
     chat_prompt,
     kind_of,
@@ -119,7 +119,7 @@ async def test_a_bundle_writes_and_answers(tiny_bundle: Path) -> None:
         await model.engine.close()
 
 
-async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Llama, tmp_path: Path) -> None:
+async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Decoder, tmp_path: Path) -> None:
     """Tokenizers of Llama 2's kind write a word's blank before it and drop that of a text's first word."""
     marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     words = {f"▁w{i}": i for i in range(tiny_llama.config.vocab_size)}

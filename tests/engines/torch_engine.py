@@ -6,13 +6,13 @@ from typing import Any
 
 from platen.engines.batching.engine import BatchingEngine
 from platen.engines.torch.runner import TorchRunner
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 
 
 class TorchEngine(BatchingEngine):
     """Continuous batching of a model in PyTorch; options as for `BatchingEngine`."""
 
-    def __init__(self, model: Llama, *, max_concurrent: int = 16, **options: Any) -> None:
+    def __init__(self, model: Decoder, *, max_concurrent: int = 16, **options: Any) -> None:
         super().__init__(
             TorchRunner(model, max_rows=max_concurrent), max_concurrent=max_concurrent, **options
         )

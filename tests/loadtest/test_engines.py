@@ -10,8 +10,8 @@ from platen.core.errors import BundleError
 from platen.engines.benchmark_cache import SpeedMeasurement, read_measurements
 from platen.engines.choose import ENGINES, choose, form_of, installed
 from platen.loadtest.engine_speed import Missing, measure, measure_engines
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import read_json
-from platen.models.llama_config import LlamaConfig
 
 
 def test_an_engine_has_speeds_alone_and_crowded_and_memory(tiny_bundle: Path) -> None:
@@ -36,7 +36,7 @@ def test_engines_are_measured_once_and_serving_then_takes_the_fastest(
     assert {row.engine for row in rows if isinstance(row, Missing)} == {
         engine for engine in ENGINES if not installed(engine)
     }
-    config = LlamaConfig.from_hf(read_json(tiny_bundle / "config.json"))
+    config = DecoderConfig.from_hf(read_json(tiny_bundle / "config.json"))
     assert sorted(read_measurements(config), key=str) == sorted(found, key=str)
     said.clear()
     assert measure_engines(tiny_bundle, tell=said.append) == rows

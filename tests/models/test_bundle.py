@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from platen.core.errors import BundleError
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import model_card, open_bundle, save_bundle
-from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
 IDS = torch.tensor([[5, 9, 2, 77, 31, 8]])
@@ -30,7 +30,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def test_round_trip(tiny_bundle: Path, tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> None:
+def test_round_trip(tiny_bundle: Path, tiny_llama: Decoder, tiny_tokenizer: Tokenizer) -> None:
     opened = open_bundle(tiny_bundle)
     assert torch.equal(opened.model(IDS), tiny_llama(IDS))
     assert not opened.model.training
@@ -42,7 +42,7 @@ def test_round_trip(tiny_bundle: Path, tiny_llama: Llama, tiny_tokenizer: Tokeni
 @pytest.mark.parametrize("max_shard_bytes", [10_000_000, 20_000], ids=["single", "sharded"])
 @torch.no_grad()
 def test_transformers_opens_it(
-    tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path: Path, max_shard_bytes: int
+    tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path: Path, max_shard_bytes: int
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -83,7 +83,7 @@ def test_opens_what_transformers_saves(tiny_tokenizer: Tokenizer, tmp_path: Path
     torch.testing.assert_close(opened.model(IDS), theirs(IDS).logits, atol=1e-4, rtol=0)
 
 
-def test_same_model_same_bytes(tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_same_model_same_bytes(tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_bundle(tmp_path / name, tiny_llama, tiny_tokenizer)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -98,7 +98,7 @@ def test_fingerprint_follows_the_weights(bundle: Path) -> None:
     assert open_bundle(bundle).fingerprint != before
 
 
-def test_model_card(tiny_llama: Llama) -> None:
+def test_model_card(tiny_llama: Decoder) -> None:
     card = model_card(tiny_llama.config, name="Bard", body="Trained on plays.")
     assert "# Bard" in card
     assert f"{sum(p.numel() for p in tiny_llama.parameters()):,} parameters" in card
@@ -189,9 +189,9 @@ def test_broken_bundles_are_refused_by_name(bundle: Path, name: str) -> None:
 
 
 def test_tokenizer_larger_than_embedding_is_not_saved(
-    tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path: Path
+    tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    model = Llama(replace(tiny_llama.config, vocab_size=100))
+    model = Decoder(replace(tiny_llama.config, vocab_size=100))
     with pytest.raises(BundleError, match="320 entries"):
         save_bundle(tmp_path / "m", model, tiny_tokenizer)
     assert not (tmp_path / "m").exists()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from platen.core.errors import BundleError
-from platen.models.llama_config import LlamaConfig, RopeScaling
+from platen.models.arch.config import DecoderConfig, RopeScaling
 
 TINYLLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -99,19 +99,19 @@ MISTRAL_7B_V03 = {
     ids=["tinyllama", "smollm2-135m", "llama-3.2-1b", "mistral-7b-v0.3"],
 )
 def test_real_models(raw: dict[str, Any], parameters: int) -> None:
-    config = LlamaConfig.from_hf(raw)
+    config = DecoderConfig.from_hf(raw)
     assert config.num_parameters() == parameters
-    assert LlamaConfig.from_hf(config.to_hf()) == config
+    assert DecoderConfig.from_hf(config.to_hf()) == config
 
 
 def test_a_mistral_that_leaves_its_window_out_has_one() -> None:
     raw = {key: value for key, value in MISTRAL_7B_V03.items() if key != "sliding_window"}
     with pytest.raises(BundleError, match="MistralForCausalLM with sliding_window: 4096"):
-        LlamaConfig.from_hf(raw)
+        DecoderConfig.from_hf(raw)
 
 
 def test_llama_32_details() -> None:
-    config = LlamaConfig.from_hf(LLAMA_32_1B)
+    config = DecoderConfig.from_hf(LLAMA_32_1B)
     assert config.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)
     assert config.eos_token_ids == (128001, 128008, 128009)
     assert config.head_dim == 64
@@ -120,17 +120,17 @@ def test_llama_32_details() -> None:
 def test_transformers_5_rope_parameters() -> None:
     raw = {key: value for key, value in LLAMA_32_1B.items() if key not in ("rope_theta", "rope_scaling")}
     raw["rope_parameters"] = dict(LLAMA_32_1B["rope_scaling"], rope_theta=500000.0)
-    assert LlamaConfig.from_hf(raw) == LlamaConfig.from_hf(LLAMA_32_1B)
+    assert DecoderConfig.from_hf(raw) == DecoderConfig.from_hf(LLAMA_32_1B)
 
 
 def test_transformers_reads_what_we_write() -> None:
     from transformers import LlamaConfig as TheirConfig
 
-    theirs = TheirConfig(**LlamaConfig.from_hf(LLAMA_32_1B).to_hf())
+    theirs = TheirConfig(**DecoderConfig.from_hf(LLAMA_32_1B).to_hf())
     assert theirs.rope_parameters["rope_theta"] == 500000.0
     assert theirs.rope_parameters["rope_type"] == "llama3"
-    assert LlamaConfig.from_hf(theirs.to_dict() | {"architectures": ["LlamaForCausalLM"]}) == (
-        LlamaConfig.from_hf(LLAMA_32_1B)
+    assert DecoderConfig.from_hf(theirs.to_dict() | {"architectures": ["LlamaForCausalLM"]}) == (
+        DecoderConfig.from_hf(LLAMA_32_1B)
     )
 
 
@@ -139,9 +139,9 @@ def test_a_mistral_without_key_value_heads_has_eight() -> None:
 
     raw = MistralConfig(hidden_size=512, num_attention_heads=16, sliding_window=None).to_dict()
     raw["architectures"] = ["MistralForCausalLM"]
-    assert LlamaConfig.from_hf(raw).num_key_value_heads == 8
+    assert DecoderConfig.from_hf(raw).num_key_value_heads == 8
     del raw["num_key_value_heads"]
-    assert LlamaConfig.from_hf(raw).num_key_value_heads == 8
+    assert DecoderConfig.from_hf(raw).num_key_value_heads == 8
 
 
 @pytest.mark.parametrize(
@@ -178,4 +178,4 @@ def test_a_mistral_without_key_value_heads_has_eight() -> None:
 )
 def test_refused_by_name(change: dict[str, Any], says: str) -> None:
     with pytest.raises(BundleError, match=says):
-        LlamaConfig.from_hf(TINYLLAMA | change)
+        DecoderConfig.from_hf(TINYLLAMA | change)

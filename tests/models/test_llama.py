@@ -7,8 +7,11 @@ import math
 import pytest
 import torch
 
-from platen.models.llama import KVCache, Llama, composed_attention, rope_frequencies
-from platen.models.llama_config import LlamaConfig, RopeScaling
+from platen.models.arch.attention import composed_attention
+from platen.models.arch.cache import KVCache
+from platen.models.arch.config import DecoderConfig, RopeScaling
+from platen.models.arch.decoder import Decoder
+from platen.models.arch.rope import rope_frequencies
 
 VOCAB, TOKENS = 97, 20
 SCALED = RopeScaling(
@@ -16,8 +19,8 @@ SCALED = RopeScaling(
 )
 
 
-def make_config(kv_heads: int = 4, *, tied: bool = True, scaling: RopeScaling | None = None) -> LlamaConfig:
-    return LlamaConfig(
+def make_config(kv_heads: int = 4, *, tied: bool = True, scaling: RopeScaling | None = None) -> DecoderConfig:
+    return DecoderConfig(
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=112,
@@ -48,7 +51,7 @@ def pair(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
     kv_heads, tied, scaling = request.param
     torch.manual_seed(11)
     config = make_config(kv_heads, tied=tied, scaling=scaling)
-    ours = Llama(config).eval()
+    ours = Decoder(config).eval()
     theirs = LlamaForCausalLM(TheirConfig(**config.to_hf())).eval()
     result = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert result.unexpected_keys == []
@@ -88,7 +91,7 @@ def test_left_padded_batch_with_cache_equals_transformers(pair) -> None:  # type
 @torch.no_grad()
 def test_padding_changes_nothing() -> None:
     torch.manual_seed(3)
-    model = Llama(make_config(2)).eval()
+    model = Decoder(make_config(2)).eval()
     ids = torch.randint(0, VOCAB, (1, 7))
     padded = torch.cat((torch.zeros(1, 4, dtype=torch.long), ids), dim=1)
     mask = torch.tensor([[0] * 4 + [1] * 7])
@@ -100,7 +103,7 @@ def test_padding_changes_nothing() -> None:
 @torch.no_grad()
 def test_cache_without_mask_equals_one_pass() -> None:
     torch.manual_seed(4)
-    model = Llama(make_config(2)).eval()
+    model = Decoder(make_config(2)).eval()
     ids = torch.randint(0, VOCAB, (2, 9))
     cache = KVCache(model.config, 2, 9)
     pieces = [model(ids[:, a:b], kv_cache=cache) for a, b in ((0, 3), (3, 8), (8, 9))]
@@ -112,7 +115,7 @@ def test_cache_without_mask_equals_one_pass() -> None:
 @torch.no_grad()
 def test_later_tokens_do_not_reach_earlier_logits() -> None:
     torch.manual_seed(5)
-    model = Llama(make_config()).eval()
+    model = Decoder(make_config()).eval()
     ids = torch.randint(0, VOCAB, (1, 10))
     changed = ids.clone()
     changed[0, 6] = (changed[0, 6] + 1) % VOCAB
@@ -133,9 +136,11 @@ def test_rope_frequencies_by_hand() -> None:
 
 
 def test_llama_3_8b_counts_its_published_parameters() -> None:
-    config = LlamaConfig(128_256, 4096, 14_336, 32, 32, 8, 128, max_position_embeddings=8192, rope_theta=5e5)
+    config = DecoderConfig(
+        128_256, 4096, 14_336, 32, 32, 8, 128, max_position_embeddings=8192, rope_theta=5e5
+    )
     with torch.device("meta"):
-        model = Llama(config)
+        model = Decoder(config)
     assert sum(p.numel() for p in model.parameters()) == 8_030_261_248
     assert config.num_parameters() == 8_030_261_248
 
@@ -144,17 +149,17 @@ def test_llama_3_8b_counts_its_published_parameters() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_num_parameters_counts_the_network(kv_heads: int, tied: bool) -> None:
     config = make_config(kv_heads, tied=tied)
-    assert config.num_parameters() == sum(p.numel() for p in Llama(config).parameters())
+    assert config.num_parameters() == sum(p.numel() for p in Decoder(config).parameters())
 
 
 def test_initial_weights() -> None:
-    model = Llama(make_config())
+    model = Decoder(make_config())
     assert model.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.2, rel=0.05)
     assert torch.equal(model.model.norm.weight, torch.ones(64))
 
 
 def test_casting_leaves_rotary_tables_exact() -> None:
-    model = Llama(make_config())
+    model = Decoder(make_config())
     cos = model.model.rotary.cos.clone()
     model.to(torch.bfloat16)
     assert model.model.embed_tokens.weight.dtype == torch.bfloat16
@@ -173,7 +178,7 @@ def test_composed_attention_equals_the_fused_one(kv_heads: int) -> None:
 def test_training_and_serving_agree_in_bfloat16() -> None:
     """With gradients a bfloat16 network may take another way through attention, to the same place."""
     torch.manual_seed(9)
-    model = Llama(make_config(2)).to(torch.bfloat16)
+    model = Decoder(make_config(2)).to(torch.bfloat16)
     ids = torch.randint(0, VOCAB, (2, 16))
     with torch.no_grad():
         served = model(ids).float()
@@ -184,14 +189,14 @@ def test_training_and_serving_agree_in_bfloat16() -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(6)
-    model = Llama(make_config(), dropout=0.5)
+    model = Decoder(make_config(), dropout=0.5)
     ids = torch.randint(0, VOCAB, (1, 8))
     assert not torch.equal(model.train()(ids), model(ids))
     assert torch.equal(model.eval()(ids), model(ids))
 
 
 def test_compiles_without_graph_breaks() -> None:
-    model = Llama(make_config(2))
+    model = Decoder(make_config(2))
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     ids = torch.randint(0, VOCAB, (2, 8))
     torch.testing.assert_close(compiled(ids), model(ids))
@@ -200,7 +205,7 @@ def test_compiles_without_graph_breaks() -> None:
 def test_trains() -> None:
     """A few steps of plain gradient descent on one batch lower its loss, and every weight gets a gradient."""
     torch.manual_seed(8)
-    model = Llama(make_config(2, tied=False))
+    model = Decoder(make_config(2, tied=False))
     ids = torch.randint(0, VOCAB, (4, 16))
     losses = []
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from platen.core.errors import ConfigError
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.models.sizing import (
     GB,
     GPUS,
@@ -42,8 +42,8 @@ def test_training_memory_by_part() -> None:
 
 
 def test_exact_cache() -> None:
-    llama_7b = LlamaConfig(32_000, 4096, 11_008, 32, 32, 32, 128)
-    llama_3_8b = LlamaConfig(128_256, 4096, 14_336, 32, 32, 8, 128)
+    llama_7b = DecoderConfig(32_000, 4096, 11_008, 32, 32, 32, 128)
+    llama_3_8b = DecoderConfig(128_256, 4096, 14_336, 32, 32, 8, 128)
     assert cache_bytes_per_token(llama_7b) == 524_288
     assert cache_bytes_per_token(llama_3_8b) == 131_072  # a quarter of the heads, a quarter of the cache
     assert cache_bytes_per_token(llama_3_8b, bytes_per_value=1) == 65_536
@@ -78,7 +78,7 @@ def test_fit_table() -> None:
 
 def test_training_flops_and_bill() -> None:
     assert training_flops(SEVEN, 10**12).total == pytest.approx(4.2e22)
-    config = LlamaConfig(1024, 192, 512, 6, 6, 6, 32)
+    config = DecoderConfig(1024, 192, 512, 6, 6, 6, 32)
     flops = training_flops(config.num_parameters(), 1000, config=config, sequence_length=128)
     assert flops.attention == 12 * 6 * 192 * 128 * 1000
     bill = training_bill(4.2e22, 312e12, utilisation=0.5, devices=100, price_per_hour=2.0)
@@ -90,8 +90,8 @@ def test_training_flops_and_bill() -> None:
 
 @pytest.mark.parametrize("shape", [(1024, 192, 512, 6, 6, 2, 32), (2048, 256, 512, 4, 8, 8, 64)])
 def test_activations_are_what_autograd_keeps(shape: tuple[int, ...]) -> None:
-    config = LlamaConfig(*shape, max_position_embeddings=64, tie_word_embeddings=True)
-    model = Llama(config)
+    config = DecoderConfig(*shape, max_position_embeddings=64, tie_word_embeddings=True)
+    model = Decoder(config)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, torch.Tensor] = {}
 

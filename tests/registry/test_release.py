@@ -6,12 +6,11 @@ import pytest
 
 from platen.core.errors import ArtifactError, GateFailed
 from platen.core.stage import StageContext
-from platen.registry.backend import tracking_uri
 from platen.registry.config import GateRule, ReleaseConfig
 from platen.registry.gate import GateOutcome
-from platen.registry.registry import Registry
 from platen.registry.release import Release, register
 from platen.registry.tracking import MlflowTracker
+from platen.registry.versions import Registry
 from tests.evaluate.conftest import Said, artifact
 
 
@@ -50,7 +49,9 @@ NO_WORSE = (GateRule(metric="bits_per_byte", no_worse_than="production", by=0.01
 
 
 def test_a_model_that_passes_is_registered_and_promoted(release, project, tmp_path):
-    with MlflowTracker(project, experiment="x", run_name="train", fingerprint="rel-a") as run:
+    with MlflowTracker(
+        Registry(project).backend, experiment="x", run_name="train", fingerprint="rel-a"
+    ) as run:
         pass
     ctx, result = release("passing", "rel-a", 2.1, gate=(GateRule(metric="bits_per_byte", max=2.2),))
     version = Registry(project).get("passing", "production")
@@ -58,7 +59,7 @@ def test_a_model_that_passes_is_registered_and_promoted(release, project, tmp_pa
     assert version.metrics["bits_per_byte"] == 2.1
     from mlflow.tracking import MlflowClient
 
-    in_run = MlflowClient(tracking_uri(project)).get_run(run.run_id).data.metrics
+    in_run = MlflowClient(Registry(project).backend.url).get_run(run.run_id).data.metrics
     assert in_run == {"evaluation.bits_per_byte": 2.1, "evaluation.parameters": 9.0}
     assert version.evaluated_text == "cafe"
     written = Release.read(ctx.out)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from platen.registry.backend import files, tracking_uri
+from platen.registry.backend import Backend
 from platen.registry.tracking import MlflowTracker
 
 
@@ -10,11 +10,13 @@ from platen.registry.tracking import MlflowTracker
 def client(project):
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri(project), tracking_uri(project))
+    return MlflowClient(Backend(project).url)
 
 
 def tracker(project, fingerprint, **more):
-    return MlflowTracker(project, experiment="plays", run_name="train", fingerprint=fingerprint, **more)
+    return MlflowTracker(
+        Backend(project), experiment="plays", run_name="train", fingerprint=fingerprint, **more
+    )
 
 
 def curve(client, run_id, key):
@@ -34,7 +36,7 @@ def test_curves_and_params_arrive(project, client):
     assert sorted((p.step, p.value) for p in points) == [(s, 5 - s / 500) for s in range(1500)]
     experiment = client.get_experiment(stored.info.experiment_id)
     assert experiment.name == "plays"
-    assert experiment.artifact_location == files(project).as_uri()
+    assert experiment.artifact_location == (project / ".platen" / "mlflow").as_uri()
 
 
 def test_a_resumed_stage_goes_on_in_its_run_without_doubled_points(project, client):

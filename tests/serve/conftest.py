@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from platen.engines.batching.grammar import GrammarCompiler
-from platen.models.llama import Llama
+from platen.models.arch.decoder import Decoder
 from platen.tokens.tokenizer import TextStream, Tokenizer
 from tests.engines.torch_engine import TorchEngine
 from tests.serve.running import RunningServer, ScriptedEngine, serving
@@ -18,7 +18,7 @@ from tests.toolmodels import random_llama
 
 
 @contextmanager
-def tiny_server(model: Llama, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> Iterator[RunningServer]:
+def tiny_server(model: Decoder, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> Iterator[RunningServer]:
     engine = TorchEngine(
         model,
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
@@ -41,13 +41,13 @@ def random_server(tokenizer: Tokenizer, *, window: int) -> Iterator[RunningServe
 
 
 @pytest.fixture(scope="session")
-def server(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
+def server(tiny_llama: Decoder, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
     with tiny_server(tiny_llama, tiny_tokenizer, eos_ids=(0,)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def endless_server(tiny_llama: Llama, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
+def endless_server(tiny_llama: Decoder, tiny_tokenizer: Tokenizer) -> Iterator[RunningServer]:
     """For texts that must not end by themselves: its model knows no end of text."""
     with tiny_server(tiny_llama, tiny_tokenizer, eos_ids=()) as running:
         yield running

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from platen.core.state.embedded import EmbeddedState
+from platen.core.state.interface import State
 from platen.engines.protocol import (
     Capacity,
     Engine,
@@ -115,10 +117,10 @@ class RunningServer:
         models: Sequence[AnyModel],
         config: ServeConfig,
         load: Loader | None = None,
-        project_dir: Path | None = None,
+        state: State | None = None,
         kept: KeptChanges | None = None,
     ) -> None:
-        self.access = AccessControl(config, project_dir)
+        self.access = AccessControl(config, state)
         self.state = ServerState()
         self.engine = models[0].engine
         hub = ModelHub(models)
@@ -160,7 +162,8 @@ def serving(
     info = ModelInfo("tiny", engine.capacity().context_window, 12_345, "base", "f" * 16, 1_700_000_000)
     models = [ServedModel(engine, tokenizer, info), *further]
     config = config or ServeConfig(drain_seconds=1)
-    server = RunningServer(models, config, project_dir=project_dir)
+    state = None if project_dir is None else EmbeddedState(project_dir)
+    server = RunningServer(models, config, state=state)
     try:
         yield server
     finally:

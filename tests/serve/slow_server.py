@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from platen.models.llama import Llama
+from platen.core.state.embedded import EmbeddedState
+from platen.models.arch.decoder import Decoder
 from platen.serve.access.layer import AccessControl
 from platen.serve.config import ServeConfig
 from platen.serve.server import serve_bundle
@@ -20,22 +21,22 @@ from platen.serve.server import serve_bundle
 
 def main() -> None:
     bundle, seconds_per_step, drain_seconds, *project = sys.argv[1:]
-    hidden_states, logits = Llama.hidden_states, Llama.logits
+    hidden_states, logits = Decoder.hidden_states, Decoder.logits
 
-    def slow(self: Llama, *args: Any, **kwargs: Any) -> Tensor:
+    def slow(self: Decoder, *args: Any, **kwargs: Any) -> Tensor:
         time.sleep(float(seconds_per_step))
         return hidden_states(self, *args, **kwargs)
 
-    def without_end(self: Llama, hidden: Tensor) -> Tensor:
+    def without_end(self: Decoder, hidden: Tensor) -> Tensor:
         found = logits(self, hidden)
         found[..., list(self.config.eos_token_ids)] = float("-inf")
         return found
 
-    Llama.hidden_states = slow  # type: ignore[method-assign]
-    Llama.logits = without_end  # type: ignore[method-assign]
+    Decoder.hidden_states = slow  # type: ignore[method-assign]
+    Decoder.logits = without_end  # type: ignore[method-assign]
     keys: Literal["required", "off"] = "required" if project else "off"
     config = ServeConfig(port=0, drain_seconds=float(drain_seconds), keys=keys)
-    access = AccessControl(config, Path(project[0]) if project else None)
+    access = AccessControl(config, EmbeddedState(Path(project[0])) if project else None)
     serve_bundle(
         Path(bundle),
         name="tiny",

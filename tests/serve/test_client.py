@@ -31,6 +31,14 @@ def test_an_answer_streams_with_its_settings(
     assert scripted.requests[0].sampling == SAMPLING
 
 
+def test_only_a_newline_ends_an_event(tiny_tokenizer: Tokenizer) -> None:
+    pieces = ["one\u2028line, ", "a\x85b\x0cc", " end"]
+    with serving(ScriptedEngine(pieces), tiny_tokenizer) as running:
+        client = ChatClient(running.url)
+        assert [piece for piece in client.stream(HELLO, SamplingParams(max_tokens=None)) if piece] == pieces
+        client.close()
+
+
 def test_closing_the_answer_stops_the_servers_work(
     scripted: ScriptedEngine, scripted_server: RunningServer
 ) -> None:
@@ -40,6 +48,7 @@ def test_closing_the_answer_stops_the_servers_work(
     next(answer)
     answer.close()  # type: ignore[attr-defined]
     wait_until(lambda: not scripted.running)
+    assert scripted.cancelled
     client.close()
 
 

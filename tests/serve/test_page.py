@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.access.keys import Grant
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.config import ServeConfig
 from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
 from tests.browser import chromium
-from tests.engines.fake_upstream import chat_stream, fake_upstream
+from tests.engines.remote.fake_upstream import chat_stream, fake_upstream
 from tests.serve.running import RunningServer, ScriptedEngine, serving, wait_until
 from tests.serve.test_process import process
 
@@ -347,7 +348,7 @@ def test_a_text_that_breaks_off_keeps_what_came_until_tried_again(
 def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(
     tab: Tab, scripted: ScriptedEngine, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    _, key = KeyStore(key_file(tmp_path)).create(Grant("alice", "alice"))
+    _, key = KeyStore(EmbeddedState(tmp_path)).create(Grant("alice", "alice"))
     config = ServeConfig(keys="required", drain_seconds=1)
     with serving(scripted, tiny_tokenizer, config, project_dir=tmp_path) as server:
         tab.page.goto(server.url)

@@ -15,8 +15,9 @@ import httpx
 import openai
 import pytest
 
+from platen.core.state.embedded import EmbeddedState
 from platen.serve.access.keys import Grant
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.config import ServeConfig
 from platen.serve.server import ServeError, listen, serve_bundle
 from tests.serve.running import wait_until
@@ -85,7 +86,7 @@ def test_an_idle_server_stops_at_once_and_frees_its_port(tiny_bundle: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_what_keys_have_used_outlives_the_server(tiny_bundle: Path, tmp_path: Path, end: int) -> None:
-    store = KeyStore(key_file(tmp_path))
+    store = KeyStore(EmbeddedState(tmp_path))
     _, key = store.create(Grant("alice", "alice"))
     with process(tiny_bundle, seconds_per_step=0, drain_seconds=5, project=tmp_path) as (server, url):
         with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:

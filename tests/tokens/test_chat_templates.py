@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from platen.data.instruct.messages import Message
 from platen.data.instruct.shapes import read_shape
+from platen.prompts.messages import Message
 from platen.tokens.chat_templates import CHAT_TEMPLATES
-from platen.tokens.tokenizer import TEMPLATE_FILE, Tokenizer
+from platen.tokens.folder import TEMPLATE_FILE
+from platen.tokens.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from platen.core.errors import DataError
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import open_bundle, save_bundle
-from platen.models.llama import Llama
 from platen.models.resize import resize_bundle
 from platen.tokens.convert import Form, convert
 from platen.tokens.extend import extend_tokenizer
@@ -69,11 +69,11 @@ def test_an_extended_tokenizer_can_be_extended_and_converted(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_bundle_follows_its_tokenizer(
-    tied: bool, tiny_llama: Llama, tiny_tokenizer: Tokenizer, tmp_path: Path
+    tied: bool, tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
     config = replace(tiny_llama.config, tie_word_embeddings=tied, vocab_size=tiny_tokenizer.vocab_size + 2)
-    save_bundle(tmp_path / "old", Llama(config), tiny_tokenizer)
+    save_bundle(tmp_path / "old", Decoder(config), tiny_tokenizer)
     old = open_bundle(tmp_path / "old")
     extension = extend_tokenizer(tiny_tokenizer, words=["Kubernetes"], specials=["<|im_start|>"])
     rows = resize_bundle(old, extension.tokenizer, extension.origins, tmp_path / "new")

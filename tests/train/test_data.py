@@ -65,7 +65,7 @@ def test_padding_is_no_target() -> None:
 
 
 def test_passes_count_all_tokens() -> None:
-    assert loader(100).skips(5) == pytest.approx(5 * 40 / 100)
+    assert loader(100).passes(5) == pytest.approx(5 * 40 / 100)
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused() -> None:

@@ -27,7 +27,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from platen.train.config import PretrainConfig
-from platen.stages import StageContext
+from platen.core.stage import StageContext
 from platen.train.pretrain import pretrain
 from tests.train.conftest import artifact
 

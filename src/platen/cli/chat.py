@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.cli.options import HERE, MaxTokensOption, ProjectOption, SeedOption, TemperatureOption, TopPOption
+from platen.cli.options import (
+    HERE,
+    MaxTokensOption,
+    ProjectOption,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+    sampling_params,
+)
 from platen.core.errors import ConfigError, PlatenError
 from platen.serve.access.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams
+    from platen.models.generation_config import SamplingDefaults
+
+    Sampling = Callable[[SamplingDefaults], SamplingParams]
 
 Turn = dict[str, str]
 
@@ -36,8 +48,8 @@ def command(
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_tokens: MaxTokensOption = 200,
-    temperature: TemperatureOption = 0.8,
-    top_p: TopPOption = 1.0,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
     seed: SeedOption = None,
 ) -> None:
     """Talk to a model in the terminal.
@@ -51,9 +63,10 @@ def command(
       platen chat --url http://127.0.0.1:8000 -m large
     """
     from platen.cli.generate import bundle_path
-    from platen.engines.protocol import SamplingParams
 
-    sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    sampling = partial(
+        sampling_params, temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens
+    )
     opening = [{"role": "system", "content": system}] if system else []
     speaker = _Remote(url, model, sampling) if url else _Local(bundle_path(project, model), sampling)
     try:
@@ -109,24 +122,23 @@ def _stream(speaker: _Local | _Remote, turns: list[Turn]) -> str:
 class _Local:
     """A bundle opened in this process."""
 
-    def __init__(self, bundle: Path | str, sampling: SamplingParams) -> None:
+    def __init__(self, bundle: Path | str, sampling: Sampling) -> None:
         import asyncio
 
         from platen.engines.local import open_model
 
         self._runner = asyncio.Runner()
         self._model = open_model(bundle, max_concurrent=1)
-        self._sampling = sampling
+        self._sampling = sampling(self._model.defaults)
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:
         self._runner.run(self._answer(turns, show))
 
     async def _answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:
-        from platen.engines.local import stream_text
+        from platen.engines.local import stream_chat
 
         model = self._model
-        prompt = model.tokenizer.apply_chat_template(turns, add_generation_prompt=True)
-        async for event in stream_text(model.engine, model.tokenizer, prompt, self._sampling):
+        async for event in stream_chat(model.engine, model.tokenizer, turns, self._sampling):
             show(event.text)
 
     def close(self) -> None:
@@ -137,14 +149,17 @@ class _Local:
 class _Remote:
     """A server that speaks OpenAI's API."""
 
-    def __init__(self, url: str, model: str | None, sampling: SamplingParams) -> None:
+    def __init__(self, url: str, model: str | None, sampling: Sampling) -> None:
         from platen.serve.client import ChatClient
 
         self._client = ChatClient(url, model=model, api_key=os.environ.get(KEY_VARIABLE))
         self._sampling = sampling
+        self._params: SamplingParams | None = None
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:
-        for text in self._client.stream(turns, self._sampling):
+        if self._params is None:
+            self._params = self._sampling(self._client.sampling_defaults())
+        for text in self._client.stream(turns, self._params):
             show(text)
 
     def close(self) -> None:

@@ -128,9 +128,9 @@ def slack(
     names = tuple(name.removeprefix("#") for name in channel or ())
     config = source_config(path=str(out), format="slack", channels=names, **({"kinds": kind} if kind else {}))
     begin = since.replace(tzinfo=UTC).timestamp() if since else 0.0
-    with SlackClient.from_environment() as client:
-        wanted = Wanted(config.sources[0].kinds, names, begin, look_back)
-        pulled = pull(client, out, wanted, ConsoleObserver())
+    client = SlackClient.from_environment()
+    wanted = Wanted(config.sources[0].kinds, names, begin, look_back)
+    pulled = pull(client, out, wanted, ConsoleObserver())
     for problem in pulled.problems:
         print(f"{problem.detail}\n  → {problem.hint}", file=sys.stderr)
     print(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,11 +22,13 @@ from platen.cli.options import (
     names_elsewhere,
     open_pipeline,
     released_bundle,
+    sampling_params,
 )
 from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams
+    from platen.models.generation_config import SamplingDefaults
 
 
 def command(
@@ -35,9 +39,9 @@ def command(
     ] = None,
     project: ProjectOption = HERE,
     max_tokens: MaxTokensOption = 200,
-    temperature: TemperatureOption = 0.8,
-    top_p: TopPOption = 1.0,
-    top_k: TopKOption = 0,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
     seed: SeedOption = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
 ) -> None:
@@ -51,10 +55,9 @@ def command(
     """
     import asyncio
 
-    from platen.engines.protocol import SamplingParams
-
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
-    sampling = SamplingParams(
+    sampling = partial(
+        sampling_params,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -77,14 +80,16 @@ def bundle_path(project: Path, model: str | None) -> Path | str:
     return released_bundle(open_pipeline(project), model)[0]
 
 
-async def _generate(bundle: Path | str, prompt: str, sampling: SamplingParams) -> None:
+async def _generate(
+    bundle: Path | str, prompt: str, sampling: Callable[[SamplingDefaults], SamplingParams]
+) -> None:
     from platen.engines.local import open_model, stream_text
 
     model = open_model(bundle, max_concurrent=1)
     started, count = time.monotonic(), 0
     try:
         sys.stdout.write(prompt)
-        async for event in stream_text(model.engine, model.tokenizer, prompt, sampling):
+        async for event in stream_text(model.engine, model.tokenizer, prompt, sampling(model.defaults)):
             sys.stdout.write(event.text)
             sys.stdout.flush()
             count = event.usage.completion_tokens if event.usage else count

@@ -126,9 +126,9 @@ def revoke(
 
 def _store(project: Path) -> KeyStore:
     from platen.project.file import load_service
-    from platen.serve.access.keystore import KeyStore, key_file
+    from platen.serve.access.keystore import KeyStore
 
-    return KeyStore(key_file(load_service(project).directory))
+    return KeyStore(load_service(project).open_state())
 
 
 def _label(text: str, where: str) -> str:

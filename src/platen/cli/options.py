@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from platen.core.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from platen.engines.protocol import SamplingParams
+    from platen.models.generation_config import SamplingDefaults
     from platen.pipeline.runner import Pipeline
-    from platen.registry.reading import Version
+    from platen.registry.version import Version
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="The project: a folder with a platen.yaml, or the file.")
@@ -21,11 +23,42 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of platen.yaml; may be repeated."),
 ]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens at most.")]
-TemperatureOption = Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")]
-TopPOption = Annotated[float, typer.Option("--top-p", min=0.001, max=1, help="Nucleus sampling; 1 is off.")]
-TopKOption = Annotated[int, typer.Option("--top-k", min=0, help="Only the k likeliest tokens; 0 is off.")]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=2, help="0 always takes the likeliest token. Default: the model's own, or 0.8."),
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0.001, max=1, help="Nucleus sampling; 1 is off. Default: the model's own."),
+]
+TopKOption = Annotated[
+    int | None,
+    typer.Option("--top-k", min=0, help="Only the k likeliest tokens; 0 is off. Default: the model's own."),
+]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 HERE = Path(".")
+
+
+def sampling_params(
+    own: SamplingDefaults,
+    *,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None = None,
+    **given: Any,
+) -> SamplingParams:
+    """What was given in the command line, else what the model's generation_config.json says."""
+    from platen.engines.protocol import SamplingParams
+    from platen.models.generation_config import first_given
+
+    return SamplingParams(
+        temperature=first_given(temperature, own.temperature, 0.8),
+        top_p=first_given(top_p, own.top_p, 1.0),
+        top_k=first_given(top_k, own.top_k, 0),
+        min_p=first_given(None, own.min_p, 0.0),
+        repetition_penalty=first_given(None, own.repetition_penalty, 1.0),
+        **given,
+    )
 
 
 def open_pipeline(project: Path, overrides: list[str] | None = None) -> Pipeline:
@@ -76,13 +109,11 @@ def released_forms(pipeline: Pipeline, which: str | None = None) -> tuple[list[P
 
 
 def _registered(pipeline: Pipeline, which: str | None) -> Version:
-    from platen.registry import reading
-
     own = pipeline.project.register_as.model or pipeline.project.name
-    if which is None and not reading.versions(pipeline.directory, own):
+    if which is None and not pipeline.registry.versions(own):
         pipeline.project.training()  # without it there never will be a version, and that is what to say
     model, _, version = (which or own).partition("@")
-    return reading.get(pipeline.directory, model, version or "production")
+    return pipeline.registry.get(model, version or "production")
 
 
 def _bundle_of(pipeline: Pipeline, version: Version) -> Path | None:

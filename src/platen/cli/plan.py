@@ -15,7 +15,7 @@ from platen.core.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from platen.models.llama_config import LlamaConfig
+    from platen.models.arch.config import DecoderConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Subject:
 
     title: str
     parameters: int
-    config: LlamaConfig | None
+    config: DecoderConfig | None
 
 
 def command(
@@ -70,7 +70,7 @@ def command(
 def _subject(
     project: Path, overrides: list[str] | None, model: Path | None, parameters: str | None
 ) -> _Subject:
-    from platen.models.llama_config import LlamaConfig
+    from platen.models.arch.config import DecoderConfig
     from platen.models.sizing import parse_count
 
     if parameters is not None:
@@ -78,13 +78,13 @@ def _subject(
     if model is not None:
         file = model / "config.json" if model.is_dir() else model
         try:
-            config = LlamaConfig.from_hf(json.loads(file.read_text("utf-8")))
+            config = DecoderConfig.from_hf(json.loads(file.read_text("utf-8")))
         except (OSError, ValueError) as error:
             raise ConfigError(f"can't read {file}: {error}") from error
         return _Subject(str(model), config.num_parameters(), config)
     described = open_pipeline(project, overrides).project
     described.training()
-    from platen.models.llama_config import llama_config
+    from platen.models.arch.from_project import llama_config
 
     config = llama_config(described.model, described.tokenizer.vocab_size)
     return _Subject(described.name, config.num_parameters(), config)

@@ -64,8 +64,8 @@ def _make(pipeline: Pipeline, targets: tuple[str, ...], wait: float) -> RunRepor
 
     observer = ConsoleObserver()
 
-    def waiting(pid: str) -> None:
-        observer.console.print(f"Another run (process {pid}) is working on this project; waiting for it.")
+    def waiting(owner: str) -> None:
+        observer.console.print(f"Another run ({owner}) is working on this project; waiting for it.")
 
     try:
         with pipeline.lock(waiting, wait):

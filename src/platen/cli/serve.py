@@ -23,6 +23,7 @@ from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from platen.core.phases import Phases
+    from platen.core.state.interface import State
     from platen.engines.choose import Choice
     from platen.pipeline.runner import Pipeline
     from platen.project.file import LoadedService
@@ -65,6 +66,10 @@ def command(
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
+    generation_config: Annotated[
+        Literal["auto", "none"] | None,
+        typer.Option(help="none: sample as requests say, not as generation_config.json does. Default: auto."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what the server was told by platen traffic before.")
     ] = False,
@@ -105,29 +110,30 @@ def command(
 
     find = _finder(lambda: open_pipeline(project), engine)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
+    options |= {"generation_config": generation_config}
     changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
     loaded = _service(project, overrides, needed=model is None or "keys" in changes)
     config = ServeConfig() if loaded is None else _anchored(loaded.service.serve, loaded.directory)
     config = _with_engine(config.model_copy(update=changes), engine)
-    directory = None if loaded is None else loaded.directory
+    state = None if loaded is None else loaded.open_state()
     if gateway and model is not None:
         raise ConfigError(f"--gateway serves no model of its own, and {model} is one", hint="leave out one")
     if model is not None and names_elsewhere(model):
         choice, called = _elsewhere(model, engine, config)
-        serve(choice, name or called, config, directory, phases, find, fresh=fresh)
+        serve(choice, name or called, config, state, phases, find, fresh=fresh)
     elif loaded is not None and (gateway or not loaded.trains):
-        serve(None, name or loaded.service.name, config, directory, phases, find, fresh=fresh)
+        serve(None, name or loaded.service.name, config, state, phases, find, fresh=fresh)
     else:
         with phases("find the model") if phases else nullcontext():
             pipeline = open_pipeline(project, overrides)
             if model is None and config.upstreams and not _has_released(pipeline):
                 typer.echo("platen: no model has been released yet: only the upstreams are served", err=True)
-                serve(None, name or pipeline.project.name, config, directory, phases, find, fresh=fresh)
+                serve(None, name or pipeline.project.name, config, state, phases, find, fresh=fresh)
                 return
             forms, registered = released_forms(pipeline, model)
             choice = _chosen(forms, engine, config)
-        serve(choice, name or registered, config, directory, phases, find, fresh=fresh)
+        serve(choice, name or registered, config, state, phases, find, fresh=fresh)
 
 
 def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> LoadedService | None:
@@ -163,9 +169,7 @@ def _elsewhere(model: str, engine: Engine, config: ServeConfig) -> tuple[Choice,
 
 
 def _has_released(pipeline: Pipeline) -> bool:
-    from platen.registry.reading import versions
-
-    return bool(versions(pipeline.directory, pipeline.project.register_as.model or pipeline.project.name))
+    return bool(pipeline.registry.versions(pipeline.project.register_as.model or pipeline.project.name))
 
 
 def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
@@ -196,7 +200,7 @@ def serve_project(pipeline: Pipeline) -> None:
     forms, name = released_forms(pipeline)
     config = _anchored(pipeline.project.serve, pipeline.directory)
     find = _finder(lambda: pipeline, Engine.auto)
-    serve(_chosen(forms, Engine.auto, config), name, config, pipeline.directory, find=find)
+    serve(_chosen(forms, Engine.auto, config), name, config, pipeline.state, find=find)
 
 
 def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str], Path | str]:
@@ -226,7 +230,7 @@ def serve(
     choice: Choice | None,
     name: str,
     config: ServeConfig,
-    project_dir: Path | None,
+    state: State | None,
     phases: Phases | None = None,
     find: Callable[[str], Path | str] = str,
     *,
@@ -234,7 +238,7 @@ def serve(
 ) -> None:
     """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
 
-    Without a choice only what `config` names is served. The project's folder is where the keys are,
+    Without a choice only what `config` names is served. The project's state is where the keys are,
     and what the server was told before, unless it starts `fresh`.
     """
     from platen.cli.starting import DownloadBar, announce, announce_gateway, explain
@@ -246,7 +250,7 @@ def serve(
         read_ahead(choice.path)
     with phase("imports"):
         from platen.serve.access.layer import AccessControl
-        from platen.serve.hub.saved_routes import KeptChanges, changes_file
+        from platen.serve.hub.saved_routes import KeptChanges, changes_document
         from platen.serve.server import serve_bundle
 
     def ready(started: Started) -> None:
@@ -258,11 +262,11 @@ def serve(
         chosen = choice is not None and choice.why and started.kind != "embedding"
         announce(replace(started, why=choice.why) if choice and chosen else started, name, config)
 
-    changes = None if project_dir is None else changes_file(project_dir, name)
+    changes = None if state is None else changes_document(state, name)
     if fresh and changes is not None:
-        changes.unlink(missing_ok=True)
-    kept = KeptChanges(changes)
-    access = AccessControl(config, project_dir)
+        changes.delete()
+    kept = KeptChanges(changes, shared=state is not None and state.shared)
+    access = AccessControl(config, state)
     for warning in [*access.warnings(), *_missing_fallbacks(config, None if choice is None else name)]:
         typer.echo(f"platen: warning: {warning}", err=True)
     with DownloadBar() as bar:

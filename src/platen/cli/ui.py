@@ -54,13 +54,11 @@ def command(
 
 
 def _commands(pipeline: Pipeline, dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
-    from platen.registry.backend import tracking_uri
-
     python = [sys.executable, "-m"]
     local = ["--host", "127.0.0.1", "--port"]
     definitions = ["-m", "platen.pipeline.definitions"]
     quiet = ["--log-level", "warning"]
-    store = ["--backend-store-uri", tracking_uri(pipeline.directory), "--workers", "1"]
+    store = ["--backend-store-uri", pipeline.registry.backend.url, "--workers", "1"]
     return {
         "Dagster": [*python, "dagster", "dev", *definitions, *local, str(dagster_port), *quiet],
         "MLflow": [*python, "mlflow", "server", *store, *local, str(mlflow_port)],

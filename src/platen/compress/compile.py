@@ -11,18 +11,12 @@ from platen.core.errors import BundleError, MissingExtraError
 from platen.core.stage import StageContext, StageResult
 from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
 from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
+from platen.tokens.folder import tokenizer_files
 
 KIND = "compiled"
 """Of the artifact."""
 _EXTRAS = {"openvino": "openvino", "gguf": "edge"}
-_BESIDE = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "platen.json",
-)
+_BESIDE = ("config.json", "generation_config.json", "platen.json")
 
 
 def compile_released(ctx: StageContext) -> StageResult:
@@ -63,9 +57,10 @@ def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None =
         _write(opened, out, to, weights)
     except ImportError:
         raise MissingExtraError(_EXTRAS[to], f"compiling to {to}") from None
-    for name in _BESIDE:
-        if (opened.path / name).is_file():
-            shutil.copyfile(opened.path / name, out / name)
+    beside = [name for name in _BESIDE if (opened.path / name).is_file()]
+    for name in (*beside, *tokenizer_files(opened.path)):
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(opened.path / name, out / name)
     compiled = Compiled(to, weights, bundle_fingerprint(opened.path), opened.config.num_parameters())
     compiled.write(out)
     return compiled

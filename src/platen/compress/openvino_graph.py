@@ -3,8 +3,8 @@
 The graph has the inputs and the stateful key/value cache that OpenVINO GenAI looks for, so that its
 continuous-batching pipeline can put paged attention in place of the plain one. Building it here, not by
 tracing, keeps conversion independent of the versions of two other libraries, and takes seconds. Letters in
-shapes as in `platen.models.llama`: B rows, T new tokens, S tokens to look at, C hidden size, H query heads,
-K key/value heads, D head size, V vocabulary.
+shapes as in `platen.models.arch.decoder`: B rows, T new tokens, S tokens to look at, C hidden size, H query
+heads, K key/value heads, D head size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from openvino import opset15 as op
 from openvino.op.util import Variable, VariableInfo
 from torch import Tensor
 
-from platen.models.llama import rope_frequencies
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.rope import rope_frequencies
 
 Node = Any
 INT4_GROUP = 64
@@ -30,7 +30,7 @@ _LOWEST = np.float32(
 )  # the mask's minus infinity; float16's lowest, so that any runtime type holds it
 
 
-def build_graph(config: LlamaConfig, weights: Mapping[str, Tensor], precision: str) -> ov.Model:
+def build_graph(config: DecoderConfig, weights: Mapping[str, Tensor], precision: str) -> ov.Model:
     """The network as a stateful graph: `input_ids`, `position_ids` (B, T), `attention_mask` (B, S) and
     `beam_idx` (B,) in, `logits` (B, T, V) in float32 out.
 
@@ -47,7 +47,7 @@ def build_graph(config: LlamaConfig, weights: Mapping[str, Tensor], precision: s
 
 
 class _Builder:
-    def __init__(self, config: LlamaConfig, weights: Mapping[str, Tensor], precision: str) -> None:
+    def __init__(self, config: DecoderConfig, weights: Mapping[str, Tensor], precision: str) -> None:
         self._config, self._weights, self._precision = config, weights, precision
         self._sinks: list[Node] = []
         self._inputs = {
@@ -102,7 +102,7 @@ class _Builder:
 
     def _norm(self, x: Node, name: str) -> Node:
         mean_square = op.reduce_mean(op.power(x, _float(2)), _ints(-1), True)
-        root = op.sqrt(op.add(mean_square, _float(self._config.rms_norm_eps)))
+        root = op.sqrt(op.add(mean_square, _float(self._config.norm_eps)))
         return op.multiply(self._weight(name + ".weight"), op.multiply(x, op.divide(_float(1), root)))
 
     def _mlp(self, x: Node, prefix: str) -> Node:

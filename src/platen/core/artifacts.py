@@ -11,11 +11,10 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from platen import __version__
 from platen.core.download import Remote, RemoteFile, fetch
 from platen.core.errors import ArtifactError
-from platen.core.files import write_atomic
+from platen.core.files import sync, write_atomic
 
 MANIFEST = "manifest.json"
 _RECORDED_PACKAGES = ("torch", "tokenizers", "transformers", "safetensors", "numpy")
@@ -253,7 +252,7 @@ class Store:
     def _publish(self, work: Path, target: Path, data: bytes, manifest: Manifest) -> Artifact:
         write_atomic(work / MANIFEST, data)
         for entry in manifest.files:
-            _sync(work / entry.path)
+            sync(work / entry.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # without a manifest, or its files were damaged
             (target / MANIFEST).unlink(missing_ok=True)
@@ -268,10 +267,10 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(work, partial)
             for entry in manifest.files:
-                _sync(partial / entry.path)
+                sync(partial / entry.path)
             partial.rename(target)
             shutil.rmtree(work)
-        _sync(target.parent)
+        sync(target.parent)
         return Artifact(target, manifest)
 
     def delete(self, manifest: Manifest) -> None:
@@ -301,46 +300,6 @@ def _file_lock(path: Path) -> AbstractContextManager[object]:
     from filelock import FileLock
 
     return FileLock(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def project_lock(directory: Path, *, waiting: Callable[[str], None], timeout: float = -1) -> Iterator[None]:
-    """One run at a time on one project. `waiting` is told once who holds it; `timeout` seconds, -1: no end.
-
-    Raises ArtifactError when the time is up.
-    """
-    from filelock import FileLock, Timeout
-
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / "run.lock")
-    holder = directory / "run.pid"
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            pid = holder.read_text().strip() if holder.is_file() else "?"
-            waiting(pid)
-            try:
-                lock.acquire(timeout=timeout, poll_interval=0.2)
-            except Timeout:
-                raise ArtifactError(
-                    f"another run (process {pid}) is working on this project",
-                    hint="wait for it, or stop it; then run again",
-                ) from None
-        holder.write_text(str(os.getpid()))
-        yield
-    finally:
-        if lock.is_locked:
-            holder.unlink(missing_ok=True)
-            lock.release()
 
 
 class SourceIndex:

@@ -12,15 +12,29 @@ from pathlib import Path
 from platen.core.outputs import check_new_folder
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a part."""
+def write_synced(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file and wait until the disk has it. `mode`: a new file's permissions, less the umask."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's names after a rename."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, data, mode=mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from platen.core.artifacts import Artifact
+    from platen.core.state.interface import State
 
 
 class Task(Protocol):
@@ -81,7 +82,8 @@ class StageContext:
     `config` is the stage's own slice of `platen.yaml`; `inputs` maps a role (an upstream stage's name)
     to its finished artifact; `out` is an existing local directory that becomes the artifact when the
     function returns. For a resumable stage `out` still holds what a killed run left there; for any
-    other it is empty. `fingerprint` is that of the artifact to be.
+    other it is empty. `fingerprint` is that of the artifact to be. `state` and `registry_url` are the
+    project's, where it has other ones than those in `.platen`.
     """
 
     name: str
@@ -93,6 +95,8 @@ class StageContext:
     seed: int
     progress: Progress = field(default_factory=SilentProgress)
     tracker: Tracker = field(default_factory=NullTracker)
+    state: State | None = None
+    registry_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

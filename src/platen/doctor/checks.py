@@ -83,7 +83,7 @@ def examine(project_dir: Path | None = None) -> list[Check]:
             serve = service.service.serve
             project_checks = [
                 *_upstreams(serve),
-                *(_path(named) for named in serving_paths(serve, service.directory)),
+                *(_path(named) for named in serving_paths(service)),
             ]
             if service.trains:
                 loaded = load_project(project_dir)

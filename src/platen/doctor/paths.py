@@ -15,8 +15,8 @@ from platen.core.errors import ConfigError
 from platen.core.wording import counted
 from platen.data.filters.config import ContaminationBlock, PerplexityBlock, PiiBlock, ToxicityBlock
 from platen.data.readers.config import Source
+from platen.project.file import LoadedService
 from platen.project.sections import Project
-from platen.serve.config import ServeConfig
 
 _LABELLER = (
     "Give a folder in the Hub's format: `hf download NAME --local-dir FOLDER` makes one of a published model."
@@ -62,11 +62,11 @@ def project_paths(project: Project, directory: Path) -> Iterator[NamedPath]:
             yield NamedPath("instruct.acts.bundle", partial(_folder, bundle, ("config.json",), hint))
 
 
-def serving_paths(serve: ServeConfig, directory: Path) -> Iterator[NamedPath]:
+def serving_paths(loaded: LoadedService) -> Iterator[NamedPath]:
     """What a server reads beside the model that it is started with."""
-    located = serve.located(directory)
-    for entry in serve.models:
-        yield NamedPath(f"serve.models: {entry.name}", partial(_model, entry.path, directory))
+    located = loaded.service.serve.located(loaded.directory)
+    for entry in loaded.service.serve.models:
+        yield NamedPath(f"serve.models: {entry.name}", partial(_model, entry.path, loaded))
     lists = located.guards.blocklist
     if lists.words is not None:
         yield NamedPath("serve.guards.blocklist.words", partial(_words, Path(lists.words), "block list"))
@@ -142,11 +142,12 @@ def _patterns(file: Path) -> str:
     return f"{file}: {counted(len(read_lines(file, 'block list')), 'pattern')}"
 
 
-def _model(reference: str, directory: Path) -> str:
+def _model(reference: str, loaded: LoadedService) -> str:
     """As `platen serve` understands it: a folder, a URL, a Hub name or a registered MODEL@VERSION."""
-    from platen.models.remote import is_url, shown
-    from platen.registry import reading
+    from platen.core.urls import shown
+    from platen.models.remote import is_url
 
+    directory = loaded.directory
     if is_url(reference):
         return f"{shown(reference)} (not contacted)"
     if (directory / reference).is_dir():
@@ -156,7 +157,7 @@ def _model(reference: str, directory: Path) -> str:
     if "/" in reference:
         return f"{reference}: no folder here, so a name on the Hub (not contacted)"
     name, _, version = reference.partition("@")
-    return f"{reading.get(directory, name, version or 'production').name} in the registry"
+    return f"{loaded.open_registry().get(name, version or 'production').name} in the registry"
 
 
 def _file(path: Path) -> str:

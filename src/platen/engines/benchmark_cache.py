@@ -17,7 +17,8 @@ from pathlib import Path
 
 from platen import __version__
 from platen.core.cpu import processor
-from platen.models.llama_config import LlamaConfig
+from platen.core.files import write_atomic
+from platen.models.arch.config import DecoderConfig
 from platen.models.store import cache_folder
 
 PACKAGES = ("torch", "openvino", "llama-cpp-python")
@@ -48,7 +49,7 @@ def cached_forms(bundle_fingerprint: str) -> list[Path]:
     return sorted((cache_folder() / "compiled").glob(f"{bundle_fingerprint}-*-*"))
 
 
-def read_measurements(config: LlamaConfig) -> list[SpeedMeasurement]:
+def read_measurements(config: DecoderConfig) -> list[SpeedMeasurement]:
     """What was measured here for networks of this shape; empty when nothing was."""
     try:
         rows = json.loads(_file(config).read_text("utf-8"))["figures"]
@@ -57,22 +58,18 @@ def read_measurements(config: LlamaConfig) -> list[SpeedMeasurement]:
         return []  # missing, or written by another version: as if never measured
 
 
-def write_measurements(config: LlamaConfig, stats: Sequence[SpeedMeasurement]) -> None:
+def write_measurements(config: DecoderConfig, stats: Sequence[SpeedMeasurement]) -> None:
     """Keep figures in place of earlier ones."""
-    file = _file(config)
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = {**_circumstances(config), "figures": [asdict(one) for one in stats]}
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.rename(file)
+    write_atomic(_file(config), (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _file(config: LlamaConfig) -> Path:
+def _file(config: DecoderConfig) -> Path:
     text = json.dumps(_circumstances(config), sort_keys=True)
     return cache_folder() / "engines" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
-def _circumstances(config: LlamaConfig) -> dict[str, object]:
+def _circumstances(config: DecoderConfig) -> dict[str, object]:
     """All that the figures depend on."""
     return {
         "machine": {"cpu": processor(), "cores": os.cpu_count(), "system": platform.platform()},

@@ -14,9 +14,9 @@ from typing import Literal
 
 from platen.core.errors import ConfigError, MissingExtraError
 from platen.engines.benchmark_cache import AT_ONCE, SpeedMeasurement, cached_forms, read_measurements
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.compiled import read_compiled
-from platen.models.llama_config import LlamaConfig
 
 EngineName = Literal["torch", "openvino", "llamacpp"]
 ENGINES: tuple[EngineName, ...] = ("torch", "openvino", "llamacpp")
@@ -104,7 +104,7 @@ def _named(forms: Sequence[Form], wanted: str) -> Choice:
 
 def _fastest(forms: Sequence[Form]) -> Choice | None:
     """The fastest of those measured on this machine, when there are several such."""
-    config = LlamaConfig.from_hf(read_json(forms[0].path / "config.json"))
+    config = DecoderConfig.from_hf(read_json(forms[0].path / "config.json"))
     stats = read_measurements(config)
     measured: list[tuple[SpeedMeasurement, Form]] = []
     for form in forms:

@@ -30,13 +30,16 @@ from platen.engines.torch.cpu.packed import can_pack, pack
 from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
 from platen.engines.vllm.engine import VllmEngine
 from platen.engines.vllm.process import VllmChild, VllmOptions, find_vllm
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
+from platen.models.generation_config import NO_DEFAULTS, SamplingDefaults, read_generation_config
 from platen.models.gguf import GgufModel
-from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
-from platen.prompts.messages import ModelKind, kind_of, text_prompt, truncated_chat_prompt
+from platen.prompts.encoding import ModelKind, kind_of, text_prompt, truncated_chat_prompt
+from platen.prompts.templates import check_templates
+from platen.tokens.convert import open_tokenizer
 from platen.tokens.gguf_header import is_gguf
 from platen.tokens.tokenizer import TextStream, Tokenizer
 
@@ -55,6 +58,7 @@ class LocalModel:
     parameters: int
     kind: ModelKind
     why: str
+    defaults: SamplingDefaults
 
 
 def open_model(
@@ -115,8 +119,8 @@ def open_model(
         )
     runner: Runner | None = None
     if compiled is None and vllm is not None:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
-        tokenizer = Tokenizer.from_dir(path)
+        config = DecoderConfig.from_hf(read_json(path / "config.json"))
+        tokenizer = open_tokenizer(path)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
         why = "vllm: as configured"
@@ -134,12 +138,15 @@ def open_model(
         config, tokenizer = bundle.config, bundle.tokenizer
         why = "torch: a bundle that is not compiled"
     else:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
-        tokenizer, fingerprint = Tokenizer.from_dir(path), compiled.bundle_fingerprint
+        config = DecoderConfig.from_hf(read_json(path / "config.json"))
+        tokenizer, fingerprint = open_tokenizer(path), compiled.bundle_fingerprint
         with phase("open weights"):
             runner = _compiled_runner(path, compiled, config, max_concurrent, cache_bytes)
         why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
-    end_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
+    check_templates(tokenizer)
+    generation = read_generation_config(path)
+    own_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
+    end_ids = tuple(dict.fromkeys((*own_ids, *generation.eos_token_ids)))
     text = _Text(
         new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
         token_text=tokenizer.token_text,
@@ -159,7 +166,8 @@ def open_model(
             assert vllm is not None
             engine = start_vllm(path, config, vllm, **text)
     parameters = config.num_parameters()
-    return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind_of(tokenizer), why)
+    kind = kind_of(tokenizer)
+    return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind, why, generation.sampling)
 
 
 def _open_gguf(
@@ -185,6 +193,7 @@ def _open_gguf(
             )
         with phase("make tokenizer"):
             tokenizer = making.result()
+    check_templates(tokenizer)
     with phase("fingerprint"), remembered_digests() as digest:
         fingerprint = model.fingerprint(digest)
     with phase("start engine"):
@@ -200,7 +209,8 @@ def _open_gguf(
             max_queue=max_queue,
         )
     why = f"llamacpp: a GGUF file of {model.architecture}, {model.weights}"
-    return LocalModel(engine, tokenizer, path, fingerprint, model.parameters, kind_of(tokenizer), why)
+    kind = kind_of(tokenizer)
+    return LocalModel(engine, tokenizer, path, fingerprint, model.parameters, kind, why, NO_DEFAULTS)
 
 
 def _slots(token_bytes: int, window: int, max_rows: int, cache_bytes: int) -> int:
@@ -231,7 +241,7 @@ class _Text(TypedDict):
 
 
 def start_vllm(
-    path: Path, config: LlamaConfig, options: VllmOptions, *, max_concurrent: int, **text: Any
+    path: Path, config: DecoderConfig, options: VllmOptions, *, max_concurrent: int, **text: Any
 ) -> VllmEngine:
     """vLLM on a bundle's folder. Raises VllmError, ConfigError when it is not installed."""
     child = VllmChild(path, options, max_concurrent, find_vllm())
@@ -246,7 +256,7 @@ def start_vllm(
 
 
 def _compiled_runner(
-    path: Path, compiled: Compiled, config: LlamaConfig, max_rows: int, cache_bytes: int
+    path: Path, compiled: Compiled, config: DecoderConfig, max_rows: int, cache_bytes: int
 ) -> Runner:
     try:
         if compiled.to == "openvino":

@@ -40,7 +40,7 @@ def write_samples(
 
 def _continue(subject: Subject, prompt: str, params: SamplingParams, seed: int) -> Sample:
     tokenizer = subject.tokenizer
-    ids = tokenizer.encode(prompt, add_bos=True)
+    ids = tokenizer.encode(prompt, add_special_tokens=True)
     if not ids:  # nothing to continue and no begin-of-text token: the mark between documents begins one
         ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     written: list[int] = []

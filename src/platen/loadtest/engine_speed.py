@@ -28,9 +28,9 @@ from platen.engines.benchmark_cache import (
 )
 from platen.engines.choose import COMPILE_TO, ENGINES, EXTRAS, Form, form_of, installed
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import bundle_fingerprint, find_bundle, read_json
 from platen.models.compiled import read_compiled
-from platen.models.llama_config import LlamaConfig
 
 PROMPT_TOKENS, NEW_TOKENS = 250, 32
 _ROUNDS, _ROUNDS_SECONDS = 5, 20.0
@@ -59,7 +59,7 @@ def measure_engines(
     path = find_bundle(bundle)
     if read_compiled(path) is not None:
         raise BundleError(f"{path} is compiled already", hint="Give the bundle that it was compiled from.")
-    config = LlamaConfig.from_hf(read_json(path / "config.json"))
+    config = DecoderConfig.from_hf(read_json(path / "config.json"))
     known = {} if again else {figures.engine: figures for figures in read_measurements(config)}
     rows: list[SpeedMeasurement | Missing] = []
     for engine in ENGINES:
@@ -155,4 +155,4 @@ async def _speeds(engine: Engine, prompts: Sequence[Sequence[int]], new: int) ->
 
 
 def _vocabulary(folder: Path) -> int:
-    return LlamaConfig.from_hf(read_json(folder / "config.json")).vocab_size
+    return DecoderConfig.from_hf(read_json(folder / "config.json")).vocab_size

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from platen.core.errors import ConfigError, PlatenError
+from platen.engines.remote.events import DONE, async_data_lines
 from platen.loadtest.load_prompts import Ask, Synthetic
 from platen.loadtest.records import OK, Record
 
@@ -154,8 +155,8 @@ async def send(
 
 async def _read(answer: httpx.Response, target: Target, record: Record, now: Callable[[], float]) -> None:
     opened: float | None = None
-    async for data in _events(answer):
-        if data == b"[DONE]":
+    async for data in async_data_lines(answer.aiter_bytes()):
+        if data == DONE:
             break
         try:
             piece = json.loads(data)
@@ -181,16 +182,6 @@ async def _read(answer: httpx.Response, target: Target, record: Record, now: Cal
     record.pieces = record.pieces or [opened]
     record.output_tokens = record.output_tokens or len(record.pieces)
     record.outcome = OK
-
-
-async def _events(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The data of server-sent events. Only a newline ends a line: text may hold Unicode's other ones."""
-    rest = b""
-    async for chunk in answer.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
 
 
 def _text(choice: dict[str, Any], api: Api) -> str:

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from platen.core.errors import BundleError
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.parameters import projection_shapes
 from platen.models.bundle import read_json
-from platen.models.llama_config import LlamaConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -62,29 +63,8 @@ class Adapter:
         return sum(t.numel() * t.element_size() for pair in self.weights.values() for t in pair)
 
 
-def projections(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """The (outputs, inputs) of each projection that an adapter can change, by name."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    layer = {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    return {
-        f"model.layers.{number}.{name}": shape
-        for number in range(config.num_hidden_layers)
-        for name, shape in layer.items()
-    }
-
-
 def read_adapter(
-    folder: Path, config: LlamaConfig, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+    folder: Path, config: DecoderConfig, *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Adapter:
     """An adapter for a model of this shape. Raises BundleError: none, damaged, unsupported, wrong shapes."""
     if not folder.is_dir():
@@ -92,7 +72,7 @@ def read_adapter(
     settings = read_json(folder / CONFIG_FILE)
     _check_settings(folder, settings)
     stored = _read_weights(folder / WEIGHTS_FILE)
-    shapes = projections(config)
+    shapes = projection_shapes(config)
     weights: dict[str, tuple[Tensor, Tensor]] = {}
     for name in sorted({key.split(".lora_")[0] for key in stored}):
         if name not in shapes:

@@ -1,7 +1,8 @@
 """A model as a folder in Hugging Face's format: `config.json`, safetensors, tokenizer, model card.
 
-Opens what Platen wrote and any Llama or window-less Mistral folder or Hub name; what it writes, transformers
-opens. `platen.json` beside them records which tokenizer the weights were trained with.
+Opens what Platen wrote and any folder or Hub name of the families in `platen.models.arch`; what it writes, in
+the family's own format, transformers opens. `platen.json` records the tokenizer that the weights were trained
+with.
 """
 
 from __future__ import annotations
@@ -21,26 +22,33 @@ from torch.overrides import TorchFunctionMode
 
 from platen.core.artifacts import sha256_file
 from platen.core.errors import BundleError
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
+from platen.models.arch.tensors import CheckpointNames, from_stored, stored_tensors, to_stored
 from platen.models.weights import AGAIN, read_tensors, write_tensors
-from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer
+from platen.tokens.convert import open_tokenizer
+from platen.tokens.folder import (
+    CONFIG_FILE,
+    SENTENCEPIECE_FILE,
+    TEMPLATE_FILE,
+    TEMPLATE_FOLDER,
+    TOKENIZER_FILE,
+)
+from platen.tokens.tokenizer import Tokenizer
 
 PLATEN_FILE = "platen.json"
 MAX_SHARD_BYTES = 5_000_000_000
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", TEMPLATE_FILE]
-# In old checkpoints; computed from the config here. A tied output layer is the embedding.
-_COMPUTED = ("rotary_emb.inv_freq",)
+_HUB_FILES = ["*.json", "*.safetensors", SENTENCEPIECE_FILE, TEMPLATE_FILE, f"{TEMPLATE_FOLDER}/*.jinja"]
 
 
 @dataclass(frozen=True)
 class Bundle:
     """An opened model. `config.eos_token_ids` and the tokenizer's `eos_id` end a text."""
 
-    model: Llama
+    model: Decoder
     tokenizer: Tokenizer
-    config: LlamaConfig
+    config: DecoderConfig
     path: Path
 
     @cached_property
@@ -58,21 +66,21 @@ def open_bundle(
     model comes in eval mode. Raises BundleError: not there, unsupported, damaged, or parts that disagree.
     """
     path = find_bundle(path_or_name)
-    config = LlamaConfig.from_hf(read_json(path / "config.json"))
-    tokenizer = Tokenizer.from_dir(path)
+    config = DecoderConfig.from_hf(read_json(path / "config.json"))
+    tokenizer = open_tokenizer(path)
     _check_tokenizer(path, tokenizer, config)
     with torch.device("meta"), _NoInitialisation():
-        model = Llama(config)
-    ignored = (*_COMPUTED, "lm_head.weight") if config.tie_word_embeddings else _COMPUTED
-    tensors = read_tensors(path, model.state_dict(), ignored=ignored, dtype=dtype, device=device)
-    model.load_state_dict(tensors, assign=True)
-    model.model.rotary.reset(torch.device(device))
+        model = Decoder(config)
+    shapes = {name: stored.shape for name, stored in stored_tensors(config).items()}
+    tensors = read_tensors(path, shapes, CheckpointNames(config), dtype=dtype, device=device)
+    model.load_state_dict(dict(from_stored(config, tensors)), assign=True)
+    model.reset_tables(torch.device(device))
     return Bundle(model=model.eval(), tokenizer=tokenizer, config=config, path=path)
 
 
 def save_bundle(
     out: Path,
-    model: Llama,
+    model: Decoder,
     tokenizer: Tokenizer,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -91,7 +99,7 @@ def save_bundle(
     )
     _check_vocabulary(tokenizer, config)
     out.mkdir(parents=True, exist_ok=True)
-    weights = model.state_dict()
+    weights = to_stored(config, model.state_dict())
     dtype = str(model.output_weight.dtype).removeprefix("torch.")
     write_tensors(out, weights, max_shard_bytes)
     tokenizer.save(out)
@@ -105,13 +113,14 @@ def save_bundle(
     (out / "README.md").write_text(card or model_card(config), encoding="utf-8")
 
 
-def model_card(config: LlamaConfig, *, name: str = "A language model", body: str = "") -> str:
+def model_card(config: DecoderConfig, *, name: str = "A language model", body: str = "") -> str:
     """A model card in the Hub's format: shape and how to open it, then `body` (Markdown)."""
+    architecture = config.to_hf()["architectures"][0]
     grouped = f"{config.num_attention_heads} query and {config.num_key_value_heads} key/value heads"
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
         f"# {name}\n\n"
-        f"A Llama-architecture model with {config.num_parameters():,} parameters, trained with Platen: "
+        f"A model of the architecture {architecture} with {config.num_parameters():,} parameters: "
         f"{config.num_hidden_layers} layers, width {config.hidden_size}, {grouped}, "
         f"{config.vocab_size:,} tokens, context window {config.max_position_embeddings:,}.\n\n"
         "Serve this folder with `platen serve`, or open it with\n"
@@ -165,8 +174,9 @@ def bundle_fingerprint(path: Path, digest: Callable[[Path], str] = sha256_file) 
     total = hashlib.sha256()
     names = {"config.json", TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE}
     files = [file for file in path.iterdir() if file.name in names or file.suffix == ".safetensors"]
+    files += (path / TEMPLATE_FOLDER).glob("*.jinja")
     for file in sorted(files):
-        total.update(f"{file.name}:{digest(file)}\n".encode())
+        total.update(f"{file.relative_to(path).as_posix()}:{digest(file)}\n".encode())
     return total.hexdigest()[:16]
 
 
@@ -202,12 +212,13 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
+def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: DecoderConfig) -> None:
     _check_vocabulary(tokenizer, config)
     if not (path / PLATEN_FILE).is_file():
         return
     recorded = read_json(path / PLATEN_FILE).get("tokenizer_sha256")
-    if recorded != tokenizer.sha256:
+    # Of a folder whose other files name more tokens, the file itself may have been recorded.
+    if recorded != tokenizer.sha256 and recorded != sha256_file(path / TOKENIZER_FILE):
         raise BundleError(
             f"{path / TOKENIZER_FILE} is not the tokenizer that this model was trained with "
             f"(sha256 {tokenizer.sha256[:12]}…, recorded {str(recorded)[:12]}…)",
@@ -215,10 +226,10 @@ def _check_tokenizer(path: Path, tokenizer: Tokenizer, config: LlamaConfig) -> N
         )
 
 
-def _check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig) -> None:
-    if tokenizer.vocab_size > config.vocab_size:
+def _check_vocabulary(tokenizer: Tokenizer, config: DecoderConfig) -> None:
+    if tokenizer.base_vocab_size > config.vocab_size:
         raise BundleError(
-            f"the tokenizer has {tokenizer.vocab_size:,} entries, the model's embedding only "
+            f"the tokenizer has {tokenizer.base_vocab_size:,} entries, the model's embedding only "
             f"{config.vocab_size:,}",
             hint="Model and tokenizer are of different models; use the tokenizer it was trained with.",
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,9 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from platen.core.errors import BundleError, first_line
+from platen.models.arch.attention import Attention, Visible
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.from_project import llama_config
+from platen.models.arch.layers import FeedForward, RMSNorm
+from platen.models.arch.rope import RotaryTables, rope_frequencies
 from platen.models.config import ModelConfig
-from platen.models.llama import Attention, RMSNorm, RotaryTables, SwiGLU
-from platen.models.llama_config import LlamaConfig, llama_config
 from platen.tokens.tokenizer import Tokenizer
 
 Rung = Literal["feedforward", "rmsnorm", "rope_attention", "swiglu"]
@@ -49,18 +53,18 @@ class LadderModel(nn.Module):
     too, so it starts from 0.02. `dropout` acts in train mode on what each part gives.
     """
 
-    def __init__(self, rung: Rung, config: LlamaConfig, *, dropout: float = 0.0) -> None:
+    def __init__(self, rung: Rung, config: DecoderConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
         level = RUNGS.index(rung)
         self.rung = rung
         self.config = config
         self.dropout = dropout
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if level >= 1 else None
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if level >= 2 else None
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps) if level >= 1 else None
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps) if level >= 2 else None
         self.attention = Attention(config, 0) if level >= 2 else None
-        self.rotary = RotaryTables(config) if level >= 2 else None
-        self.feed_forward: nn.Module = SwiGLU(config) if level >= 3 else ReLULayer(config.hidden_size)
+        self.rotary = _rotary(config) if level >= 2 else None
+        self.feed_forward: nn.Module = FeedForward(config) if level >= 3 else ReLULayer(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             nn.init.normal_(self.embed_tokens.weight, std=config.initializer_range)
@@ -71,8 +75,9 @@ class LadderModel(nn.Module):
         x = self.embed_tokens(input_ids)
         if self.attention is not None and self.attention_norm is not None and self.rotary is not None:
             tokens = input_ids.shape[1]
+            self.rotary.reach(tokens)
             cos, sin = self.rotary.cos[:tokens].to(x.dtype), self.rotary.sin[:tokens].to(x.dtype)
-            attended = self.attention(self.attention_norm(x), cos, sin, None, tokens > 1, None)
+            attended = self.attention(self.attention_norm(x), (cos, sin), Visible(tokens), None)
             x = x + F.dropout(attended, self.dropout, self.training)
         x = self.feed_forward(x if self.norm is None else self.norm(x))
         return F.dropout(x, self.dropout, self.training)
@@ -86,7 +91,7 @@ class LadderModel(nn.Module):
         kv_cache: object | None = None,
         logits_to_keep: int = 0,
     ) -> Tensor:
-        """Logits (B, T, V) of the token after each of `input_ids` (B, T), as `models.llama.Llama` gives them.
+        """Logits (B, T, V) of the token after each of `input_ids` (B, T), as `Decoder` gives them.
 
         With `logits_to_keep` n > 0 only the last n positions come out. The ladder is for comparison, not
         for serving: padding and caching raise ValueError.
@@ -96,20 +101,25 @@ class LadderModel(nn.Module):
         return self.head(self.hidden_states(input_ids)[:, -logits_to_keep:])  # type: ignore[no-any-return]
 
 
+def _rotary(config: DecoderConfig) -> RotaryTables:
+    frequencies = partial(rope_frequencies, config.rotary_dim, config.rope_theta, config.rope_scaling)
+    return RotaryTables(frequencies, config.max_position_embeddings)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """An opened ladder model."""
 
     model: LadderModel
     tokenizer: Tokenizer
-    config: LlamaConfig
+    config: DecoderConfig
     path: Path
 
 
 def build(model_config: ModelConfig, vocab_size: int, *, dropout: float = 0.0) -> LadderModel:
     """The network of the rung that `model_config.architecture` names; `num_hidden_layers` is not used."""
     if model_config.architecture == "llama":
-        raise ValueError("llama is not a rung; it is in platen.models.llama")
+        raise ValueError("llama is not a rung; it is in platen.models.arch.decoder")
     config = replace(llama_config(model_config, vocab_size), num_hidden_layers=1)
     return LadderModel(model_config.architecture, config, dropout=dropout)
 
@@ -144,7 +154,7 @@ def open(path: Path) -> Baseline:
     """Open what `save` wrote, in evaluation mode. Raises BundleError when it is damaged."""
     try:
         raw = json.loads((path / "config.json").read_text("utf-8"))
-        config = LlamaConfig.from_hf({**raw, "architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+        config = DecoderConfig.from_hf({**raw, "architectures": ["LlamaForCausalLM"], "model_type": "llama"})
         model = LadderModel(raw["rung"], config)
         tensors = load_file(path / "model.safetensors")
         if config.tie_word_embeddings:

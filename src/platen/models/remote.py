@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from platen.core.artifacts import MANIFEST, Manifest
 from platen.core.download import Remote, RemoteFile
 from platen.core.errors import ArtifactError
+from platen.core.urls import shown
 
 
 class Unreachable(ArtifactError):
@@ -28,12 +29,6 @@ def name_in(url: str) -> str:
     """What a model at this URL is called: its folder's name."""
     parts = urlsplit(url)
     return PurePosixPath(unquote(parts.path)).name or parts.netloc.rpartition("@")[2]
-
-
-def shown(url: str) -> str:
-    """A URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @dataclass(frozen=True)

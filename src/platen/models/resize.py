@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import Bundle, save_bundle
-from platen.models.llama import Llama
 from platen.tokens.tokenizer import Tokenizer
 
 _EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
@@ -30,7 +30,7 @@ def resize_bundle(
     """
     rows = max(bundle.config.vocab_size, tokenizer.vocab_size)
     with torch.device("meta"):
-        model = Llama(replace(bundle.config, vocab_size=rows))
+        model = Decoder(replace(bundle.config, vocab_size=rows))
     tensors = dict(bundle.model.state_dict())
     for name in (_EMBEDDING, _OUTPUT):
         if name in tensors:

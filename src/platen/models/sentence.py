@@ -17,7 +17,7 @@ from platen.core.errors import BundleError
 from platen.models.bundle import read_json
 from platen.models.compiled import COMPILED_FILE
 from platen.models.weights import AGAIN
-from platen.tokens.tokenizer import CONFIG_FILE
+from platen.tokens.folder import CONFIG_FILE
 
 MODULES_FILE = "modules.json"
 _PROMPTS_FILE = "config_sentence_transformers.json"

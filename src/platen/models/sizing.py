@@ -1,7 +1,7 @@
 """What a model needs before it exists: memory to serve and to train, key/value cache, FLOPs, time and money.
 
-Pure arithmetic on a parameter count or a `LlamaConfig`; only `measure_flop_rate` touches the machine. A GB is
-10^9 bytes here, as makers of GPUs and the usual rules of thumb count.
+Pure arithmetic on a parameter count or a `DecoderConfig`; only `measure_flop_rate` touches the machine. A
+GB is 10^9 bytes here, as makers of GPUs and the usual rules of thumb count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from platen.core.errors import ConfigError
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
 
 GB = 1_000_000_000
 RULE_OF_THUMB_CACHE_BYTES = 1_000_000
@@ -130,7 +130,7 @@ def weight_bytes(parameters: int, bits: int = 16) -> int:
     return -(-parameters * bits // 8)
 
 
-def cache_bytes_per_token(config: LlamaConfig, bytes_per_value: int = 2) -> int:
+def cache_bytes_per_token(config: DecoderConfig, bytes_per_value: int = 2) -> int:
     """Exact key/value cache of one token of one sequence: 2 · layers · kv_heads · head_dim · bytes."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes_per_value
 
@@ -162,7 +162,7 @@ def training_memory(parameters: int, *, activations: int = 0) -> TrainingMemory:
     )
 
 
-def activation_bytes(config: LlamaConfig, sequence_length: int, sequences: int) -> int:
+def activation_bytes(config: DecoderConfig, sequence_length: int, sequences: int) -> int:
     """What a float32 forward pass of `sequences` at once keeps for the backward pass, nothing recomputed.
 
     Counts each large tensor that an operation of the network saves; attention is fused, so no T × T matrix is
@@ -180,7 +180,7 @@ def activation_bytes(config: LlamaConfig, sequence_length: int, sequences: int) 
 
 
 def training_flops(
-    parameters: int, tokens: int, *, config: LlamaConfig | None = None, sequence_length: int = 0
+    parameters: int, tokens: int, *, config: DecoderConfig | None = None, sequence_length: int = 0
 ) -> TrainingFlops:
     """6 · parameters · tokens (Kaplan et al., 2020); with a shape also attention's 12 · L · H · D · T each.
 

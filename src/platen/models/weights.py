@@ -7,7 +7,7 @@ file is named instead of loaded. Pickled weights are refused: unpickling runs wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,16 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: 
 
 def read_tensors(
     folder: Path,
-    expected: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    known_as: Callable[[str], str | None] = str,
     *,
-    ignored: tuple[str, ...] = (),
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """The tensors named in `expected` (of which only the shapes count), in `dtype` or else as stored.
+    """The tensors whose names and shapes are `expected`, in `dtype` or else as stored.
 
-    Other tensors are refused unless their name ends with one of `ignored`. Raises BundleError naming the
-    file or the tensor.
+    `known_as` turns a file's names into those; a tensor for which it gives None is left out, any other that
+    is not expected is refused. Raises BundleError naming the file or the tensor.
     """
     found: dict[str, Tensor] = {}
     for file, names in _files(folder):
@@ -73,9 +73,11 @@ def read_tensors(
                         raise BundleError(
                             f"{file} has no tensor {name}, which the index puts there", hint=AGAIN
                         )
-                    if name in expected:
-                        found[name] = _checked(file, name, opened.get_tensor(name), expected[name], dtype)
-                    elif not name.endswith(ignored or ("\0",)):
+                    known = known_as(name)
+                    if known is not None and known in expected:
+                        tensor = opened.get_tensor(name)
+                        found[known] = _checked(file, name, tensor, expected[known], dtype)
+                    elif known is not None:
                         raise BundleError(
                             f"{file} has a tensor {name} that a network of its config.json doesn't have",
                             hint="config.json and weights are of different models or an unsupported kind.",
@@ -89,10 +91,12 @@ def read_tensors(
     return found
 
 
-def _checked(file: Path, name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if tensor.shape != like.shape:
+def _checked(
+    file: Path, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None
+) -> Tensor:
+    if tuple(tensor.shape) != shape:
         raise BundleError(
-            f"{file}: tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(like.shape)}",
+            f"{file}: tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(shape)}",
             hint="config.json and weights are of different models.",
         )
     if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):

@@ -44,7 +44,7 @@ def import_dagster() -> Any:
 
 def home(pipeline: Pipeline) -> Path:
     """Dagster's directory for this project, with its settings written."""
-    directory = pipeline.state / "dagster"
+    directory = pipeline.folder / "dagster"
     directory.mkdir(parents=True, exist_ok=True)
     settings = directory / "dagster.yaml"
     if not settings.is_file() or settings.read_text() != _SETTINGS:

@@ -6,22 +6,23 @@ shows; what is stale was settled before by the planner, so a fresh project never
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from platen.core.artifacts import Artifact, Manifest, SourceIndex, Store, made_with, now, project_lock
-from platen.core.errors import GateFailed, MissingExtraError, PlatenError
-from platen.core.files import write_atomic
+from platen.core.artifacts import Artifact, Manifest, SourceIndex, Store, made_with, now
+from platen.core.errors import ArtifactError, GateFailed, MissingExtraError, PlatenError
 from platen.core.stage import NullTracker, Progress, SilentProgress, StageContext, Tracker
+from platen.core.state.embedded import STATE_FOLDER
+from platen.core.state.interface import LockHeldError, StateError
 from platen.pipeline.graph import build_stages, select
 from platen.pipeline.planner import PlannedStage, plan
 from platen.project.file import LoadedProject
 
-STATE = ".platen"
+LATEST = "latest"
+"""The document of what the latest run stands on."""
 
 
 @dataclass
@@ -62,11 +63,13 @@ class Pipeline:
     def __init__(self, loaded: LoadedProject) -> None:
         self.project = loaded.project
         self.directory = loaded.directory
-        self.state = loaded.directory / STATE
+        self.folder = loaded.directory / STATE_FOLDER
+        self.registry = loaded.open_registry()
+        self.state = self.registry.backend.state
         self.store = Store(
             loaded.project.store,
             base=loaded.directory,
-            scratch=self.state,
+            scratch=self.folder,
             shown=loaded.redact(loaded.project.store),
         )
         self._redact = loaded.redact
@@ -79,13 +82,25 @@ class Pipeline:
             seed=self.project.seed,
             directory=self.directory,
             redact=self._redact,
-            index=SourceIndex(self.state / "sources.json"),
+            index=SourceIndex(self.folder / "sources.json"),
         )
 
-    def lock(
-        self, waiting: Callable[[str], None] = lambda _: None, timeout: float = -1
-    ) -> AbstractContextManager[None]:
-        return project_lock(self.state, waiting=waiting, timeout=timeout)
+    @contextmanager
+    def lock(self, waiting: Callable[[str], None] = lambda _: None, timeout: float = -1) -> Iterator[None]:
+        """One run at a time on one project.
+
+        `waiting` is told once who else is at it; raises ArtifactError after `timeout` seconds (-1: never).
+        """
+        try:
+            held = ExitStack()
+            held.enter_context(self.state.lock("run", waiting=waiting, timeout=timeout))
+        except LockHeldError as error:
+            raise ArtifactError(
+                f"another run ({error.owner}) is working on this project",
+                hint="wait for it, or stop it; then run again",
+            ) from None
+        with held:
+            yield
 
     def run(self, targets: tuple[str, ...] = (), observer: Observer | None = None) -> RunReport:
         """Make every stale stage that `targets` need. The caller holds the lock.
@@ -131,6 +146,8 @@ class Pipeline:
                     inputs=inputs,
                     out=work,
                     project_dir=self.directory,
+                    state=self.state,
+                    registry_url=self.project.registry,
                     seed=self.project.seed,
                     progress=progress,
                     tracker=tracker,
@@ -158,7 +175,7 @@ class Pipeline:
         from platen.registry.tracking import MlflowTracker
 
         return MlflowTracker(
-            self.directory,
+            self.registry.backend,
             experiment=self.project.name,
             run_name=entry.stage.name,
             fingerprint=entry.fingerprint,
@@ -167,17 +184,16 @@ class Pipeline:
     def latest(self) -> dict[str, str]:
         """The artifact that each stage last made or found fresh, as `name/fingerprint`."""
         try:
-            known = json.loads((self.state / "latest.json").read_text())
-        except (OSError, ValueError):
+            known = self.state.document(LATEST).read()
+        except StateError:
             return {}
         return {str(name): str(ref) for name, ref in known.items()} if isinstance(known, dict) else {}
 
     def remember(self, planned: Iterable[PlannedStage]) -> None:
         """Note what was made or found fresh, so that clearing up spares it."""
-        known = self.latest()
-        now_known = known | {e.stage.name: f"{e.stage.name}/{e.fingerprint}" for e in planned}
-        if now_known != known:
-            write_atomic(self.state / "latest.json", json.dumps(now_known, indent=1).encode())
+        new = {entry.stage.name: f"{entry.stage.name}/{entry.fingerprint}" for entry in planned}
+        if not new.items() <= self.latest().items():
+            self.state.document(LATEST).update(lambda known: (known if isinstance(known, dict) else {}) | new)
 
 
 class Execution:
@@ -225,13 +241,11 @@ class Execution:
     def check_gate(self, artifact: Artifact) -> Any:
         """The gate's outcome on an evaluation; a failure is kept as the run's error."""
         from platen.registry.gate import check
-        from platen.registry.reading import production_metrics
 
         project = self.pipeline.project
+        production = self.pipeline.registry.production(project.register_as.model or project.name)
         outcome = check(
-            project.gate,
-            artifact.manifest.metrics,
-            production_metrics(self.pipeline.directory, project.register_as.model or project.name),
+            project.gate, artifact.manifest.metrics, None if production is None else production.metrics
         )
         for line in outcome.lines:
             self.observer.say(line)

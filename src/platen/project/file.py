@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -28,6 +28,10 @@ from platen.project.sections import Project, Service
 from platen.project.templates import new_project
 from platen.project.yaml import KeyPath, Position, Problem, Values, YamlTextError, parse
 from platen.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from platen.core.state.interface import State
+    from platen.registry.versions import Registry
 
 __all__ = ["FILE_NAME", "LoadedProject", "json_schema", "load_project", "new_project", "reference_markdown"]
 
@@ -58,6 +62,18 @@ class LoadedProject:
         """
         return _redact(value, self.interpolated)
 
+    def open_registry(self) -> Registry:
+        """The runs and registered versions. Raises as `open_state`, and RegistryError."""
+        from platen.registry.versions import Registry
+
+        return Registry(self.directory, url=self.project.registry, state=self.open_state())
+
+    def open_state(self) -> State:
+        """Where what the project remembers between runs is kept. Raises ConfigError, MissingExtraError."""
+        from platen.core.state.open import open_state
+
+        return open_state(self.directory, self.project.name, self.project.state)
+
 
 @dataclass(frozen=True)
 class LoadedService:
@@ -69,6 +85,19 @@ class LoadedService:
     service: Service
     directory: Path
     trains: bool
+    registry_url: str | None = field(default=None, repr=False)
+
+    def open_registry(self) -> Registry:
+        """The registered versions. Raises as `open_state`, and RegistryError."""
+        from platen.registry.versions import Registry
+
+        return Registry(self.directory, url=self.registry_url, state=self.open_state())
+
+    def open_state(self) -> State:
+        """Where keys and routes are kept. Raises ConfigError, MissingExtraError."""
+        from platen.core.state.open import open_state
+
+        return open_state(self.directory, self.service.name, self.service.state)
 
 
 def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
@@ -93,20 +122,21 @@ def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
 def load_service(path: Path, overrides: Sequence[str] = ()) -> LoadedService:
     """What is needed to serve, of a whole project or of a file that has no more; else as `load_project`."""
     file, draft, data = _drafted(path, overrides)
-    service: Service | None
+    service: Service | None = None
+    registry_url: str | None = None
     if only_serves := _only_serves(data):
         service = draft.validate_service(data)
-    else:
-        project = draft.validate(data)
-        service = None if project is None else Service(name=project.name, serve=project.serve)
+    elif (project := draft.validate(data)) is not None:
+        service = Service(name=project.name, serve=project.serve, state=project.state)
+        registry_url = project.registry
     if service is None:
         raise _refusal(file, draft.problems, draft.interpolated, draft.overridden)
-    return LoadedService(service, file.parent.resolve(), trains=not only_serves)
+    return LoadedService(service, file.parent.resolve(), not only_serves, registry_url)
 
 
 def _only_serves(data: Mapping[str, Any]) -> bool:
     """Whether these are a gateway's: no text, no training, no model."""
-    return data.keys() == {"name", "serve"}
+    return data.keys() - {"state"} == {"name", "serve"}
 
 
 def _drafted(path: Path, overrides: Sequence[str]) -> tuple[Path, _Draft, dict[str, Any]]:

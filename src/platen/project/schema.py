@@ -30,7 +30,7 @@ anything starts, with the line, what was found and what is allowed.
 - **Editors.** A first line `# yaml-language-server: $schema=.platen-schema.json` gives completion and checks;
   `platen schema > .platen-schema.json` writes that file.
 
-This page and `platen.schema.json` are generated from the schema in `src/platen/project.py`.
+This page and `platen.schema.json` are generated from the schema in `src/platen/project/sections.py`.
 """
 
 

@@ -54,6 +54,8 @@ class Service(Section):
 
     name: ProjectName
     """Lower-case letters, digits, - and _; at most 63, the first a letter or digit."""
+    state: Text | None = None
+    """As in a whole project."""
     serve: ServeConfig
     """Serving."""
 
@@ -70,6 +72,10 @@ class Project(Section):
     """Start of every random choice; the same seed gives the same run."""
     store: Text = ".platen/store"
     """Where artifacts live: a folder relative to the project file or an fsspec URL."""
+    state: Text | None = None
+    """PostgreSQL address, for servers on several machines that share keys and routes; default: `.platen`."""
+    registry: Text | None = None
+    """MLflow server or database of the runs and registered versions; default: SQLite in `.platen`."""
     data: DataConfig
     """The text."""
     tokenizer: TokenizerConfig = TokenizerConfig()

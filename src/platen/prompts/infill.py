@@ -63,9 +63,8 @@ def infill_prompt(tokenizer: Tokenizer, format: InfillFormat, prefix: str, suffi
 
     before = marked(format.prefix, tokenizer.encode(prefix, special=False))
     after = marked(format.suffix, tokenizer.encode_inside(suffix))
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     middle = [] if format.middle is None else [_id(tokenizer, format.middle)]
-    return [*begin, *(after + before if format.suffix_first else before + after), *middle]
+    return [*tokenizer.prefix_ids, *(after + before if format.suffix_first else before + after), *middle]
 
 
 def infill_ends(tokenizer: Tokenizer, format: InfillFormat) -> tuple[int, ...]:

@@ -1,92 +1,70 @@
-"""From a text or a conversation to the token ids that a model is given."""
+"""A conversation's messages, as every part of Platen that deals with turns has them."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from platen.tokens.chat_templates import ChatTemplateError
-from platen.tokens.tokenizer import Tokenizer
-
-ModelKind = Literal["base", "chat"]
-"""A base model continues text; a chat model was trained on turns."""
+Role = Literal["system", "user", "assistant", "tool"]
 
 
-def text_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text to continue. An empty one begins a new document.
+@dataclass(frozen=True)
+class ToolCall:
+    """One call; `arguments` is the JSON text that the model wrote."""
 
-    Raises ValueError when the text is empty and the tokenizer marks no documents.
+    name: str
+    arguments: str
+    id: str = ""
+
+    def as_chat(self) -> dict[str, Any]:
+        """As chat templates take it: OpenAI's form, but with the arguments as an object."""
+        function = {"name": self.name, "arguments": json.loads(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `input` is material that the text speaks of, such as a passage to translate.
+
+    `calls` and `reasoning` are an assistant's; a tool's message answers the call with the id `answers`, and
+    may have the function's `name`.
     """
-    return tokenizer.encode(text, add_bos=True) or _new_document(tokenizer)
+
+    role: Role
+    text: str
+    input: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    answers: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def content(self) -> str:
+        """All of it, for templates that know one text a turn."""
+        return f"{self.text}\n\n{self.input}" if self.input else self.text
+
+    def as_chat(self) -> dict[str, Any]:
+        """As chat templates take it; with an input also its two parts."""
+        chat: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.input:
+            chat |= {"instruction": self.text, "input": self.input}
+        if self.calls:
+            chat["tool_calls"] = [call.as_chat() for call in self.calls]
+        optional = {"tool_call_id": self.answers, "name": self.name, "reasoning_content": self.reasoning}
+        return chat | {key: value for key, value in optional.items() if value is not None}
 
 
-def truncated_text_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
-    """Like `text_prompt`, but of a longer text only the end that makes `room` tokens."""
-    ids = text_prompt(tokenizer, text)
-    if len(ids) <= room:
-        return ids
-    begin = ids[:1] if room > 1 and ids[0] == tokenizer.bos_id else []
-    return begin + ids[len(ids) - room + len(begin) :]
-
-
-def chat_prompt(
-    tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] = (),
-    *,
-    add_generation_prompt: bool = True,
-) -> list[int]:
-    """Ids of a conversation, up to where the answer begins; `tools` are functions in OpenAI's form.
-
-    Without `add_generation_prompt` they end with the last message. Raises ChatTemplateError, ValueError.
-    """
-    text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=add_generation_prompt)
-    # A chat model's template writes its own beginning-of-text; a plain one writes none.
-    return tokenizer.encode(text, add_bos=kind_of(tokenizer) == "base") or _new_document(tokenizer)
-
-
-def truncated_chat_prompt(
-    tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, Any]],
-    room: int,
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> list[int]:
-    """Like `chat_prompt`, leaving out the oldest turns (never instructions) until `room` tokens do.
-
-    The last message always stays; if it is too long by itself, so is the result.
-    """
-    turns = [i for i, message in enumerate(messages[:-1]) if message["role"] != "system"]
-
-    def without(oldest: int) -> list[int]:
-        left_out = set(turns[:oldest])
-        return chat_prompt(tokenizer, [m for i, m in enumerate(messages) if i not in left_out], tools)
-
-    # What stays never begins with an answer whose question is left out, nor with a tool's.
-    cuts = [
-        n
-        for n in range(len(turns) + 1)
-        if n in (0, len(turns)) or messages[turns[n]]["role"] not in ("assistant", "tool")
-    ]
-    found = bisect_left(cuts, True, key=lambda cut: len(without(cut)) <= room)
-    return without(cuts[min(found, len(cuts) - 1)])
-
-
-def kind_of(tokenizer: Tokenizer) -> ModelKind:
-    """Whether a model was made for turns, told by its chat template: a plain one marks no turns."""
-    if not tokenizer.has_chat_template:
-        return "base"
-    texts = ("first", "second", "third")
-    roles = ("user", "assistant", "user")
-    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
-    try:
-        prompt = tokenizer.apply_chat_template(messages)
-    except ChatTemplateError:
-        return "chat"
-    return "base" if "".join(prompt.split()) == "".join(texts) else "chat"
-
-
-def _new_document(tokenizer: Tokenizer) -> list[int]:
-    if tokenizer.eos_id is None:
-        raise ValueError("the prompt has no tokens")
-    return [tokenizer.eos_id]  # documents are divided by end-of-text, so after it one begins
+def as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """As chat templates take them; a tool's answer gets the name of the function that was called."""
+    names: dict[str | None, str] = {}
+    chat: list[dict[str, Any]] = []
+    for message in messages:
+        names |= {call.id: call.name for call in message.calls}
+        chat.append(message.as_chat())
+        if message.role != "tool":
+            chat[-1].pop("name", None)
+        elif message.answers in names:
+            chat[-1].setdefault("name", names[message.answers])
+    return chat

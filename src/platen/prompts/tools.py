@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from platen.tokens.chat_templates import ChatTemplateError
+from platen.prompts.messages import Message, ToolCall
+from platen.prompts.templates import ChatTemplateError, TemplateOptions, apply_chat_template
 from platen.tokens.tokenizer import Tokenizer
 
 ToolStyle = Literal["tags", "list", "bare"]
@@ -38,20 +39,6 @@ class FunctionTool:
         parameters = self.parameters or {"type": "object", "properties": {}}
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """One call; `arguments` is the JSON text that the model wrote."""
-
-    name: str
-    arguments: str
-    id: str = ""
-
-    def for_template(self) -> dict[str, Any]:
-        """As chat templates take it: OpenAI's form, but with the arguments as an object."""
-        function = {"name": self.name, "arguments": json.loads(self.arguments)}
-        return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,10 @@ _CALLS = (
 _TOOLS = tuple(FunctionTool(call.name, "A probe.", {"type": "object", "properties": {}}) for call in _CALLS)
 
 
+_ASKED = Message("user", _QUESTION).as_chat()
+_GIVEN = tuple(tool.for_template() for tool in _TOOLS)
+
+
 def tool_format(tokenizer: Tokenizer) -> ToolFormat | None:
     """How the model of this tokenizer writes calls; None when its chat template has no place for tools, or
     writes calls in a way that is none of the three.
@@ -107,22 +98,21 @@ def tool_format(tokenizer: Tokenizer) -> ToolFormat | None:
 
 def _mentions_tools(tokenizer: Tokenizer) -> bool:
     """Whether the tools that it is given reach the model."""
-    messages = [{"role": "user", "content": _QUESTION}]
-    tools = [tool.for_template() for tool in _TOOLS]
     try:
-        return _TOOLS[0].name in tokenizer.apply_chat_template(messages, tools=tools)
+        prompt = apply_chat_template(tokenizer, [_ASKED], TemplateOptions(tools=_GIVEN))
     except ChatTemplateError:
         return False
+    return _TOOLS[0].name in prompt
 
 
 def _rendered(tokenizer: Tokenizer, calls: Sequence[ToolCall]) -> str | None:
     """What the template makes of an answer with these calls, from where the model's own words begin."""
-    question = {"role": "user", "content": _QUESTION}
-    answer = {"role": "assistant", "content": "", "tool_calls": [call.for_template() for call in calls]}
-    tools = [tool.for_template() for tool in _TOOLS]
+    answer = Message("assistant", "", calls=tuple(calls)).as_chat()
     try:
-        prompt = tokenizer.apply_chat_template([question], tools=tools)
-        whole = tokenizer.apply_chat_template([question, answer], tools=tools, add_generation_prompt=False)
+        prompt = apply_chat_template(tokenizer, [_ASKED], TemplateOptions(tools=_GIVEN))
+        whole = apply_chat_template(
+            tokenizer, [_ASKED, answer], TemplateOptions(tools=_GIVEN, add_generation_prompt=False)
+        )
     except ChatTemplateError:
         return None
     return whole.removeprefix(prompt) if whole.startswith(prompt) else whole.rpartition(_QUESTION)[2]

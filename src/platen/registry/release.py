@@ -13,7 +13,7 @@ from platen.core.errors import ArtifactError, GateFailed
 from platen.core.stage import StageContext, StageResult
 from platen.registry.config import ReleaseConfig
 from platen.registry.gate import GateOutcome, check
-from platen.registry.registry import Registry
+from platen.registry.versions import Registry
 
 RELEASE = "release.json"
 
@@ -47,7 +47,7 @@ def register(ctx: StageContext) -> StageResult:
     """
     config: ReleaseConfig = ctx.config
     train, evaluation = ctx.inputs["train"], ctx.inputs["evaluate"]
-    registry = Registry(ctx.project_dir)
+    registry = Registry(ctx.project_dir, url=ctx.registry_url, state=ctx.state)
     metrics = evaluation.manifest.metrics
     text = evaluation.manifest.notes.get("evaluated_text")
     outcome = _gate(ctx, registry, config, metrics, text)

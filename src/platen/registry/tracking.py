@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from platen.core.errors import RegistryError
-from platen.registry import reading
-from platen.registry.backend import database, files, writing
+from platen.registry.backend import Backend
+from platen.registry.runs import find_run
+from platen.registry.snapshot import Snapshot
+from platen.registry.version import FINGERPRINT, PARENT_CHECKPOINT, PARENT_RUN
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -36,14 +37,14 @@ class MlflowTracker:
 
     def __init__(
         self,
-        project_dir: Path,
+        backend: Backend,
         *,
         experiment: str,
         run_name: str,
         fingerprint: str,
         parent_fingerprint: str | None = None,
     ) -> None:
-        self.project_dir = project_dir
+        self.backend = backend
         self.experiment = experiment
         self.run_name = run_name
         self.fingerprint = fingerprint
@@ -56,12 +57,12 @@ class MlflowTracker:
         self._flushed_at = time.monotonic()
 
     def __enter__(self) -> MlflowTracker:
-        found = reading.find_run(self.project_dir, self.fingerprint)
-        with writing(self.project_dir, f"tracking {self.run_name}") as client:
+        with self.backend.writing(f"tracking {self.run_name}") as client:
             self._client = client
+            found = find_run(client, self.fingerprint)
             if found is None:
                 run = client.create_run(
-                    self._experiment_id(client), run_name=self.run_name, tags=self._tags()
+                    self._experiment_id(client), run_name=self.run_name, tags=self._tags(client)
                 )
                 self.run_id = run.info.run_id
             else:
@@ -77,12 +78,13 @@ class MlflowTracker:
         try:
             self.flush()
             self.client.set_terminated(self.run_id, status=status)
+            Snapshot(self.backend).renew(self.client)
         except self._failures() as problem:
             failed = problem
         self._client = None
         if failed is not None and kind is None:
             raise RegistryError(
-                f"The curves of {self.run_name} did not get into {database(self.project_dir)}: {failed}",
+                f"The curves of {self.run_name} did not get into {self.backend.shown}: {failed}",
                 hint="check that the disk has room and nothing holds the file; then run again",
             ) from failed
 
@@ -120,6 +122,7 @@ class MlflowTracker:
         while self._buffer:
             self.client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
             del self._buffer[:BATCH]
+            Snapshot(self.backend).renew(self.client)  # a reader sees that only the curves have changed
         self._flushed_at = time.monotonic()
 
     def _last_step(self, key: str) -> float:
@@ -135,16 +138,17 @@ class MlflowTracker:
         known = client.get_experiment_by_name(self.experiment)
         if known is not None:
             return str(known.experiment_id)
-        location = files(self.project_dir).resolve().as_uri()
+        files = self.backend.files  # else MLflow's server says where files go
+        location = None if files is None else files.resolve().as_uri()
         return str(client.create_experiment(self.experiment, artifact_location=location))
 
-    def _tags(self) -> dict[str, Any]:
-        tags = {reading.FINGERPRINT: self.fingerprint}
+    def _tags(self, client: MlflowClient) -> dict[str, Any]:
+        tags = {FINGERPRINT: self.fingerprint}
         if self.parent_fingerprint is not None:
-            tags[reading.PARENT_CHECKPOINT] = self.parent_fingerprint
-            parent_run = reading.find_run(self.project_dir, self.parent_fingerprint)
+            tags[PARENT_CHECKPOINT] = self.parent_fingerprint
+            parent_run = find_run(client, self.parent_fingerprint)
             if parent_run is not None:
-                tags[reading.PARENT_RUN] = parent_run
+                tags[PARENT_RUN] = parent_run
         return tags
 
     @staticmethod

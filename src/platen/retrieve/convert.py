@@ -20,7 +20,7 @@ from platen.models.bundle import PLATEN_FILE, bundle_fingerprint, find_bundle
 from platen.models.classic.words import VECTORS_FILE
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, sentence_files
 from platen.models.store import remembered_digests
-from platen.tokens.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
+from platen.tokens.folder import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
 MOST_APART = 1e-4
 """What a graph's vectors may lack to a cosine of 1 with the model's."""

@@ -33,7 +33,8 @@ from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
 from platen.serve.gateway.layer import Gateway, NewScreens, open_upstreams
 from platen.serve.gateway.outgoing_request import NewGuard, OutgoingGuard
-from platen.serve.guards import Guards, Origin
+from platen.serve.guards.actions import Origin
+from platen.serve.guards.guards import Guards
 from platen.serve.hub.admin import Loader, admin_router
 from platen.serve.metrics import MeteredRequests, metrics_router
 from platen.web.errors import install_handlers, unexpected

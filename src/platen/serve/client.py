@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,8 @@ import httpx
 
 from platen.core.errors import PlatenError
 from platen.engines.protocol import SamplingParams
+from platen.engines.remote.events import DONE, data_lines
+from platen.models.generation_config import SamplingDefaults
 from platen.serve.access.keys import KEY_VARIABLE
 
 
@@ -102,6 +105,13 @@ class ChatClient(_Client):
             self._model = str(served[0]["id"])
         return self._model
 
+    def sampling_defaults(self) -> SamplingDefaults:
+        """How the model is sampled where a request doesn't say; nothing for a server that doesn't tell."""
+        response = self._send("GET", f"/v1/models/{quote(self.model(), safe='/')}")
+        told = (response.json().get("default_sampling_params") if response.is_success else None) or {}
+        names = [field.name for field in fields(SamplingDefaults)]
+        return SamplingDefaults(**{name: told[name] for name in names if name in told})
+
     def stream(self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams) -> Iterator[str]:
         """The answer to a conversation, piece by piece. Closing the iterator stops the server's work."""
         body: dict[str, Any] = {
@@ -114,8 +124,10 @@ class ChatClient(_Client):
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
         }
-        if sampling.top_k:
-            body["top_k"] = sampling.top_k  # only Platen and vLLM know it
+        # Only Platen and vLLM know these.
+        ours = {"top_k": (sampling.top_k, 0), "min_p": (sampling.min_p, 0.0)}
+        ours["repetition_penalty"] = (sampling.repetition_penalty, 1.0)
+        body |= {name: value for name, (value, off) in ours.items() if value != off}
         given = {key: value for key, value in body.items() if value is not None}
         response = self._send("POST", "/v1/chat/completions", given)
         try:
@@ -126,11 +138,8 @@ class ChatClient(_Client):
 
     def _pieces(self, response: httpx.Response) -> Iterator[str]:
         try:
-            for line in response.iter_lines():
-                if not line.startswith("data: "):
-                    continue
-                data = line.removeprefix("data: ")
-                if data == "[DONE]":
+            for data in data_lines(response.iter_bytes()):
+                if data == DONE:
                     return
                 piece = json.loads(data)
                 if "error" in piece:

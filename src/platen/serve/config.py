@@ -72,6 +72,8 @@ class ServeConfig(Section):
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
+    generation_config: Literal["auto", "none"] = "auto"
+    """Whether requests that don't say how to sample are given what a model's generation_config.json says."""
     draft: DraftConfig | None = None
     """When given, PyTorch's engine guesses how texts go on: the same texts, sooner where they repeat."""
     keys: Literal["required", "optional", "off"] = "off"
@@ -106,4 +108,5 @@ class ServeConfig(Section):
         blocklist = self.guards.blocklist.located(directory)
         guards = self.guards.model_copy(update={"blocklist": blocklist})
         draft = None if self.draft is None else self.draft.located(directory)
-        return self.model_copy(update={"guards": guards, "draft": draft})
+        upstreams = tuple(upstream.located(directory) for upstream in self.upstreams)
+        return self.model_copy(update={"guards": guards, "draft": draft, "upstreams": upstreams})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from platen.serve.config import ServeConfig
-from platen.serve.guards import Guards, Origin
+from platen.serve.guards.actions import Origin
+from platen.serve.guards.guards import Guards
 from platen.serve.guards.output_screening import Oversight
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.saved_routes import KeptChanges

@@ -9,12 +9,12 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -25,7 +25,7 @@ from platen.serve.api.oip.inference import OpenInference
 from platen.serve.app import create_app
 from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
-from platen.serve.hub.admin import restore
+from platen.serve.hub.admin import follow, restore
 from platen.serve.hub.loading import ServeError, further_models, open_any
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.saved_routes import KeptChanges
@@ -109,7 +109,8 @@ def serve_bundle(
             starting.close()
             on_ready(Started(url, kind, why, rpc.address if rpc else None, restored))
 
-        server = Server(app, hub, state, config, ready, rpc)
+        others = partial(follow, hub, context.kept, load, not_ours=remote) if context.kept.shared else None
+        server = Server(app, hub, state, config, ready, rpc, others)
         try:
             starting.enter_context(phase("listen"))
             server.run(sockets=[listener])
@@ -167,7 +168,9 @@ class Server(uvicorn.Server):
         config: ServeConfig,
         on_ready: Callable[[str], None],
         rpc: RpcServer | None = None,
+        follow: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
+        """`follow`, if given, runs as long as the server does."""
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -185,6 +188,8 @@ class Server(uvicorn.Server):
         )
         self._hub, self._state, self._drain_seconds = hub, state, config.drain_seconds
         self._host, self._on_ready, self._rpc = config.host, on_ready, rpc
+        self._follow = follow
+        self._following: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Start draining; safe from any thread and from a signal handler."""
@@ -195,10 +200,14 @@ class Server(uvicorn.Server):
         assert sockets
         if self._rpc is not None:
             await self._rpc.start()
+        if self._follow is not None:
+            self._following = asyncio.create_task(self._follow())
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._on_ready(f"http://{host}:{sockets[0].getsockname()[1]}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._following is not None:
+            self._following.cancel()
         for close in self._state.closers:
             await close()
         if self._rpc is not None:

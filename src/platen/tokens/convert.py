@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from platen.core.errors import BundleError
+from platen.tokens.folder import SENTENCEPIECE_FILE, TOKENIZER_FILE
 from platen.tokens.gguf_vocabulary import read_gguf_vocabulary
 from platen.tokens.gguf_write_vocabulary import write_gguf_vocabulary
 from platen.tokens.languages import SENTENCES
 from platen.tokens.pieces import ConversionError, from_tokenizer, to_tokenizer
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of, read_ranks, tokenizer_of, write_ranks
 from platen.tokens.sentencepiece_file import read_sentencepiece, sentencepiece_processor, write_sentencepiece
-from platen.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
+from platen.tokens.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -50,9 +51,9 @@ def open_tokenizer(path: Path) -> Tokenizer:
     names `bos_token`, `eos_token`, `pad_token`. Without it the pattern is Llama 3's. Raises BundleError.
     """
     if path.is_dir():
-        model = path / "tokenizer.model"
+        model = path / SENTENCEPIECE_FILE
         if not (path / TOKENIZER_FILE).is_file() and model.is_file():
-            return open_tokenizer(model)
+            return open_tokenizer(model).with_files_beside(path)
         return Tokenizer.from_dir(path)
     if not path.is_file():
         raise BundleError(f"there is no tokenizer {path}", hint="Give a folder or a file.")

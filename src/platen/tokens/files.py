@@ -81,7 +81,7 @@ def _write_split(
     dtype: np.dtype[Any],
     workers: int | None,
 ) -> SplitTokens:
-    start = b"" if tokenizer.bos_id is None else np.asarray([tokenizer.bos_id], dtype).tobytes()
+    start = np.asarray(tokenizer.prefix_ids, dtype).tobytes()
     end = np.asarray([tokenizer.eos_id], dtype).tobytes()
 
     def packed(batch: list[Encoded]) -> tuple[bytes, int, int]:

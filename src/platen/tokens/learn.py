@@ -20,7 +20,7 @@ from platen.tokens.chat_templates import CHAT_TEMPLATES, PLAIN_CHAT_TEMPLATE
 from platen.tokens.config import TokenizerConfig
 from platen.tokens.ranks import LLAMA3_PATTERN
 from platen.tokens.specials import BOS, EOS, FILL_IN_THE_MIDDLE, PAD, UNK, markers_of
-from platen.tokens.tokenizer import Tokenizer
+from platen.tokens.tokenizer import Tokenizer, bos_processor
 
 # Longer lines are skipped by SentencePiece's trainer unless it is told that there are any.
 _LINE_BYTES = 4096
@@ -49,9 +49,10 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, project_dir: 
     }
     if config.kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
         learned = _sentencepiece(texts, config, specials)
-        return Tokenizer(learned.raw, learned.config | tokenizer_config)
+        return Tokenizer(learned.raw, learned.config | tokenizer_config).beginning_with_bos()
     backend, trainer = _parts(config, specials)
     backend.train_from_iterator(texts, trainer)
+    backend.post_processor = bos_processor(BOS, backend.token_to_id(BOS))
     if config.kind == "wordpiece":
         tokenizer_config["unk_token"] = UNK
     return Tokenizer((backend.to_str(pretty=True) + "\n").encode(), tokenizer_config)

@@ -1,7 +1,8 @@
 """Text to token ids and back: a thin, exact wrapper over a Hugging Face `tokenizer.json`.
 
-It adds what serving needs: a detokenizer for streams that never shows half a character, and chat templates
-in a sandbox. What was read is saved back byte for byte, so its sha256 identifies a tokenizer.
+It adds what serving needs: a detokenizer for streams that never shows half a character, and the special
+tokens and chat templates that other files name. `tokenizer.json` is saved back byte for byte, so its sha256
+identifies a tokenizer.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 
 from platen.core.errors import BundleError
-from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, compile_template, render_template
+from platen.tokens.folder import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    declared_tokens,
+    decoder_entries,
+    named_templates,
+    read_tokenizer_folder,
+    special_tokens,
+    token_text,
+)
+from platen.tokens.specials import BOS, EOS, PAD
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
 _AGAIN = "Make the tokenizer again, or take the file from where the model comes from."
-TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,13 @@ def added_token(id: int, content: str, special: bool) -> dict[str, Any]:
     return {"id": id, "content": content, **sides, "special": special}
 
 
+def bos_processor(token: str, id: int) -> Any:
+    """A post-processor (of the tokenizers library) that puts this token before every text."""
+    return TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B:1", special_tokens=[(token, id)]
+    )
+
+
 class Tokenizer:
     """A tokenizer and its special tokens.
 
@@ -54,11 +71,15 @@ class Tokenizer:
         self._config = dict(config)
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self._backend = _backend(raw)
-        self._literal = _literal(self._backend, raw)
         self.bos_id = self._special("bos_token")
         self.eos_id = self._special("eos_token")
         self.pad_id = self._special("pad_token")
-        self._templates: dict[str, Any] = {}
+        self.chat_templates: Mapping[str, str] = named_templates(config.get("chat_template"), CONFIG_FILE)
+        """The model's own templates (Jinja) by name, such as `default`, `tool_use`; none for a base model."""
+        self.template_files: Mapping[str, str] = {}
+        """Where each of them was read from, for what is said of faults in it."""
+        if self._backend.post_processor is None and self._is_an_earlier_one_of_ours():
+            self._backend.post_processor = bos_processor(BOS, self.bos_id or 0)
         self._added = frozenset(self._backend.get_added_tokens_decoder())
         decoders = _decoder_types(self._backend)
         self._byte_level = "ByteLevel" in decoders
@@ -67,9 +88,10 @@ class Tokenizer:
 
     @classmethod
     def from_dir(cls, path: str | Path) -> Tokenizer:
-        """Read a folder with `tokenizer.json` and, if there, `tokenizer_config.json`.
+        """Read a folder with `tokenizer.json` and, if there, what belongs to it in files beside.
 
-        Raises BundleError naming the file that is missing or damaged.
+        Tokens that only those name are added, as transformers adds them. Raises BundleError naming the file
+        that is missing or damaged.
         """
         folder = Path(path)
         file = folder / TOKENIZER_FILE
@@ -78,21 +100,39 @@ class Tokenizer:
                 f"{folder} has no {TOKENIZER_FILE}",
                 hint="Save it in the fast format: transformers' AutoTokenizer writes it by save_pretrained.",
             )
-        config: dict[str, Any] = {}
+        beside = read_tokenizer_folder(folder)
         try:
-            if (folder / CONFIG_FILE).is_file():
-                config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-            if (folder / TEMPLATE_FILE).is_file():
-                config["chat_template"] = (folder / TEMPLATE_FILE).read_text("utf-8")
-        except ValueError as error:
-            raise BundleError(
-                f"{folder / CONFIG_FILE} is not valid: {error}",
-                hint=_AGAIN,
-            ) from None
-        try:
-            return cls(file.read_bytes(), config)
+            tokenizer = cls(file.read_bytes(), beside.config)._with_declared(beside.added)
         except BundleError as error:
             raise BundleError(f"{file}: {error.message}", hint=error.hint) from None
+        tokenizer.template_files = beside.template_files
+        return tokenizer
+
+    def with_files_beside(self, folder: Path) -> Tokenizer:
+        """With what the files of a folder say that has no `tokenizer.json`, where `add_bos_token` counts."""
+        beside = read_tokenizer_folder(folder)
+        config = self._config | beside.config
+        tokenizer = type(self)(self._raw, config)._with_declared(beside.added)
+        if config.get("add_bos_token"):
+            tokenizer = tokenizer.beginning_with_bos()
+        tokenizer.template_files = beside.template_files
+        return tokenizer
+
+    def _with_declared(self, added: Mapping[str, int]) -> Tokenizer:
+        """With the tokens that its configuration names and `tokenizer.json` lacks; itself if none."""
+        known = {repr(token) for token in self._backend.get_added_tokens_decoder().values()}
+        texts = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        exact = {token_text(token) for token in decoder_entries(self._config)}
+        missing = [
+            token
+            for token in declared_tokens(self._config, added)
+            if (repr(token) not in known if token.content in exact else token.content not in texts)
+        ]
+        if not missing:
+            return self
+        backend = Backend.from_buffer(self._raw)
+        backend.add_tokens(missing)
+        return type(self)(backend.to_str().encode(), self._config)
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json`, unchanged, and `tokenizer_config.json` into the folder `path`."""
@@ -102,10 +142,29 @@ class Tokenizer:
         text = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
+    @cached_property
+    def _literal(self) -> Any:
+        """The same, but text that reads like a special token is plain text."""
+        return _literal(self._backend, self._raw)
+
+    @property
+    def base_vocab_size(self) -> int:
+        """One more than the largest id of the learned vocabulary; tokens added to it may lie beyond."""
+        return int(max(self._backend.get_vocab(with_added_tokens=False).values())) + 1
+
     @property
     def vocab_size(self) -> int:
         """Entries in all, special tokens included: one more than the largest id."""
         return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
+
+    def beginning_with_bos(self) -> Tokenizer:
+        """The same, with the token that begins a text put before every one; itself if it has
+        a rule for that already, or no such token."""
+        text, backend = token_text(self._config.get("bos_token")), Backend.from_buffer(self._raw)
+        if self.bos_id is None or text is None or backend.post_processor is not None:
+            return self
+        backend.post_processor = bos_processor(text, self.bos_id)
+        return type(self)((backend.to_str(pretty=True) + "\n").encode(), self._config)
 
     @property
     def raw(self) -> bytes:
@@ -115,24 +174,46 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         """The model's own template (Jinja), None for a base model."""
-        return self._template_named("default")
-
-    def _template_named(self, name: str) -> str | None:
-        """Its template of this name; where there is one only, that."""
-        template = self._config.get("chat_template")
-        if isinstance(template, list):  # several, by name
-            template = next((entry["template"] for entry in template if entry["name"] == name), None)
-        return template
+        return self.chat_templates.get("default")
 
     @property
     def has_chat_template(self) -> bool:
-        return self.chat_template is not None
+        return bool(self.chat_templates)
 
-    def encode(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
-        """Ids of `text`. With `special` False, text that reads like a special token is plain text."""
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The texts of the special tokens that it names, such as `bos_token`, as templates see them."""
+        return special_tokens(self._config)
+
+    @cached_property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """The special tokens that it puts before a text: one that begins it, mostly, or none."""
+        framed = self._backend.encode("a", add_special_tokens=True)
+        marks = [index for index, special in enumerate(framed.special_tokens_mask) if not special]
+        return tuple(framed.ids[: marks[0]]) if marks else ()
+
+    def encode(self, text: str, *, add_special_tokens: bool = False, special: bool = True) -> list[int]:
+        """Ids of `text`. With `special` False, text that reads like a special token is plain text.
+
+        `add_special_tokens` puts those around it that the tokenizer's own post-processor puts there.
+        """
         backend = self._backend if special else self._literal
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        return [self.bos_id, *ids] if add_bos and self.bos_id is not None else ids
+        ids: list[int] = backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def encode_spans(self, text: str, spans: Iterable[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+        """Ids of `text`, and which of them belong to one of these spans of its characters."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        inside = [False] * len(found.ids)
+        for start, end in spans:
+            # A blank at an edge may belong to no token.
+            tokens = (found.char_to_token(at) for at in range(start, end))
+            first = next((token for token in tokens if token is not None), None)
+            tokens = (found.char_to_token(at) for at in range(end - 1, start - 1, -1))
+            last = next((token for token in tokens if token is not None), None)
+            if first is not None and last is not None:
+                inside[first : last + 1] = [True] * (last + 1 - first)
+        return list(found.ids), inside
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of a plain text that does not begin here: without the blank that some put before a text."""
@@ -228,34 +309,14 @@ class Tokenizer:
         """Whether this was added to the vocabulary as one token, special or not, as `<|fim_prefix|>` was."""
         return self.token_to_id(token) in self._added
 
-    def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-    ) -> str:
-        """The prompt for a conversation; `messages` have `role` and `content`, `tools` OpenAI's form.
-
-        Encode the result with `encode(prompt)`: a template writes its own special tokens. Raises
-        ChatTemplateError with the template's own complaint.
-        """
-        own = (self._template_named("tool_use") if tools else None) or self.chat_template
-        template = self._compiled(own or PLAIN_CHAT_TEMPLATE)
-        specials = {
-            key: _token_text(self._config.get(key)) or "" for key in ("bos_token", "eos_token", "pad_token")
-        }
-        return render_template(
-            template, messages, tools=tools, add_generation_prompt=add_generation_prompt, specials=specials
-        )
-
-    def _compiled(self, source: str) -> Any:
-        if source not in self._templates:
-            self._templates[source] = compile_template(source)
-        return self._templates[source]
+    def _is_an_earlier_one_of_ours(self) -> bool:
+        """Whether Platen learned it before it wrote post-processors: its models know the token that begins
+        a text all the same."""
+        named = [token_text(self._config.get(key)) for key in ("bos_token", "eos_token", "pad_token")]
+        return named == [BOS, EOS, PAD] and self.bos_id is not None
 
     def _special(self, key: str) -> int | None:
-        token = _token_text(self._config.get(key))
+        token = token_text(self._config.get(key))
         return self.token_to_id(token) if token else None
 
 
@@ -334,7 +395,7 @@ def _literal(backend: Any, raw: bytes) -> Any:
     It shares the model, which takes a second to read for a vocabulary of 262,144 tokens.
     """
     literal = Backend(backend.model)
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if (found := getattr(backend, part)) is not None:
             setattr(literal, part, found)
     added = backend.get_added_tokens_decoder()
@@ -359,8 +420,3 @@ def _letters_of_bytes() -> dict[str, int]:
 
 
 BYTE_OF_LETTER = _letters_of_bytes()
-
-
-def _token_text(entry: Any) -> str | None:
-    """A special token in `tokenizer_config.json` is a string or an object with its `content`."""
-    return entry.get("content") if isinstance(entry, Mapping) else entry

@@ -9,7 +9,6 @@ a file of their own, named by its step.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from platen.core.errors import ArtifactError
+from platen.core.files import sync, write_synced
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy what `weights_of` gave back into the model."""
     for name, tensor in weights_of(model).items():
         tensor.copy_(weights[name])
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

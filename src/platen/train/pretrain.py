@@ -16,15 +16,17 @@ import torch
 from torch import nn
 
 from platen.core.errors import BundleError, TrainingError
+from platen.core.files import write_synced
 from platen.core.stage import StageContext, StageResult
 from platen.models import ladder
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
+from platen.models.arch.from_project import llama_config
 from platen.models.bundle import model_card, save_bundle
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig, llama_config
 from platen.models.training_history import read_curves
 from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
-from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of, write_synced
+from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of
 from platen.train.config import PretrainConfig, TrainConfig
 from platen.train.curves import draw
 from platen.train.data import PackedLoader, evaluation_batches, open_tokens
@@ -104,7 +106,7 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> nn.Module:
     """The untrained network of a project file, for this tokenizer; weights from torch's random state."""
     if config.model.architecture != "llama":
         return ladder.build(config.model, tokenizer.vocab_size, dropout=config.train.dropout)
-    return Llama(llama_config(config.model, tokenizer.vocab_size, tokenizer), dropout=config.train.dropout)
+    return Decoder(llama_config(config.model, tokenizer.vocab_size, tokenizer), dropout=config.train.dropout)
 
 
 def _inputs(ctx: StageContext) -> tuple[Path, Tokenizer, TokensMeta]:
@@ -146,7 +148,7 @@ def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: To
     draw(read_curves(training / "history.jsonl"), training / "curves.png", title=title)
     load_weights(trainer.model, trainer.best_weights())
     trainer.model.eval()
-    if isinstance(trainer.model, Llama):
+    if isinstance(trainer.model, Decoder):
         save_bundle(ctx.out, trainer.model, tokenizer, card=_card(trainer.model.config, summary))
     elif isinstance(trainer.model, ladder.LadderModel):
         ladder.save(ctx.out, trainer.model, tokenizer)
@@ -177,7 +179,7 @@ def _summarize(trainer: Trainer, outcome: Outcome) -> Summary:
     )
 
 
-def _card(config: LlamaConfig, summary: Summary) -> str:
+def _card(config: DecoderConfig, summary: Summary) -> str:
     """The model card: what a reader needs to judge the model. The same for the same training."""
     return model_card(
         config,

@@ -13,8 +13,9 @@ from platen.data.instruct.act_classifier import ActClassifier, Labelled, read_la
 from platen.data.instruct.act_llm import LlmActs
 from platen.data.instruct.acts import ACTS, Act, RuleActs
 from platen.data.instruct.balance import balance_of
-from platen.data.instruct.messages import Example, Message
+from platen.data.instruct.messages import Example
 from platen.engines.local import open_model
+from platen.prompts.messages import Message
 
 # The first of each are the classic examples of the act.
 SAID: dict[Act, list[str]] = {

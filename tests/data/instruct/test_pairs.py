@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from platen.data.instruct.messages import Message
-from platen.data.instruct.pairs import Turn, from_conversation, from_document, from_faq, turns_of
+from platen.data.instruct.pairs import Utterance, from_conversation, from_document, from_faq, turns_of
+from platen.prompts.messages import Message
 
 
 def test_a_thread_is_a_conversation_with_who_began_it() -> None:
@@ -29,7 +29,10 @@ def test_a_thread_is_a_conversation_with_who_began_it() -> None:
 
 
 def test_a_question_that_nobody_answered_is_no_conversation() -> None:
-    assert from_conversation([Turn("ana", "Anyone?"), Turn("ana", "Hello?"), Turn("ben", "  ")]) == ()
+    assert (
+        from_conversation([Utterance("ana", "Anyone?"), Utterance("ana", "Hello?"), Utterance("ben", "  ")])
+        == ()
+    )
     assert turns_of({"topic": "x"}) == ()
     with pytest.raises(ValueError, match="no speaker"):
         turns_of({"conversation": [{"text": "x"}]})

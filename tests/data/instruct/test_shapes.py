@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from platen.data.instruct.messages import Message
 from platen.data.instruct.shapes import ShapeError, read_shape
+from platen.prompts.messages import Message
 
 ASKED, INPUT, ANSWER = "Translate this sentence to Japanese.", "Good morning.", "おはようございます。"
 WITH_INPUT = (Message("user", ASKED, INPUT), Message("assistant", ANSWER))

@@ -60,10 +60,10 @@ def serving(workspace: Workspace) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            method = parts.path.removeprefix("/api/")
-            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        def do_POST(self) -> None:
+            method = urlsplit(self.path).path.removeprefix("/api/")
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            query = {key: values[0] for key, values in parse_qs(body).items()}
             assert TOKEN not in self.path
             trouble = workspace.trouble.pop(0) if workspace.trouble else None
             if trouble == "hang up":

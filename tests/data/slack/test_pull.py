@@ -70,8 +70,8 @@ def texts(folder: Path) -> list[str]:
 
 def test_every_kind_of_channel_with_its_threads(fake: tuple[Workspace, str], tmp_path: Path) -> None:
     made, address = fake
-    with SlackClient(TOKEN, address) as client:
-        pulled = pull(client, tmp_path, Wanted())
+    client = SlackClient(TOKEN, address)
+    pulled = pull(client, tmp_path, Wanted())
     assert texts(tmp_path) == EVERYTHING
     assert (pulled.channels, pulled.messages, pulled.users) == (5, 14, 5)
     assert [problem.detail for problem in pulled.problems] == [
@@ -108,16 +108,16 @@ def test_a_further_pull_reads_only_threads_that_have_grown(
 ) -> None:
     made, address = fake
     made.messages["C1"][3]["latest_reply"] = ts(6 * HOUR + 4)
-    with SlackClient(TOKEN, address) as client:
-        assert pull(client, tmp_path, Wanted()).new == 14
-        made.calls.clear()
-        again = pull(client, tmp_path, Wanted())
-        assert (again.messages, again.new, asked(made, "replies")) == (14, 0, [])
-        assert texts(tmp_path) == EVERYTHING
-        grown(made)
-        made.messages["C1"][5]["text"] = "edited"
-        del made.messages["C1"][4]
-        assert pull(client, tmp_path, Wanted()).new == 2
+    client = SlackClient(TOKEN, address)
+    assert pull(client, tmp_path, Wanted()).new == 14
+    made.calls.clear()
+    again = pull(client, tmp_path, Wanted())
+    assert (again.messages, again.new, asked(made, "replies")) == (14, 0, [])
+    assert texts(tmp_path) == EVERYTHING
+    grown(made)
+    made.messages["C1"][5]["text"] = "edited"
+    del made.messages["C1"][4]
+    assert pull(client, tmp_path, Wanted()).new == 2
     assert set(asked(made, "replies")) == {"C1" + ts(6 * HOUR)}
     changed = sorted({*EVERYTHING} - {"message 4", "message 5"} | {"edited", "message 7", "reply 5"})
     assert texts(tmp_path) == changed
@@ -128,22 +128,22 @@ def test_beyond_the_look_back_only_newer_messages_are_read(
 ) -> None:
     made, address = fake
     wanted = Wanted(kinds=("public",), channels=("help",), look_back=0)
-    with SlackClient(TOKEN, address) as client:
-        pull(client, tmp_path, wanted)
-        grown(made)
-        pull(client, tmp_path, wanted)
-        kept = sorted(text for text in EVERYTHING if text.split()[0] in ("message", "reply"))
-        assert texts(tmp_path) == sorted([*kept, "message 7"])  # the reply to an old thread is not told of
-        assert (asked(made, "history"), asked(made, "replies")) == (["C1"], [])
-        made.messages["C1"].append(
-            made.replies["C1", ts(6 * HOUR)][-1] | {"ts": ts(14 * HOUR), "text": "to the channel too"}
-        )
-        made.replies["C1", ts(6 * HOUR)].append(made.messages["C1"][-1])
-        pull(client, tmp_path, wanted)
-        assert texts(tmp_path) == sorted([*kept, "message 7", "reply 5", "to the channel too"])
-        made.calls.clear()
-        pull(client, tmp_path, wanted)
-        assert asked(made, "replies") == []
+    client = SlackClient(TOKEN, address)
+    pull(client, tmp_path, wanted)
+    grown(made)
+    pull(client, tmp_path, wanted)
+    kept = sorted(text for text in EVERYTHING if text.split()[0] in ("message", "reply"))
+    assert texts(tmp_path) == sorted([*kept, "message 7"])  # the reply to an old thread is not told of
+    assert (asked(made, "history"), asked(made, "replies")) == (["C1"], [])
+    made.messages["C1"].append(
+        made.replies["C1", ts(6 * HOUR)][-1] | {"ts": ts(14 * HOUR), "text": "to the channel too"}
+    )
+    made.replies["C1", ts(6 * HOUR)].append(made.messages["C1"][-1])
+    pull(client, tmp_path, wanted)
+    assert texts(tmp_path) == sorted([*kept, "message 7", "reply 5", "to the channel too"])
+    made.calls.clear()
+    pull(client, tmp_path, wanted)
+    assert asked(made, "replies") == []
 
 
 def test_a_channel_that_was_not_pulled_alike_is_read_whole(
@@ -151,15 +151,15 @@ def test_a_channel_that_was_not_pulled_alike_is_read_whole(
 ) -> None:
     made, address = fake
     since = float(ts(4 * 7200))
-    with SlackClient(TOKEN, address) as client:
-        pull(client, tmp_path, Wanted(kinds=("public",), channels=("help",), since=since, look_back=0))
-        made.messages["C2"] = [{"ts": ts(0), "user": "U1", "text": "the app was let in"}]
-        pulled = pull(client, tmp_path, Wanted(look_back=0))
-        assert texts(tmp_path) == sorted([*EVERYTHING, "the app was let in"])
-        assert (pulled.new, pulled.problems) == (15, [])
-        day = next((tmp_path / "help").glob("*.json"))
-        day.write_text(day.read_text()[:-20])
-        pull(client, tmp_path, Wanted(look_back=0))
+    client = SlackClient(TOKEN, address)
+    pull(client, tmp_path, Wanted(kinds=("public",), channels=("help",), since=since, look_back=0))
+    made.messages["C2"] = [{"ts": ts(0), "user": "U1", "text": "the app was let in"}]
+    pulled = pull(client, tmp_path, Wanted(look_back=0))
+    assert texts(tmp_path) == sorted([*EVERYTHING, "the app was let in"])
+    assert (pulled.new, pulled.problems) == (15, [])
+    day = next((tmp_path / "help").glob("*.json"))
+    day.write_text(day.read_text()[:-20])
+    pull(client, tmp_path, Wanted(look_back=0))
     assert texts(tmp_path) == sorted([*EVERYTHING, "the app was let in"])
 
 
@@ -167,8 +167,8 @@ def test_what_is_refused_or_fails_is_asked_for_again(fake: tuple[Workspace, str]
     made, address = fake
     made.trouble = [None, "429", "429", None, "500", None, "hang up", None, None, "503", "hang up", "429"]
     waits: list[float] = []
-    with SlackClient(TOKEN, address, wait=waits.append) as client:
-        pull(client, tmp_path, Wanted())
+    client = SlackClient(TOKEN, address, wait=waits.append)
+    pull(client, tmp_path, Wanted())
     assert texts(tmp_path) == EVERYTHING
     assert waits == [7, 7, 2, 2, 2, 4, 7]
     assert len(made.calls) == len(set(made.calls))
@@ -177,14 +177,14 @@ def test_what_is_refused_or_fails_is_asked_for_again(fake: tuple[Workspace, str]
 def test_a_pull_that_failed_goes_on(fake: tuple[Workspace, str], tmp_path: Path) -> None:
     made, address = fake
     made.trouble = [None] * 14 + ["500"] * 6
-    with SlackClient(TOKEN, address, wait=lambda _: None) as client:
-        with pytest.raises(DataError, match=r"no answer to .*: status 500") as caught:
-            pull(client, tmp_path, Wanted())
-        assert "goes on where it stopped" in (caught.value.hint or "")
-        with pytest.raises(DataError, match="a pull of other channels"):
-            pull(client, tmp_path, Wanted(kinds=("dm",)))
-        assert len(made.calls) == 14
+    client = SlackClient(TOKEN, address, wait=lambda _: None)
+    with pytest.raises(DataError, match=r"no answer to .*: status 500") as caught:
         pull(client, tmp_path, Wanted())
+    assert "goes on where it stopped" in (caught.value.hint or "")
+    with pytest.raises(DataError, match="a pull of other channels"):
+        pull(client, tmp_path, Wanted(kinds=("dm",)))
+    assert len(made.calls) == 14
+    pull(client, tmp_path, Wanted())
     assert texts(tmp_path) == EVERYTHING
     assert len(made.calls) == len(set(made.calls))
 
@@ -212,17 +212,17 @@ def test_a_pull_that_was_killed_goes_on(fake: tuple[Workspace, str], tmp_path: P
 def test_only_what_is_wanted(fake: tuple[Workspace, str], tmp_path: Path) -> None:
     _, address = fake
     since = float(ts(4 * 7200))
-    with SlackClient(TOKEN, address) as client:
-        pull(client, tmp_path / "a", Wanted(kinds=("public",), channels=("help",), since=since))
-        assert texts(tmp_path / "a") == ["message 5", "message 6"]
-        with pytest.raises(DataError, match="no channel nowhere"):
-            pull(client, tmp_path / "b", Wanted(channels=("nowhere",)))
+    client = SlackClient(TOKEN, address)
+    pull(client, tmp_path / "a", Wanted(kinds=("public",), channels=("help",), since=since))
+    assert texts(tmp_path / "a") == ["message 5", "message 6"]
+    with pytest.raises(DataError, match="no channel nowhere"):
+        pull(client, tmp_path / "b", Wanted(channels=("nowhere",)))
 
 
 def test_refused_tokens_and_addresses(fake: tuple[Workspace, str], tmp_path: Path) -> None:
     _, address = fake
-    with SlackClient("xoxp-wrong", address) as client, pytest.raises(DataError, match="invalid_auth"):
-        pull(client, tmp_path, Wanted())
+    with pytest.raises(DataError, match="invalid_auth"):
+        pull(SlackClient("xoxp-wrong", address), tmp_path, Wanted())
     with pytest.raises(DataError, match="in the clear"):
         SlackClient(TOKEN, "http://slack.example.com/api")
 

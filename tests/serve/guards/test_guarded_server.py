@@ -15,8 +15,9 @@ import openai
 import pytest
 
 from platen.serve.config import ServeConfig
-from platen.serve.guards import GuardRefusal, Guards, Origin
+from platen.serve.guards.actions import GuardRefusal, Origin
 from platen.serve.guards.config import GuardsConfig
+from platen.serve.guards.guards import Guards
 from platen.serve.metrics import Metrics
 from platen.tokens.tokenizer import Tokenizer
 from tests.serve.guards.pieces import SECRETS

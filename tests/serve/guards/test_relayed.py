@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platen.serve.gateway.relay import EventRelay, relay_whole
-from platen.serve.guards import Guards, Origin, RelayedScreen
+from platen.serve.guards.actions import Origin
 from platen.serve.guards.config import GuardsConfig
+from platen.serve.guards.guards import Guards
+from platen.serve.guards.upstream_screen import RelayedScreen
 from platen.serve.metrics import Metrics
 
 TEXT = "Write to alice.b+spam@mail.example.co.uk or call."

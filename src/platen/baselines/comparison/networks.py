@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from platen.core.stage import Progress
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 from platen.models.classic.mlp import MLP
 from platen.models.classic.recurrent import Cell, Recurrent
 from platen.models.classic.transformer import sine_positions
-from platen.models.llama import Llama
-from platen.models.llama_config import LlamaConfig
 
 CONTEXT = 4
 """Tokens that the two networks with a fixed window read."""
@@ -108,7 +108,7 @@ class TransformerNetwork(nn.Module):
 
 
 def _llama(vocab_size: int, options: NetworkOptions) -> nn.Module:
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=options.size,
         intermediate_size=options.size * 8 // 3,
@@ -119,7 +119,7 @@ def _llama(vocab_size: int, options: NetworkOptions) -> nn.Module:
         max_position_embeddings=options.length,
         tie_word_embeddings=True,
     )
-    return Llama(config)
+    return Decoder(config)
 
 
 NETWORKS: dict[str, Callable[[int, NetworkOptions], nn.Module]] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from platen.data.instruct.acts import ACTS, MEANINGS, Act
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams
-from platen.prompts.messages import truncated_chat_prompt
+from platen.prompts.encoding import truncated_chat_prompt
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 

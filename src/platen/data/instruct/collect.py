@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from platen.data.instruct.config import InstructConfig
-from platen.data.instruct.messages import SPLITS, Example, Message, prompt_id
+from platen.data.instruct.messages import SPLITS, Example, prompt_id
 from platen.data.instruct.pairs import Kind, from_conversation, from_document, from_faq, turns_of
 from platen.data.instruct.shapes import Conversation
 from platen.data.instruct.sources import Found, Reject, read_pairs
 from platen.data.split import hash_place
+from platen.prompts.messages import Message
 
 
 @dataclass

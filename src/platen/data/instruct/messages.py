@@ -11,31 +11,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from platen.core.errors import DataError
+from platen.prompts.messages import Message
 
-Role = Literal["system", "user", "assistant"]
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn. `input` is material that the text speaks of, such as a passage to translate."""
-
-    role: Role
-    text: str
-    input: str = ""
-
-    @property
-    def content(self) -> str:
-        """All of it, for templates that know one text a turn."""
-        return f"{self.text}\n\n{self.input}" if self.input else self.text
-
-    def as_chat(self) -> dict[str, str]:
-        """As chat templates take it; with an input also its two parts."""
-        chat = {"role": self.role, "content": self.content}
-        return chat | {"instruction": self.text, "input": self.input} if self.input else chat
 
 
 @dataclass(frozen=True)
@@ -76,12 +57,12 @@ def read_message(record: object) -> Message:
     if not isinstance(record, dict):
         raise ValueError("a message is no object")
     role = record.get("role")
-    if role not in get_args(Role):
+    if role not in ("system", "user", "assistant"):
         raise ValueError(f"a message has the role {role!r}")
     text, input_ = record.get("instruction", record.get("content")), record.get("input", "")
     if not isinstance(text, str) or not isinstance(input_, str):
         raise ValueError("a message has no text")
-    return Message(cast(Role, role), text, input_)
+    return Message(role, text, input_)
 
 
 def read_examples(file: Path) -> Iterator[Example]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from platen.data.instruct.messages import Message
 from platen.data.instruct.shapes import Conversation
+from platen.prompts.messages import Message
 
 Kind = Literal["conversations", "faqs", "documents"]
 MIN_ANSWER = 20
@@ -27,7 +27,7 @@ _FENCE = re.compile(r"^\s*(?:```|~~~)")
 
 
 @dataclass(frozen=True)
-class Turn:
+class Utterance:
     """What someone said in a conversation; `time` as its source has it."""
 
     speaker: str
@@ -35,7 +35,7 @@ class Turn:
     time: str = ""
 
 
-def turns_of(metadata: Mapping[str, Any]) -> tuple[Turn, ...]:
+def turns_of(metadata: Mapping[str, Any]) -> tuple[Utterance, ...]:
     """The turns of a document that is a conversation, else none. Raises ValueError for broken ones."""
     conversation = metadata.get("conversation")
     if conversation is None:
@@ -47,11 +47,11 @@ def turns_of(metadata: Mapping[str, Any]) -> tuple[Turn, ...]:
         speaker, text = turn.get("speaker"), turn.get("text")
         if not isinstance(speaker, str) or not isinstance(text, str):
             raise ValueError("a turn of the conversation has no speaker or no text")
-        turns.append(Turn(speaker, text, str(turn.get("ts", ""))))
+        turns.append(Utterance(speaker, text, str(turn.get("ts", ""))))
     return tuple(turns)
 
 
-def from_conversation(turns: Sequence[Turn]) -> Conversation:
+def from_conversation(turns: Sequence[Utterance]) -> Conversation:
     """Who began is the user, all others answer; what one side says in a row is one message.
 
     Empty when nobody answered; what comes after the last answer is left out.

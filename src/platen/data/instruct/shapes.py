@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from platen.data.instruct.messages import Message, Role
+from platen.prompts.messages import Message, Role
 
 Shape = Literal["instruct", "alpaca", "sharegpt", "openai", "evol-instruct", "self-instruct"]
 Conversation = tuple[Message, ...]

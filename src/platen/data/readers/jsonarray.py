@@ -1,4 +1,8 @@
-"""A JSON file: a record, or an array of records that is read one after another, never whole."""
+"""A JSON file: a record, or an array of records that is read one after another, never whole.
+
+On the standard library's decoder, so that NaN and Infinity, which `json.dump` writes, are read as they are in
+JSON lines. Streaming parsers such as ijson refuse them.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from platen.core.errors import DataError
 from platen.data.document import Document, LeftOut, Record
-from platen.data.slack.conversations import Conversation, conversations
-from platen.data.slack.export import Channel, Export, Folder, Message, User, open_files
+from platen.data.slack.conversations import SlackConversation, conversations
+from platen.data.slack.export import Channel, Export, Folder, SlackMessage, User, open_files
 from platen.data.slack.markup import plain_text
 from platen.data.sourcefile import SourceFile
 
@@ -40,7 +40,7 @@ class _Reading:
             place = f"{self._file.name}:{channel.folder}"
             gap = self._file.source.gap_minutes * 60
             for found in conversations(self._export, channel, place, gap):
-                if isinstance(found, Conversation):
+                if isinstance(found, SlackConversation):
                     yield from self._document(found, place)
                 else:
                     yield found
@@ -60,8 +60,8 @@ class _Reading:
             if channel.kind in source.kinds and (not names or names & {channel.id, channel.name})
         ]
 
-    def _document(self, conversation: Conversation, place: str) -> Iterator[Document | LeftOut]:
-        kept: list[Message] = []
+    def _document(self, conversation: SlackConversation, place: str) -> Iterator[Document | LeftOut]:
+        kept: list[SlackMessage] = []
         for message in conversation.messages:
             if self._chosen is None or message.user in self._chosen:
                 kept.append(message)
@@ -88,7 +88,7 @@ class _Reading:
             },
         )
 
-    def _said(self, message: Message) -> dict[str, str]:
+    def _said(self, message: SlackMessage) -> dict[str, str]:
         name = self._user_names.get(message.user) or message.name or message.user
         text = plain_text(message.text, self._user_names, self._channel_names)
         return {"user": message.user, "speaker": name, "ts": message.ts, "text": text}

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from platen.data.document import Broken, LeftOut
-from platen.data.slack.export import Channel, Export, Message
+from platen.data.slack.export import Channel, Export, SlackMessage
 
 _LONGEST = 500  # messages outside threads in one conversation, where a channel never pauses
 _KEPT = frozenset(("", "thread_broadcast", "file_share", "me_message"))
@@ -20,17 +20,17 @@ _COMINGS = frozenset(("channel_join", "channel_leave", "group_join", "group_leav
 
 
 @dataclass(frozen=True)
-class Conversation:
+class SlackConversation:
     """Messages that belong together, in order; `threaded` if Slack says so."""
 
     channel: Channel
-    messages: tuple[Message, ...]
+    messages: tuple[SlackMessage, ...]
     threaded: bool
 
 
 def conversations(
     export: Export, channel: Channel, place: str, gap_seconds: float
-) -> Iterator[Conversation | Broken | LeftOut]:
+) -> Iterator[SlackConversation | Broken | LeftOut]:
     """The conversations of a channel by the time they began, and what of it was broken or left out."""
     with closing(sqlite3.connect("")) as database:  # on disk once it outgrows memory, gone when closed
         database.execute(
@@ -50,7 +50,7 @@ def conversations(
         yield from _grouped(database, channel, gap_seconds)
 
 
-def _reason_to_leave_out(message: Message, export: Export) -> str:
+def _reason_to_leave_out(message: SlackMessage, export: Export) -> str:
     user = export.users.get(message.user)
     if message.is_bot or message.subtype == "bot_message" or (user is not None and user.is_bot):
         return "bot"
@@ -63,18 +63,22 @@ def _reason_to_leave_out(message: Message, export: Export) -> str:
     return "" if message.user else "message of nobody"
 
 
-def _grouped(database: sqlite3.Connection, channel: Channel, gap_seconds: float) -> Iterator[Conversation]:
+def _grouped(
+    database: sqlite3.Connection, channel: Channel, gap_seconds: float
+) -> Iterator[SlackConversation]:
     rows = database.execute("SELECT thread, ts, user, text, name FROM message ORDER BY thread, ts")
-    loose: list[Message] = []
+    loose: list[SlackMessage] = []
     for thread, of_thread in itertools.groupby(rows, key=lambda row: row[0]):
-        messages = tuple(Message(ts, thread, user, text, name=name) for _, ts, user, text, name in of_thread)
+        messages = tuple(
+            SlackMessage(ts, thread, user, text, name=name) for _, ts, user, text, name in of_thread
+        )
         if len(messages) > 1:
-            yield Conversation(channel, messages, threaded=True)
+            yield SlackConversation(channel, messages, threaded=True)
             continue
         paused = loose and float(thread) - float(loose[-1].ts) > gap_seconds
         if paused or len(loose) >= _LONGEST:
-            yield Conversation(channel, tuple(loose), threaded=False)
+            yield SlackConversation(channel, tuple(loose), threaded=False)
             loose = []
         loose.append(messages[0])
     if loose:
-        yield Conversation(channel, tuple(loose), threaded=False)
+        yield SlackConversation(channel, tuple(loose), threaded=False)

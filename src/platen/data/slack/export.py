@@ -52,7 +52,7 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Message:
+class SlackMessage:
     """One message as stored. `thread` is the `ts` of the message it answers, its own outside threads."""
 
     ts: str
@@ -104,14 +104,14 @@ class Export:
             _channel(entry, kind, self.users) for kind, name in present.items() for entry in self._list(name)
         ]
 
-    def messages(self, channel: Channel) -> Iterator[Message | Broken]:
+    def messages(self, channel: Channel) -> Iterator[SlackMessage | Broken]:
         """The messages of a channel, day after day."""
         beginning = f"{channel.folder}/"
         for name in self._names:
             if name.startswith(beginning) and name.endswith(".json"):
                 yield from self._day(name)
 
-    def _day(self, name: str) -> Iterator[Message | Broken]:
+    def _day(self, name: str) -> Iterator[SlackMessage | Broken]:
         place, number = f"{self._file.name}:{name}", 0
         try:
             with self._files.open(name) as stream:
@@ -170,7 +170,7 @@ def _channel(entry: dict[str, Any], kind: ChannelKind, users: dict[str, User]) -
     return Channel(id, name or id, kind, folder=name or id)
 
 
-def _message(entry: object) -> Message | None:
+def _message(entry: object) -> SlackMessage | None:
     if not isinstance(entry, dict):
         return None
     ts = _text(entry, "ts")
@@ -178,7 +178,7 @@ def _message(entry: object) -> Message | None:
         return None
     thread = _text(entry, "thread_ts")
     profile = entry.get("user_profile")
-    return Message(
+    return SlackMessage(
         ts=ts,
         thread=thread if _TIMESTAMP.fullmatch(thread) else ts,
         user=_text(entry, "user"),

@@ -115,9 +115,9 @@ def pull(client: SlackClient, folder: Path, wanted: Wanted, progress: Progress |
 def pull_source(file: SourceFile) -> Iterator[Broken]:
     """Pull what a source of format slack-api wants into its folder; gives what Slack would not give."""
     source = file.source
-    with SlackClient.from_environment() as client:
-        wanted = Wanted(source.kinds, tuple(name.removeprefix("#") for name in source.channels))
-        yield from pull(client, Path(file.location), wanted).problems
+    client = SlackClient.from_environment()
+    wanted = Wanted(source.kinds, tuple(name.removeprefix("#") for name in source.channels))
+    yield from pull(client, Path(file.location), wanted).problems
 
 
 class _State:

@@ -94,7 +94,7 @@ class _Vocabulary:
         self._tokenizer = tokenizer
         self.eos_token_id = end_ids[0] if end_ids else 0
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(vocab_size)]
-        self.special_token_ids = sorted(tokenizer.special_ids)
+        self.special_token_ids = sorted(id for id in tokenizer.special_ids if id < vocab_size)
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode_inside(text)

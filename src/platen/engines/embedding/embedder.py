@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from platen.core.errors import BundleError
+from platen.models.arch.families import ARCHITECTURES
 from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.hub_models import open_transformers, positions
-from platen.models.llama_config import SUPPORTED_ARCHITECTURES
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests
-from platen.prompts.messages import text_prompt
+from platen.prompts.encoding import text_prompt
 from platen.tokens.tokenizer import Tokenizer
 
 ENCODER_ADVICE = "Take a folder with safetensors of an encoder such as BERT."
@@ -211,7 +211,7 @@ def open_embedder(
     path = find_bundle(path_or_name, graph=None if backend in (None, "torch") else GRAPHS[backend])
     config = read_sentence_config(path, pooling)
     architectures = read_json(path / "config.json").get("architectures") or [""]
-    llama = architectures[0] in SUPPORTED_ARCHITECTURES
+    llama = architectures[0] in ARCHITECTURES
     backend = _usable_backend(path, backend)
     with remembered_digests() as digest:
         if backend == "torch":

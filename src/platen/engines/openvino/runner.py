@@ -25,9 +25,9 @@ from platen.core.errors import BundleError, last_line
 from platen.engines.batching.blocks import BlockPool, Key, text_key
 from platen.engines.batching.runner import Chunk
 from platen.engines.batching.sequence import Sequence as Request
+from platen.models.arch.config import DecoderConfig
 from platen.models.bundle import read_json
 from platen.models.compiled import OPENVINO_FILE, read_compiled
-from platen.models.llama_config import LlamaConfig
 
 _ROWS = "logits_rows"
 _MOST_KEPT = 64
@@ -45,7 +45,7 @@ class OpenVinoRunner:
     BLOCK_TOKENS = 32  # the CPU plugin's paged attention knows no other size
 
     def __init__(self, folder: Path, *, max_rows: int, cache_bytes: int) -> None:
-        config = LlamaConfig.from_hf(read_json(folder / "config.json"))
+        config = DecoderConfig.from_hf(read_json(folder / "config.json"))
         self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
         model = _paged(folder / OPENVINO_FILE)
         compiled = ov.Core().compile_model(model, "CPU", _settings(folder, config))
@@ -200,7 +200,7 @@ class _Inputs:
         view[...] = values
 
 
-def _settings(folder: Path, config: LlamaConfig) -> dict[str, str]:
+def _settings(folder: Path, config: DecoderConfig) -> dict[str, str]:
     """What the CPU plugin is told.
 
     With int8 weights it multiplies in int8, a token's activations quantized in groups as they come: a third
@@ -218,7 +218,7 @@ def _settings(folder: Path, config: LlamaConfig) -> dict[str, str]:
     return settings
 
 
-def _activation_group(config: LlamaConfig) -> int:
+def _activation_group(config: DecoderConfig) -> int:
     """The largest group, up to 256, that divides the rows of all matrices; 0 when none does."""
     rows = math.gcd(
         config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -25,6 +26,16 @@ class UpstreamConfig(Section):
     """Name of the environment variable that holds the service's key; none is sent when absent."""
     redact: bool = False
     """Take secrets and personal data out of what is sent there."""
+    proxy: Literal["environment", "none"] = "environment"
+    """Whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed."""
+    http2: bool = False
+    """Speak HTTP/2 with the service where it offers it."""
+    ca_file: Text | None = None
+    """PEM file of the authorities that may vouch for the service; default: the system's."""
+    client_certificate: Text | None = None
+    """PEM file of the certificate that the service asks for."""
+    client_key: Text | None = None
+    """PEM file of the certificate's private key, if it is not in the same file."""
     connect_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
     """How long a connection may take to be made."""
     read_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
@@ -43,6 +54,12 @@ class UpstreamConfig(Section):
     """Ask for token counts in streams (`stream_options`); without them tokens are estimated."""
     fallbacks: tuple[Text, ...] = ()
     """Upstreams or models of this server that answer instead, in this order, when this one can't."""
+
+    def located(self, directory: Path) -> UpstreamConfig:
+        """With paths as seen from anywhere; in the file they are relative to its `directory`."""
+        names = ("ca_file", "client_certificate", "client_key")
+        found = {key: str(directory / name) for key in names if (name := getattr(self, key)) is not None}
+        return self.model_copy(update=found)
 
     @property
     def remote_model(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -9,6 +10,8 @@ import orjson
 from platen.engines.protocol import Usage
 
 MAX_LINE_BYTES = 16 * 2**20
+DONE = b"[DONE]"
+"""The data of the event that ends a stream of completions."""
 
 
 class Lines:
@@ -32,12 +35,42 @@ class Lines:
         return [last] if last else []
 
 
+def data_of(line: bytes) -> bytes | None:
+    """What a `data:` line carries; None for any other line."""
+    return line[5:].strip() if line.startswith(b"data:") else None
+
+
+def data_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The data of each server-sent event of a body, `[DONE]` among them.
+
+    Only a newline ends a line: a sequence's text may hold Unicode's other line ends. Raises ValueError for a
+    line without end.
+    """
+    lines = Lines()
+    for chunk in chunks:
+        yield from (data for line in lines.push(chunk) if (data := data_of(line)) is not None)
+    yield from (data for line in lines.finish() if (data := data_of(line)) is not None)
+
+
+async def async_data_lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """As `data_lines`, of a body that comes asynchronously."""
+    lines = Lines()
+    async for chunk in chunks:
+        for line in lines.push(chunk):
+            if (data := data_of(line)) is not None:
+                yield data
+    for line in lines.finish():
+        if (data := data_of(line)) is not None:
+            yield data
+
+
 def event_of(line: bytes) -> dict[str, Any] | None:
     """The JSON object that a `data:` line carries; None for any other line, `[DONE]` among them."""
-    if not line.startswith(b"data:"):
+    data = data_of(line)
+    if data is None:
         return None
     try:
-        event = orjson.loads(line[5:].strip())
+        event = orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
     return event if isinstance(event, dict) else None
@@ -45,7 +78,7 @@ def event_of(line: bytes) -> dict[str, Any] | None:
 
 def is_done(line: bytes) -> bool:
     """Whether this line ends a stream of completions."""
-    return line.startswith(b"data:") and line[5:].strip() == b"[DONE]"
+    return data_of(line) == DONE
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:

@@ -1,8 +1,8 @@
 """HTTP/1.1 to one service over kept-alive connections: JSON is posted, answers are read as they come.
 
-It has what a gateway needs and no more (no redirects, cookies, proxies or compression), because a gateway's
-speed hangs on it: a request costs 40 µs of processor time here, 160 µs with aiohttp and 3 ms with httpx. The
-parsing is llhttp's, by way of httptools.
+It has what a gateway needs and no more (no redirects, cookies or compression), because a gateway's speed
+hangs on it: a request costs 40 µs of processor time here, 160 µs with aiohttp and 3 ms with httpx. Parsing is
+llhttp's, by way of httptools. What it lacks (proxies, client certificates, HTTP/2) `library.py` has.
 """
 
 from __future__ import annotations
@@ -15,31 +15,13 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from platen.engines.remote.transport import BrokenOff, CannotConnect, HttpError, NotHttp, Silent
+
 IDLE_SECONDS = 60.0
 """A connection unused for longer is not trusted to be alive."""
 MAX_HEAD_BYTES = 64 * 2**10
 HIGH_WATER = 256 * 2**10
 """Bytes waiting to be read at which the service is made to wait."""
-
-
-class HttpError(Exception):
-    """There is no answer, or no more of it."""
-
-
-class CannotConnect(HttpError):
-    """No connection: refused, unknown name, bad certificate, too slow."""
-
-
-class BrokenOff(HttpError):
-    """The connection was lost before the answer's end."""
-
-
-class Silent(HttpError):
-    """Nothing was heard for as long as may be."""
-
-
-class NotHttp(HttpError):
-    """What came is no HTTP answer."""
 
 
 class Origin:

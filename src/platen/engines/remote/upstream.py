@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from platen import __version__
 from platen.engines.remote.breaker import Breaker
 from platen.engines.remote.config import UpstreamConfig
-from platen.engines.remote.http1 import CannotConnect, HttpError, NotHttp, Origin, Response, Silent
+from platen.engines.remote.connect import check_certificates, open_transport
 from platen.engines.remote.retries import is_transient, retry_after_seconds, wait_before_retry
+from platen.engines.remote.transport import CannotConnect, HttpError, NotHttp, Response, Silent, Transport
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,10 @@ class Answer:
 
 
 class Upstream:
-    """A client of one entry of `serve.upstreams`, for one event loop. Raises ConfigError without its key."""
+    """A client of one entry of `serve.upstreams`, for one event loop.
+
+    Raises ConfigError without its key or its certificates.
+    """
 
     def __init__(
         self, config: UpstreamConfig, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -82,8 +86,9 @@ class Upstream:
         """Requests on their way."""
         self.breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._key = config.key()
+        check_certificates(config)
         self._sleep = sleep
-        self._origin: Origin | None = None
+        self._transport: Transport | None = None
         self._closed = False
 
     @property
@@ -207,22 +212,17 @@ class Upstream:
                 return UpstreamError(f"{self._quoted} does not answer in HTTP.")
         return UpstreamError(f"{self._quoted} broke off.", retryable=True)
 
-    def _service(self) -> Origin:
+    def _service(self) -> Transport:
         """The connections, made in the event loop that uses them."""
-        if self._origin is None:
-            self._origin = Origin(
-                self.config.base_url,
-                _headers(self._key),
-                connect_seconds=self.config.connect_seconds,
-                read_seconds=self.config.read_seconds,
-            )
-        return self._origin
+        if self._transport is None:
+            self._transport = open_transport(self.config, _headers(self._key))
+        return self._transport
 
     async def close(self) -> None:
         """Close the connections and take no more requests; those on their way break off."""
         self._closed = True
-        if self._origin is not None:
-            self._origin.close()
+        if self._transport is not None:
+            self._transport.close()
             await asyncio.sleep(0)  # in which they are closed
 
     @property

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from platen.models.llama import KVCache
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.cache import KVCache
+from platen.models.arch.config import DecoderConfig
 
 
 class BatchCache:
-    """A `models.llama.Cache` whose rows each hold their own number of tokens; it takes equally many a row.
+    """A `Cache` whose rows each hold their own number of tokens; it takes equally many a row.
 
     All lie in one tensor, (2, layers, B, K, S, D): keys, then values.
     """
@@ -25,7 +25,7 @@ class BatchCache:
     """Memory that an empty cache keeps: to get it anew takes as long as to read half a prompt."""
 
     def __init__(
-        self, config: LlamaConfig, *, max_rows: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self, config: DecoderConfig, *, max_rows: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         self._layers = config.num_hidden_layers
         self._heads = config.num_key_value_heads
@@ -96,6 +96,10 @@ class BatchCache:
         held_values.view(-1, size).index_copy_(0, self._at, values.reshape(-1, size))
         rows = len(self.lengths)
         return held_keys[:rows, :, : self._span], held_values[:rows, :, : self._span]
+
+    @property
+    def sequence_length(self) -> int:
+        return 0
 
     @property
     def ragged(self) -> bool:

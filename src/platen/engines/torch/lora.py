@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from platen.engines.torch.cpu.packed import PackedLinear, can_pack, projection
-from platen.models.adapter import Adapter, projections, read_adapter
-from platen.models.llama import Llama
+from platen.models.adapter import Adapter, read_adapter
+from platen.models.arch.decoder import Decoder
+from platen.models.arch.parameters import projection_shapes
 
 BIN_RANK = 64
 """Ranks that share a bin. Each costs every row a little, each further bin costs a step two products more."""
@@ -30,7 +31,7 @@ BIN_RANK = 64
 class AdapterSet:
     """The adapters that a model can apply, and which of them the next forward pass does."""
 
-    def __init__(self, model: Llama) -> None:
+    def __init__(self, model: Decoder) -> None:
         self._model = model
         self._packs = can_pack(model)
         self._bins: list[_Bin] = []
@@ -94,7 +95,7 @@ class AdapterSet:
             hook.remove()
         self._hooks = []
         if watch:
-            for name in projections(self._model.config):
+            for name in projection_shapes(self._model.config):
                 module, slot = projection(self._model, name)
                 self._hooks.append(module.register_forward_hook(self._adder(name, slot)))
 

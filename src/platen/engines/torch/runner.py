@@ -2,7 +2,7 @@
 
 Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the
 attention itself. What prompts computed is copied into blocks, out of which later prompts that begin alike
-are filled. Letters in shapes as in `platen.models.llama`.
+are filled. Letters in shapes as in `platen.models.arch.decoder`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from platen.engines.batching.sequence import Sequence as Request
 from platen.engines.torch.cache import BatchCache
 from platen.engines.torch.cpu.packed import BFloat16Linear, Float16Linear
 from platen.engines.torch.lora import AdapterSet
-from platen.models.llama import KVCache, Llama
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.cache import KVCache
+from platen.models.arch.config import DecoderConfig
+from platen.models.arch.decoder import Decoder
 
 REUSE_BYTES = 256 * 2**20
 """Memory for past prompts' keys and values, unless told otherwise."""
@@ -39,7 +40,9 @@ class BlockStore:
 
     BLOCK_TOKENS = 16
 
-    def __init__(self, config: LlamaConfig, max_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: DecoderConfig, max_bytes: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         heads, size, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
         block_bytes = 2 * layers * heads * size * self.BLOCK_TOKENS * dtype.itemsize
         # Memory beyond what is written is only reserved, so a generous store costs a small model nothing.
@@ -74,7 +77,7 @@ class TorchRunner:
 
     name = "torch"
 
-    def __init__(self, model: Llama, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
+    def __init__(self, model: Decoder, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
         weight = model.model.embed_tokens.weight
         self._model = model.eval()
         self._device, self._dtype = weight.device, weight.dtype

@@ -30,6 +30,7 @@ from platen.engines.protocol import (
     GenerationRequest,
     TokenEvent,
 )
+from platen.engines.remote.events import DONE, async_data_lines
 from platen.engines.vllm.process import MODEL_NAME
 from platen.engines.vllm.response import Answer
 from platen.engines.vllm.wire import RequestRefused, error_message, read_chunk, request_body
@@ -303,12 +304,9 @@ class VllmEngine:
             if response.status_code != 200:
                 await response.aread()
                 raise RequestRefused(_message(response))
-            async for line in response.aiter_lines():
-                data = line.removeprefix("data:").strip()
-                if data == "[DONE]":
+            async for data in async_data_lines(response.aiter_bytes()):
+                if data == DONE:
                     break
-                if not line.startswith("data:"):
-                    continue
                 chunk = read_chunk(data, opened.request, first=first)
                 first, before = False, answer.written
                 deliver([(opened.stream, event) for event in answer.take(chunk)])

@@ -86,7 +86,7 @@ def _structured(grammar: Grammar) -> dict[str, str]:
     return {_STRUCTURED[grammar.kind]: grammar.text}
 
 
-def read_chunk(data: str, request: GenerationRequest, *, first: bool) -> Chunk:
+def read_chunk(data: bytes, request: GenerationRequest, *, first: bool) -> Chunk:
     """One event of the stream. Raises RequestRefused when it is an error or not in the expected form."""
     try:
         content = json.loads(data)

@@ -1,41 +1,49 @@
-"""Keys and what they have used, in one SQLite file in a project's `.platen/`.
+"""Keys and what they have used, in two tables of a project's state.
 
-`platen keys` writes it and any number of servers on the machine read it. Usage is kept by key and calendar
-month (UTC); servers add what they have counted, so that several may count for the same key.
+`platen keys` writes them and any number of servers read them: of one machine, or of several where the state
+is shared. Usage is kept by key and calendar month (UTC); servers add what they have counted, so that several
+may count for the same key.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from platen.core.errors import PlatenError
+from platen.core.state.interface import Column, Connection, Schema, State, Table
 from platen.serve.access.keys import ApiKey, Grant, Limits, Scope, new_key
 
-_FORMAT = 1
-_WAIT_SECONDS = 5.0
-_TABLES = """
-CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, tenant TEXT NOT NULL, scopes TEXT NOT NULL, models TEXT NOT NULL,
-    priority TEXT NOT NULL,
-    requests_per_minute INTEGER, tokens_per_minute INTEGER, tokens INTEGER, money REAL,
-    salt BLOB NOT NULL, digest BLOB NOT NULL, created TEXT NOT NULL, expires TEXT, revoked TEXT
-) STRICT;
-CREATE TABLE IF NOT EXISTS usage (
-    key_id TEXT NOT NULL, month TEXT NOT NULL, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, money REAL NOT NULL, PRIMARY KEY (key_id, month)
-) STRICT;
-"""
+_KEYS = Table(
+    "keys",
+    (
+        *(Column(name, "text") for name in ("id", "name", "tenant", "scopes", "models", "priority")),
+        *(Column(name, "integer", False) for name in ("requests_per_minute", "tokens_per_minute", "tokens")),
+        Column("money", "real", False),
+        *(Column(name, "blob") for name in ("salt", "digest")),
+        Column("created", "text"),
+        *(Column(name, "text", False) for name in ("expires", "revoked")),
+    ),
+    ("id",),
+)
+_USAGE = Table(
+    "usage",
+    (
+        *(Column(name, "text") for name in ("key_id", "month")),
+        *(Column(name, "integer") for name in ("requests", "prompt_tokens", "completion_tokens")),
+        Column("money", "real"),
+    ),
+    ("key_id", "month"),
+)
+SCHEMA = Schema("keys", 1, (_KEYS, _USAGE))
+_COLUMNS = ", ".join(column.name for column in _KEYS.columns)
 
 
 class KeyStoreError(PlatenError):
-    """A key can't be made or found, or the file of keys can't be used."""
+    """A key can't be made or found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +77,6 @@ class Snapshot:
     spent: Mapping[str, Spent]
 
 
-def key_file(project_dir: Path) -> Path:
-    """Where a project's keys are kept."""
-    return project_dir / ".platen" / "keys.db"
-
-
 def month_of(moment: datetime) -> str:
     """The month that a budget is for, as 2026-11."""
     here = moment.astimezone(UTC)
@@ -81,131 +84,95 @@ def month_of(moment: datetime) -> str:
 
 
 class KeyStore:
-    """The file at `path`; made when it is first written, for its owner alone. Raises KeyStoreError."""
+    """The keys in a project's state. Everything raises StateError when that can't be read or written."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, state: State) -> None:
+        self._tables = state.tables(SCHEMA)
 
     def create(self, grant: Grant) -> tuple[ApiKey, str]:
-        """Keep a new key; returns it and its text. Names of keys in use are unique."""
+        """Keep a new key; returns it and its text. Names of keys in use are unique: raises KeyStoreError."""
         key, text = new_key(grant)
-        limits = grant.limits
-        with self._writing() as database:
+        with self._tables.writing() as database:
             if _active(database, grant.name):
                 raise KeyStoreError(
                     f"there is a key named '{grant.name}' already",
                     hint="Choose another name, or revoke that one first.",
                 )
-            database.execute(
-                f"INSERT INTO keys VALUES ({', '.join('?' * 15)})",
-                (
-                    key.id,
-                    grant.name,
-                    grant.tenant,
-                    json.dumps(sorted(grant.scopes)),
-                    json.dumps(grant.models),
-                    grant.priority,
-                    limits.requests_per_minute,
-                    limits.tokens_per_minute,
-                    limits.tokens,
-                    limits.money,
-                    key.salt,
-                    key.digest,
-                    key.created.isoformat(),
-                    None if grant.expires is None else grant.expires.isoformat(),
-                    None,
-                ),
-            )
+            values = ", ".join(f":{column.name}" for column in _KEYS.columns)
+            database.execute(f"INSERT INTO keys ({_COLUMNS}) VALUES ({values})", _row(key))
         return key, text
 
     def revoke(self, name_or_id: str) -> ApiKey:
-        """Make a key invalid, for good."""
-        with self._writing() as database:
+        """Make a key invalid, for good. Raises KeyStoreError when none is called that."""
+        with self._tables.writing() as database:
             found = _active(database, name_or_id)
             if not found:
                 raise KeyStoreError(f"there is no key '{name_or_id}' in use", hint="platen keys list")
-            revoked = datetime.now(UTC).isoformat()
-            database.execute("UPDATE keys SET revoked = ? WHERE id = ?", (revoked, found[0].id))
+            database.execute(
+                "UPDATE keys SET revoked = :now WHERE id = :id",
+                {"now": datetime.now(UTC).isoformat(), "id": found[0].id},
+            )
         return found[0]
 
     def read(self) -> Snapshot:
         """All keys, the oldest first, and this month's usage."""
-        month = month_of(datetime.now(UTC))
-        if not self.path.exists():
-            return Snapshot({}, month, {})
-        with self._connected() as database:
-            return _read(database, month)
+        with self._tables.reading() as database:
+            return _read(database, month_of(datetime.now(UTC)))
 
-    def version(self) -> tuple[int, ...]:
-        """Another number whenever the file has changed; costs two look-ups of its times."""
-        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
-        return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+    def revision(self) -> Hashable:
+        """Another value whenever keys or usage were written; cheap enough to ask every second."""
+        return self._tables.revision()
 
     def add(self, spent: Mapping[tuple[str, str], Spent]) -> Snapshot:
         """Add what was used, by key and month; returns what is there then."""
-        with self._writing() as database:
-            database.executemany(
-                "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key_id, month) DO UPDATE SET "
-                "requests = requests + excluded.requests, "
-                "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
-                "completion_tokens = completion_tokens + excluded.completion_tokens, "
-                "money = money + excluded.money",
-                [
-                    (key_id, month, s.requests, s.prompt_tokens, s.completion_tokens, s.money)
-                    for (key_id, month), s in spent.items()
-                ],
+        with self._tables.writing() as database:
+            database.execute_many(
+                "INSERT INTO usage (key_id, month, requests, prompt_tokens, completion_tokens, money) "
+                "VALUES (:key_id, :month, :requests, :prompt_tokens, :completion_tokens, :money) "
+                "ON CONFLICT (key_id, month) DO UPDATE SET "
+                "requests = usage.requests + excluded.requests, "
+                "prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens, "
+                "completion_tokens = usage.completion_tokens + excluded.completion_tokens, "
+                "money = usage.money + excluded.money",
+                [{"key_id": key_id, "month": month, **asdict(one)} for (key_id, month), one in spent.items()],
             )
             return _read(database, month_of(datetime.now(UTC)))
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, committed unless it raises."""
-        try:
-            if not self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.path.touch(mode=0o600)
-        except OSError as error:
-            raise KeyStoreError(f"{self.path}: {error.strerror}", hint="May you write there?") from None
-        with self._connected() as database, database:
-            database.execute("BEGIN IMMEDIATE")
-            yield database
 
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS)) as database:
-                _prepare(database, self.path)
-                yield database
-        except sqlite3.Error as error:
-            raise KeyStoreError(
-                f"{self.path}: {error}", hint="Is it a file of keys, and may you write it?"
-            ) from None
-
-
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == _FORMAT:
-        return
-    if version != 0:
-        raise KeyStoreError(f"{path} was written by a newer Platen", hint="Update this one.")
-    database.execute("PRAGMA journal_mode = WAL")
-    database.executescript(f"{_TABLES} PRAGMA user_version = {_FORMAT};")
-
-
-def _active(database: sqlite3.Connection, name_or_id: str) -> list[ApiKey]:
+def _active(database: Connection, name_or_id: str) -> list[ApiKey]:
     rows = database.execute(
-        "SELECT * FROM keys WHERE (name = ? OR id = ?) AND revoked IS NULL", (name_or_id, name_or_id)
+        f"SELECT {_COLUMNS} FROM keys WHERE (name = :wanted OR id = :wanted) AND revoked IS NULL",
+        {"wanted": name_or_id},
     )
     return list(_keys(rows))
 
 
-def _read(database: sqlite3.Connection, month: str) -> Snapshot:
-    keys = {key.id: key for key in _keys(database.execute("SELECT * FROM keys ORDER BY created"))}
+def _read(database: Connection, month: str) -> Snapshot:
+    rows = database.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY created")
+    keys = {key.id: key for key in _keys(rows)}
     rows = database.execute(
-        "SELECT key_id, requests, prompt_tokens, completion_tokens, money FROM usage WHERE month = ?",
-        (month,),
+        "SELECT key_id, requests, prompt_tokens, completion_tokens, money FROM usage WHERE month = :month",
+        {"month": month},
     )
     return Snapshot(keys, month, {key_id: Spent(*figures) for key_id, *figures in rows})
+
+
+def _row(key: ApiKey) -> dict[str, Any]:
+    grant = key.grant
+    return {
+        "id": key.id,
+        "name": grant.name,
+        "tenant": grant.tenant,
+        "scopes": json.dumps(sorted(grant.scopes)),
+        "models": json.dumps(grant.models),
+        "priority": grant.priority,
+        **asdict(grant.limits),
+        "salt": key.salt,
+        "digest": key.digest,
+        "created": key.created.isoformat(),
+        "expires": None if grant.expires is None else grant.expires.isoformat(),
+        "revoked": None,
+    }
 
 
 def _keys(rows: Iterable[tuple[Any, ...]]) -> Iterator[ApiKey]:

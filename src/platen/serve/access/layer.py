@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platen.core.errors import PlatenError
+from platen.core.state.interface import State
 from platen.serve.access.caller import Books, Caller, KeyHolder
 from platen.serve.access.keys import Scope as KeyScope
 from platen.serve.access.keys import parts_of
-from platen.serve.access.keystore import KeyStore, key_file
+from platen.serve.access.keystore import KeyStore
 from platen.serve.access.rate_limits import Counts
 from platen.serve.access.usage import SYNC_SECONDS, Ledger
 from platen.serve.config import ServeConfig
@@ -40,24 +40,24 @@ class AccessError(PlatenError):
 
 
 class AccessControl:
-    """Knows a server's keys and counts what they use. `project_dir` is where the keys are.
+    """Knows a server's keys and counts what they use. `state` is the project's, where the keys are.
 
-    Raises AccessError when there are to be keys and no project, KeyStoreError, LimitsStoreError.
+    Raises AccessError when there are to be keys and no project, StateError, LimitsStoreError.
     """
 
-    def __init__(self, config: ServeConfig, project_dir: Path | None = None) -> None:
+    def __init__(self, config: ServeConfig, state: State | None = None) -> None:
         self._config = config
         self._books: Books | None = None
         self._first_sync: asyncio.Task[None] | None = None
         self._syncing: asyncio.Task[None] | None = None
         if config.keys == "off":
             return
-        if project_dir is None:
+        if state is None:
             raise AccessError(
                 f"serve.keys is '{config.keys}', and keys are kept in a project",
                 hint="Name the project: --project FOLDER.",
             )
-        ledger = Ledger(KeyStore(key_file(project_dir)))
+        ledger = Ledger(KeyStore(state))
         self._books = Books(ledger, Counts(config.limits_store), config.prices)
 
     async def identify(self, authorization: bytes | None, scope: KeyScope) -> Caller:

@@ -1,4 +1,4 @@
-"""What each key has used this month, held against its budgets, and brought to the file of keys every second.
+"""What each key has used this month, held against its budgets, and written to the state every second.
 
 Counted in memory and written in batches, so that a request costs no disk access. A process that is killed
 loses what it counted since the last batch, a second or so, and what its running requests had used.
@@ -12,8 +12,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from platen.core.state.interface import StateError
 from platen.serve.access.keys import ApiKey
-from platen.serve.access.keystore import KeyStore, KeyStoreError, Snapshot, Spent, month_of
+from platen.serve.access.keystore import KeyStore, Snapshot, Spent, month_of
 from platen.web.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,11 @@ class Reservation:
 
 
 class Ledger:
-    """All keys of a store and what they have used; `sync` exchanges both with the file."""
+    """All keys of a store and what they have used; `sync` exchanges both with the store."""
 
     def __init__(self, store: KeyStore) -> None:
         self._store = store
-        self._seen = store.version()
+        self._seen = store.revision()
         self._known = store.read()
         self._new: dict[tuple[str, str], Spent] = {}
         self._being_written: dict[tuple[str, str], Spent] = {}
@@ -92,7 +93,7 @@ class Ledger:
             snapshot = await asyncio.to_thread(self._exchange, writing)
             if snapshot is not None:
                 self._known = snapshot
-        except (KeyStoreError, OSError) as error:
+        except (StateError, OSError) as error:
             complaint = str(error)
             for here, spent in writing.items():
                 self._new[here] = self._new.get(here, Spent()) + spent
@@ -108,11 +109,11 @@ class Ledger:
             self._new = {}
 
     def _exchange(self, writing: dict[tuple[str, str], Spent]) -> Snapshot | None:
-        version = self._store.version()
-        if not writing and version == self._seen:
+        revision = self._store.revision()
+        if not writing and revision == self._seen:
             return None
         snapshot = self._store.add(writing) if writing else self._store.read()
-        self._seen = version
+        self._seen = revision
         return snapshot
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 
 from platen.engines.protocol import TokenLogprob
+from platen.prompts.messages import Message
 from platen.prompts.tool_parser import CallBegun, CallGrown, Piece, Said
 from platen.serve.access.caller import Caller
 from platen.serve.api.chat_types import (
@@ -30,7 +31,7 @@ from platen.serve.api.chat_types import (
     ToolCallDelta,
     TopLogprob,
 )
-from platen.serve.api.conversation import Answers, Conversation, ToolUse, Turn, new_call_id
+from platen.serve.api.conversation import Answers, Conversation, ToolUse, new_call_id
 from platen.serve.api.generation import check_count, floored, sampling_of
 from platen.serve.api.leased_generation import answer
 from platen.serve.api.openai_types import FunctionDefinition
@@ -58,15 +59,16 @@ def chat_router(context: ServeContext) -> APIRouter:
     return router
 
 
-def turns_of(messages: Sequence[ChatMessage]) -> tuple[Turn, ...]:
-    """A chat's messages as turns."""
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """A chat's messages, whichever way they were given."""
     return tuple(
-        Turn(
+        Message(
             "system" if message.role == "developer" else message.role,
             message.text,
-            tuple(call.to_call() for call in message.tool_calls or ()),
-            message.tool_call_id,
-            message.name,
+            calls=tuple(call.to_call() for call in message.tool_calls or ()),
+            answers=message.tool_call_id,
+            name=message.name,
+            reasoning=message.reasoning_content,
         )
         for message in messages
     )
@@ -105,11 +107,12 @@ class _Chat:
         named = choice.function.name if isinstance(choice, NamedToolChoice) else None
         mode = None if isinstance(choice, NamedToolChoice) else choice
         conversation = Conversation(
-            turns_of(body.messages),
+            messages_of(body.messages),
             tool_use_of(functions, mode, named, body.parallel_tool_calls),
             body.truncate_prompt_tokens,
+            body.template_options(),
         )
-        sampling = sampling_of(body, body.limit, logprobs)
+        sampling = sampling_of(body, body.limit, logprobs, model.info.defaults)
         return cls(model, body, await conversation.start(model, sampling, caller, n=body.n or 1))
 
     async def pieces(self) -> AsyncIterator[ChatChunk]:

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from platen.prompts.tools import ToolCall
+from platen.prompts.messages import ToolCall
+from platen.prompts.templates import RESERVED_VARIABLES, TemplateOptions
 from platen.serve.api.openai_types import (
     Answer,
     FunctionDefinition,
     GenerationParams,
+    JsonObject,
     Text,
     Usage,
     encodable_json,
@@ -22,6 +24,7 @@ from platen.serve.api.openai_types import (
 
 MAX_TOOLS = 128
 MAX_MESSAGES = 2048
+MAX_DOCUMENTS = 1024
 
 
 def absent_if_none(value: object) -> bool:
@@ -85,6 +88,8 @@ class ChatMessage(BaseModel):
     name: Text | None = None
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Text | None = None
+    reasoning_content: Text | None = None
+    """What an assistant thought before it answered, for templates of models that reason."""
     refusal: str | None = None
     function_call: Any = None
     audio: Any = None
@@ -136,7 +141,47 @@ class ChatTool(BaseModel):
     function: FunctionDefinition
 
 
-class ChatRequest(GenerationParams):
+class TemplateParams(BaseModel):
+    """What a request says of the chat template, as vLLM's server takes it."""
+
+    chat_template: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """One of the model's own, by name. By default `tool_use`, if there is one, for tools, else `default`."""
+    chat_template_kwargs: JsonObject | None = None
+    """Further variables of the template, such as `enable_thinking`."""
+    documents: Annotated[list[JsonObject], Field(max_length=MAX_DOCUMENTS)] | None = None
+    """Objects with `title` and `text`, for models that answer from documents."""
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    """Go on with the last message, an assistant's, instead of beginning another."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if taken := sorted(RESERVED_VARIABLES.intersection(value or ())):
+            raise PydanticCustomError(
+                "variable", "may not have '{name}', which has a parameter of its own", {"name": taken[0]}
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_ending(self) -> TemplateParams:
+        if self.add_generation_prompt and self.continue_final_message:
+            raise PydanticCustomError(
+                "template", "add_generation_prompt and continue_final_message can't both be set"
+            )
+        return self
+
+    def template_options(self) -> TemplateOptions:
+        return TemplateOptions(
+            documents=self.documents,
+            template=self.chat_template,
+            add_generation_prompt=self.add_generation_prompt is not False,
+            continue_final_message=bool(self.continue_final_message),
+            variables=self.chat_template_kwargs,
+        )
+
+
+class ChatRequest(TemplateParams, GenerationParams):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]

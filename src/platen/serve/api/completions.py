@@ -64,7 +64,7 @@ class _Completion:
         logprobs = body.logprobs
         if made > (body.n or 1):
             logprobs = logprobs or 0  # the best is told by its log-probabilities
-        sampling = sampling_of(body, body.max_tokens, logprobs)
+        sampling = sampling_of(body, body.max_tokens, logprobs, model.info.defaults)
         if body.suffix:
             ends = infill_ends(model.tokenizer, _infill_format(model))
             sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids + ends)

@@ -10,30 +10,21 @@ import secrets
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from platen.engines.protocol import SamplingParams, TokenEvent
+from platen.prompts.messages import Message, as_chat
 from platen.prompts.structured import Grammar
+from platen.prompts.templates import PLAIN_OPTIONS, TemplateOptions
 from platen.prompts.tool_grammar import calls_grammar
 from platen.prompts.tool_parser import Piece, Said, ToolReader
-from platen.prompts.tools import FunctionTool, ToolCall, ToolFormat
+from platen.prompts.tools import FunctionTool, ToolFormat
 from platen.serve.access.caller import Caller
 from platen.serve.api.generation import Generation
 from platen.serve.hub.served_model import ServedModel
 from platen.web.errors import ApiError
 
 Ending = Literal["stop", "length", "tool_calls", "content_filter"]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message. `calls` are an assistant's; `answers` is the id of the call that a tool answers."""
-
-    role: str
-    text: str = ""
-    calls: tuple[ToolCall, ...] = ()
-    answers: str | None = None
-    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,13 +39,17 @@ class ToolUse:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is to be answered. `room` bounds the prompt's tokens: the oldest turns are left out."""
+    """What is to be answered. `room` bounds the prompt's tokens: the oldest messages are left out.
 
-    turns: tuple[Turn, ...]
+    `template` is what the request says of the chat template; its tools are those of `tool_use`.
+    """
+
+    messages: tuple[Message, ...]
     tool_use: ToolUse = ToolUse()
     room: int | None = None
-    turns_param: str = "messages"
-    """The request's field of the turns, for errors."""
+    template: TemplateOptions = PLAIN_OPTIONS
+    messages_param: str = "messages"
+    """The request's field of the messages, for errors."""
 
     async def start(
         self,
@@ -78,44 +73,20 @@ class Conversation:
             caller=caller,
             model=model.info.name,
             n=n,
-            prompt_param=self.turns_param,
+            prompt_param=self.messages_param,
             grammar_param="tools" if plan.tools else answer_param,
             shown=tuple(plan.format.markers.values()) if plan.format else (),
         )
         return Answers(generation, [plan.reader() for _ in range(n)])
 
-    async def prompt(self, model: ServedModel, *, add_generation_prompt: bool = True) -> list[int]:
+    async def prompt(self, model: ServedModel) -> list[int]:
         """The ids that the model is given. Raises ApiError when it can't take the conversation."""
-        plan = _plan(self, model.tool_format, None, "response_format")
-        return await self._prompt(model, plan, add_generation_prompt=add_generation_prompt)
+        return await self._prompt(model, _plan(self, model.tool_format, None, "response_format"))
 
-    async def _prompt(
-        self, model: ServedModel, plan: _Plan, *, add_generation_prompt: bool = True
-    ) -> list[int]:
-        return await model.chat_prompt(
-            self._messages(),
-            self.room,
-            [tool.for_template() for tool in plan.tools],
-            add_generation_prompt=add_generation_prompt,
-            param=self.turns_param,
-        )
-
-    def _messages(self) -> list[dict[str, Any]]:
-        """As chat templates take them; a tool's answer gets the name of the function that was called."""
-        names: dict[str | None, str] = {}
-        messages: list[dict[str, Any]] = []
-        for turn in self.turns:
-            names |= {call.id: call.name for call in turn.calls}
-            message: dict[str, Any] = {"role": turn.role, "content": turn.text}
-            if turn.calls:
-                message["tool_calls"] = [call.for_template() for call in turn.calls]
-            if turn.answers is not None:
-                message["tool_call_id"] = turn.answers
-            name = turn.name or names.get(turn.answers)
-            if turn.role == "tool" and name is not None:
-                message["name"] = name
-            messages.append(message)
-        return messages
+    async def _prompt(self, model: ServedModel, plan: _Plan) -> list[int]:
+        tools = tuple(tool.for_template() for tool in plan.tools)
+        options = replace(self.template, tools=tools)
+        return await model.chat_prompt(as_chat(self.messages), self.room, options, param=self.messages_param)
 
 
 class Answers:
@@ -167,13 +138,13 @@ def _plan(
     use = conversation.tool_use
     _check(use)
     if format is None and (
-        use.tools or any(turn.calls or turn.role == "tool" for turn in conversation.turns)
+        use.tools or any(message.calls or message.role == "tool" for message in conversation.messages)
     ):
         raise ApiError(
             400,
             "This model's chat template has no tools that this server knows how to read. Leave out tools and "
             "messages about them, or serve a model that was trained to call functions.",
-            param="tools" if use.tools else conversation.turns_param,
+            param="tools" if use.tools else conversation.messages_param,
             code="tools_not_supported",
         )
     if format is None or not use.tools or use.choice == "none":

@@ -12,7 +12,7 @@ from platen.serve.api.embedding_types import EmbeddingList, EmbeddingRequest, en
 from platen.serve.api.generation import unless_disconnected
 from platen.serve.api.leased_prediction import predict
 from platen.serve.context import ServeContext
-from platen.serve.guards import Origin
+from platen.serve.guards.actions import Origin
 from platen.serve.hub.embedding_model import embedding_of
 from platen.serve.hub.served_model import AnyModel
 from platen.web.errors import ApiError

@@ -26,6 +26,7 @@ from platen.engines.protocol import (
     TokenEvent,
 )
 from platen.engines.protocol import Usage as EngineUsage
+from platen.models.generation_config import SamplingDefaults, first_given
 from platen.serve.access.caller import Caller
 from platen.serve.api.openai_types import GenerationParams, PromptTokensDetails, Usage
 from platen.serve.guards.output_screening import UNSEEN, Oversight
@@ -325,15 +326,17 @@ def check_count(engine: Engine, prompts: int, n: int, prompt_param: str) -> None
         )
 
 
-def sampling_of(body: GenerationParams, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-    """The engine's parameters for an OpenAI request, with OpenAI's defaults."""
+def sampling_of(
+    body: GenerationParams, max_tokens: int | None, logprobs: int | None, own: SamplingDefaults
+) -> SamplingParams:
+    """The engine's parameters for an OpenAI request, with the model's own defaults, else OpenAI's."""
     return SamplingParams(
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=body.top_k or 0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
+        temperature=first_given(body.temperature, own.temperature, 1.0),
+        top_k=first_given(body.top_k, own.top_k, 0),
+        top_p=first_given(body.top_p, own.top_p, 1.0),
+        min_p=first_given(body.min_p, own.min_p, 0.0),
         typical_p=1.0 if body.typical_p is None else body.typical_p,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        repetition_penalty=first_given(body.repetition_penalty, own.repetition_penalty, 1.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),

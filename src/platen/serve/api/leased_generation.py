@@ -19,7 +19,7 @@ from platen.serve.access.caller import Caller
 from platen.serve.access.layer import caller_of
 from platen.serve.api.generation import Generation, unless_disconnected
 from platen.serve.context import ServeContext
-from platen.serve.guards import Origin
+from platen.serve.guards.actions import Origin
 from platen.serve.hub.model_hub import Lease
 from platen.serve.hub.routing import Outcome
 from platen.serve.hub.served_model import ServedModel, writer

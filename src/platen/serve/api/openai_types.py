@@ -236,7 +236,7 @@ class Answer(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model, with OpenAI's fields and three of ours that a chat page needs."""
+    """A model, with OpenAI's fields and some of ours that a chat page needs."""
 
     id: str
     object: Literal["model"] = "model"
@@ -246,6 +246,10 @@ class ModelCard(BaseModel):
     parameters: int
     kind: Literal["base", "chat", "embedding"]
     version: str
+    default_sampling_params: Annotated[
+        dict[str, float] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
+    """What the model's generation_config.json asks for, where a request says nothing."""
 
 
 class UpstreamCard(BaseModel):

@@ -11,10 +11,12 @@ from fastapi import APIRouter, Request
 from fastapi import Response as HttpResponse
 
 from platen.engines.protocol import SamplingParams
+from platen.models.generation_config import first_given
+from platen.prompts.messages import Message
 from platen.prompts.tool_parser import CallBegun, Piece, Said
 from platen.serve.access.caller import Caller
 from platen.serve.api.chat import tool_use_of
-from platen.serve.api.conversation import Answers, Conversation, Ending, Turn, new_call_id
+from platen.serve.api.conversation import Answers, Conversation, Ending, new_call_id
 from platen.serve.api.leased_generation import answer
 from platen.serve.api.openai_types import Usage
 from platen.serve.api.openapi import streamed
@@ -74,7 +76,9 @@ def responses_router(context: ServeContext) -> APIRouter:
 class _Work:
     """One request being answered."""
 
-    def __init__(self, model: ServedModel, body: ResponsesRequest, answers: Answers) -> None:
+    def __init__(
+        self, model: ServedModel, body: ResponsesRequest, sampling: SamplingParams, answers: Answers
+    ) -> None:
         self._answers = answers
         self.generation = answers.generation
         self._count = 0
@@ -84,8 +88,8 @@ class _Work:
             model=model.info.name,
             instructions=body.instructions,
             max_output_tokens=body.max_output_tokens,
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
             text=body.text or TextConfig(),
             tools=body.tools or [],
             tool_choice=body.tool_choice or "auto",
@@ -102,19 +106,23 @@ class _Work:
         window = model.engine.capacity().context_window
         wanted = min(body.max_output_tokens or window, window // 2)
         conversation = Conversation(
-            tuple(_turns(body)),
+            tuple(_messages(body)),
             tool_use_of(body.tools or (), mode, named, body.parallel_tool_calls),
             window - wanted if body.truncation == "auto" else None,
-            turns_param="input",
+            messages_param="input",
         )
+        own = model.info.defaults
         sampling = SamplingParams(
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
+            temperature=first_given(body.temperature, own.temperature, 1.0),
+            top_k=first_given(None, own.top_k, 0),
+            top_p=first_given(body.top_p, own.top_p, 1.0),
+            min_p=first_given(None, own.min_p, 0.0),
+            repetition_penalty=first_given(None, own.repetition_penalty, 1.0),
             max_tokens=body.max_output_tokens,
             grammar=body.text.format.to_grammar() if body.text and body.text.format else None,
         )
         answers = await conversation.start(model, sampling, caller, answer_param="text.format")
-        return cls(model, body, answers)
+        return cls(model, body, sampling, answers)
 
     async def whole(self) -> Response:
         """The answer in one."""
@@ -236,24 +244,26 @@ class _Work:
         return event
 
 
-def _turns(body: ResponsesRequest) -> list[Turn]:
-    """The input as turns: calls belong to the assistant's turn before them, instructions come first."""
-    turns: list[Turn] = []
+def _messages(body: ResponsesRequest) -> list[Message]:
+    """The input as messages: calls belong to the assistant's turn before them, instructions come first."""
+    messages: list[Message] = []
     for item in (
         [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     ):
         if isinstance(item, InputMessage):
             role = "system" if item.role == "developer" else item.role
-            turns.append(Turn(role, item.text))
+            messages.append(Message(role, item.text))
         elif isinstance(item, InputCall):
-            before = turns.pop() if turns and turns[-1].role == "assistant" else Turn("assistant")
-            turns.append(Turn("assistant", before.text, (*before.calls, item.to_call())))
+            before = (
+                messages.pop() if messages and messages[-1].role == "assistant" else Message("assistant", "")
+            )
+            messages.append(Message("assistant", before.text, calls=(*before.calls, item.to_call())))
         else:
-            turns.append(Turn("tool", item.text, answers=item.call_id))
+            messages.append(Message("tool", item.text, answers=item.call_id))
     if body.instructions:
-        system = turns.pop(0).text if turns[0].role == "system" else ""
-        turns.insert(0, Turn("system", "\n\n".join(filter(None, (body.instructions, system)))))
-    return turns
+        system = messages.pop(0).text if messages[0].role == "system" else ""
+        messages.insert(0, Message("system", "\n\n".join(filter(None, (body.instructions, system)))))
+    return messages
 
 
 def _usage(usage: Usage) -> ResponseUsage:

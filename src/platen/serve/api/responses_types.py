@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from platen.prompts.messages import ToolCall
 from platen.prompts.structured import Grammar
-from platen.prompts.tools import ToolCall
 from platen.serve.api.chat_types import MAX_MESSAGES, MAX_TOOLS, CalledFunction
 from platen.serve.api.openai_types import (
     FunctionDefinition,

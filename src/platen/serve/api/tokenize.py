@@ -8,15 +8,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platen.serve.access.layer import caller_of
-from platen.serve.api.chat import turns_of
-from platen.serve.api.chat_types import MAX_MESSAGES, MAX_TOOLS, ChatMessage, ChatTool
+from platen.serve.api.chat import messages_of
+from platen.serve.api.chat_types import MAX_MESSAGES, MAX_TOOLS, ChatMessage, ChatTool, TemplateParams
 from platen.serve.api.conversation import Conversation, ToolUse
 from platen.serve.api.openai_types import MAX_TOKENS, Text
 from platen.serve.context import ServeContext
 from platen.serve.hub.served_model import ServedModel, writer
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(TemplateParams):
     """A text (`prompt`) or a conversation (`messages`), which goes through the chat template."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -26,8 +26,7 @@ class TokenizeRequest(BaseModel):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool = True
-    """Begin a text with the token that begins the model's texts, as completions do."""
-    add_generation_prompt: bool = True
+    """Put those around a text that the tokenizer itself puts there, as completions do."""
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")
@@ -76,10 +75,12 @@ def tokens_router(context: ServeContext) -> APIRouter:
         model = _model(context, request, body.model)
         if body.messages is not None:
             tools = tuple(tool.function.to_tool() for tool in body.tools or ())
-            conversation = Conversation(turns_of(body.messages), ToolUse(tools))
-            ids = await conversation.prompt(model, add_generation_prompt=body.add_generation_prompt)
+            conversation = Conversation(
+                messages_of(body.messages), ToolUse(tools), template=body.template_options()
+            )
+            ids = await conversation.prompt(model)
         else:
-            ids = await model.plain_tokens(body.prompt or "", add_bos=body.add_special_tokens)
+            ids = await model.plain_tokens(body.prompt or "", add_special_tokens=body.add_special_tokens)
         names = [model.tokenizer.token_text(token_id) for token_id in ids] if body.return_token_strs else None
         window = model.info.context_window
         return Tokens(count=len(ids), max_model_len=window, tokens=ids, token_strs=names)

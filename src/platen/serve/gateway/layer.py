@@ -25,7 +25,8 @@ from platen.engines.remote.upstream import Answer, Upstream, UpstreamError
 from platen.serve.access.caller import Caller
 from platen.serve.gateway.outgoing_request import BYTES_PER_TOKEN, NewGuard, OutgoingGuard, OutgoingRequest
 from platen.serve.gateway.relay import EventRelay, relay_whole
-from platen.serve.guards import Outgoing, RelayedScreen
+from platen.serve.guards.guards import Outgoing
+from platen.serve.guards.upstream_screen import RelayedScreen
 from platen.serve.hub.served_model import LONG_TEXT
 from platen.web.asgi import Hangup, failing, replayed, sends_json, whole_body
 from platen.web.errors import ApiError

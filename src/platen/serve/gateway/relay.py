@@ -12,7 +12,7 @@ import orjson
 
 from platen.engines.protocol import Usage
 from platen.engines.remote.events import Lines, choices_of, event_of, is_done, usage_of
-from platen.serve.guards import RelayedScreen
+from platen.serve.guards.upstream_screen import RelayedScreen
 
 Hide = Callable[[bytes], bytes]
 """Gives JSON without what an error must not show, the upstream's key."""

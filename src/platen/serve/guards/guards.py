@@ -29,7 +29,7 @@ LONG_TEXT = 5_000
 PIECE = 16_384
 """Characters of a text scanned in one go: one search of a pattern keeps every other thread waiting."""
 
-READ = ("content", "tool_calls")
+READ = ("content", "tool_calls", "reasoning_content")
 """Of a message, what is looked over."""
 
 TRUSTED = ("system", "developer")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from platen.engines.protocol import TokenEvent, Usage
-from platen.serve.guards import GuardRefusal, Outgoing
+from platen.serve.guards.actions import GuardRefusal
+from platen.serve.guards.guards import Outgoing
 from platen.serve.metrics import Metrics
 
 

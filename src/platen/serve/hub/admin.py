@@ -17,9 +17,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from platen.core.errors import BundleError, PlatenError
+from platen.core.urls import shown
 from platen.engines.batching.adapter_engine import AdaptedEngine
 from platen.engines.batching.engine import BatchingEngine
-from platen.models.remote import is_url, shown
+from platen.models.remote import is_url
 from platen.serve.context import ServeContext
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.route_spec import RouteSpec
@@ -30,6 +31,8 @@ from platen.web.errors import ApiError
 
 log = logging.getLogger(__name__)
 
+FOLLOW_SECONDS = 1.0
+"""How often a server asks a shared state what others were told."""
 Loader = Callable[[str, str], AnyModel]
 """Loads what a reference (a folder, a Hub name, MODEL@VERSION) leads to, to answer to a name; blocks."""
 
@@ -80,7 +83,6 @@ def _told(model: AnyModel) -> str:
 def admin_router(context: ServeContext, load: Loader) -> APIRouter:
     router = APIRouter(prefix="/admin/models", tags=["admin"])
     hub, kept = context.hub, context.kept
-    one_at_a_time = asyncio.Lock()
     hub.on_roll_back = lambda route: kept.without_canary(route.name)
 
     @router.get("")
@@ -91,7 +93,7 @@ def admin_router(context: ServeContext, load: Loader) -> APIRouter:
     @router.put("/{name:path}")
     async def set_route(name: str, body: RouteSpec) -> RouteStatus:
         """Load what is new and let it answer to `name`; running answers end on what they began with."""
-        async with one_at_a_time:
+        async with kept.changing:
             route = await _loaded(hub, name, body, load)
             hub.set_route(route)
             kept.set(name, body)
@@ -100,7 +102,7 @@ def admin_router(context: ServeContext, load: Loader) -> APIRouter:
     @router.delete("/{name:path}")
     async def remove_route(name: str) -> RouteStatus:
         """Let nothing answer to `name` any more; running answers end as they would have."""
-        async with one_at_a_time:
+        async with kept.changing:
             route = hub.route(name)
             hub.remove(name)
             kept.set(name, None)
@@ -116,26 +118,59 @@ async def restore(
 
     What can't be had any more is logged and left as it is without, and so are names that are `not_ours`.
     """
-    restored = []
-    for name, spec in kept.changes.items():
-        if spec is None:
-            if any(route.name == name for route in hub.routes()):
-                hub.remove(name)
-                restored.append(name)
-            continue
-        try:
-            if name in not_ours:
-                raise ApiError(400, f"'{name}' is the name of an upstream now.")
-            hub.set_route(await _loaded(hub, name, spec, load))
-            restored.append(name)
-        except ApiError as error:
-            log.error(
-                "'%s' is not as it was changed before the last stop; the server goes on without: %s",
-                name,
-                error.message,
-            )
+    restored = [
+        name
+        for name, spec in kept.changes.items()
+        if await _made(hub, name, spec, load, not_ours=not_ours, told="before the last stop")
+    ]
     await hub.closed_unused()
     return restored
+
+
+async def follow(hub: ModelHub, kept: KeptChanges, load: Loader, *, not_ours: Collection[str] = ()) -> None:
+    """Make the changes that other servers of the same state are told, until cancelled.
+
+    What can't be made here is logged and left as it is; so is a state that doesn't answer.
+    """
+    complaint = ""
+    while True:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        try:
+            async with kept.changing:
+                for name, spec in (await kept.learn()).items():
+                    await _made(hub, name, spec, load, not_ours=not_ours, told="at another server")
+            complaint = ""
+        except (PlatenError, ApiError, OSError) as error:
+            if str(error) != complaint:
+                log.error("what other servers are told can't be followed: %s", error)
+            complaint = str(error)
+
+
+async def _made(
+    hub: ModelHub,
+    name: str,
+    spec: RouteSpec | None,
+    load: Loader,
+    *,
+    not_ours: Collection[str],
+    told: str,
+) -> bool:
+    """Make one change that is known from elsewhere; whether there was something to do that could be done."""
+    if spec is None:
+        known = any(route.name == name for route in hub.routes())
+        if known:
+            hub.remove(name)
+        return known
+    try:
+        if name in not_ours:
+            raise ApiError(400, f"'{name}' is the name of an upstream now.")
+        hub.set_route(await _loaded(hub, name, spec, load))
+    except ApiError as error:
+        log.error(
+            "'%s' is not as it was changed %s; the server goes on without: %s", name, told, error.message
+        )
+        return False
+    return True
 
 
 async def _loaded(hub: ModelHub, name: str, spec: RouteSpec, load: Loader) -> Route:

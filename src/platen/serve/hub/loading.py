@@ -18,6 +18,7 @@ from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.protocol import EngineFailed
 from platen.engines.vllm.process import VllmOptions
 from platen.models.bundle import find_bundle
+from platen.models.generation_config import NO_DEFAULTS
 from platen.models.remote import is_url
 from platen.models.sentence import Pooling, is_embedding_folder
 from platen.models.store import HeldFolder, ModelCache
@@ -26,6 +27,7 @@ from platen.serve.hub.embedding_model import open_embedding_model
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
 from platen.tokens.gguf_header import is_gguf
 
+_UNCONFIGURED = ServeConfig()
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +66,7 @@ def open_any(
         how = f"{embedder.config.pooling} of the last hidden states, {embedder.dimensions} dimensions"
         return model, f"{embedder.encoder.name}: an embedding model ({how})"
     local = open_configured(path_or_name if held else path, config, held=held, phase=phase)
-    return served_model(local, name, source), local.why
+    return served_model(local, name, source, config), local.why
 
 
 def further_models(
@@ -146,8 +148,11 @@ def _fetched(url: str, config: ServeConfig, report: Report, phase: Phase) -> Hel
     return cache.open(url, report=report, waiting=waiting, phase=phase)
 
 
-def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
+def served_model(
+    model: LocalModel, name: str, source: str, config: ServeConfig = _UNCONFIGURED
+) -> ServedModel:
     """An opened bundle as clients see it under `name`."""
+    defaults = model.defaults if config.generation_config == "auto" else NO_DEFAULTS
     info = ModelInfo(
         name=name,
         context_window=model.engine.capacity().context_window,
@@ -156,5 +161,6 @@ def served_model(model: LocalModel, name: str, source: str) -> ServedModel:
         fingerprint=model.fingerprint,
         created=int(model.path.stat().st_mtime),
         version=model.fingerprint[:12],
+        defaults=defaults,
     )
     return ServedModel(model.engine, model.tokenizer, info, source)

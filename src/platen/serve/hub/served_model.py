@@ -11,18 +11,19 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 from platen.engines.protocol import Engine, EngineStats
-from platen.prompts.infill import InfillFormat, infill_format, infill_prompt
-from platen.prompts.messages import (
+from platen.models.generation_config import NO_DEFAULTS, SamplingDefaults
+from platen.prompts.encoding import (
     ModelKind,
     chat_prompt,
     text_prompt,
     truncated_chat_prompt,
     truncated_text_prompt,
 )
+from platen.prompts.infill import InfillFormat, infill_format, infill_prompt
+from platen.prompts.templates import ChatTemplateError, TemplateOptions
 from platen.prompts.tools import ToolFormat, tool_format
 from platen.serve.api.openai_types import ModelCard
-from platen.serve.guards import Incoming
-from platen.tokens.chat_templates import ChatTemplateError
+from platen.serve.guards.guards import Incoming
 from platen.tokens.tokenizer import Tokenizer
 from platen.web.errors import ApiError
 
@@ -55,6 +56,8 @@ class ModelInfo:
     fingerprint: str
     created: int
     version: str = "1"
+    defaults: SamplingDefaults = NO_DEFAULTS
+    """What a request is given that says nothing of how to sample."""
 
     def card(self) -> ModelCard:
         return ModelCard(
@@ -64,6 +67,7 @@ class ModelInfo:
             parameters=self.parameters,
             kind=self.kind,
             version=self.version,
+            default_sampling_params=self.defaults.as_dict() or None,
         )
 
 
@@ -155,9 +159,11 @@ class ServedModel:
             for ids, before, text in zip(prompts, texts, kept, strict=True)
         ]
 
-    async def plain_tokens(self, text: str, *, add_bos: bool) -> list[int]:
-        """Ids of a text as it is."""
-        return await tokenize(len(text), lambda: self.tokenizer.encode(text, add_bos=add_bos))
+    async def plain_tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Ids of a text as it is, or as the tokenizer frames one."""
+        return await tokenize(
+            len(text), lambda: self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        )
 
     async def infill_prompts(
         self, format: InfillFormat, prefixes: Sequence[str], suffix: str
@@ -177,31 +183,60 @@ class ServedModel:
         self,
         messages: list[dict[str, Any]],
         room: int | None,
-        tools: Sequence[dict[str, Any]] = (),
+        options: TemplateOptions,
         *,
-        add_generation_prompt: bool = True,
         param: str = "messages",
     ) -> list[int]:
         """Ids of a conversation, less the oldest turns that would make it longer than `room`.
 
+        Always on a thread: a template is a program that comes with the model, and may take its time.
         Raises ApiError, naming the request's field `param`, when the model's template refuses it.
         """
         refusal = None
         if self.incoming is not None:
             messages, refusal = await self.incoming.chat(messages)
+            options, refused = await _looked_over(options, self.incoming)
+            refusal = refusal or refused
 
         def work() -> list[int]:
             if room is None:
-                return chat_prompt(
-                    self.tokenizer, messages, tools, add_generation_prompt=add_generation_prompt
-                )
-            return truncated_chat_prompt(self.tokenizer, messages, room, tools)
+                return chat_prompt(self.tokenizer, messages, options)
+            return truncated_chat_prompt(self.tokenizer, messages, room, options)
 
         try:
-            ids = await tokenize(sum(len(str(part)) for part in (*messages, *tools)), work)
+            ids = await asyncio.to_thread(work)
         except (ChatTemplateError, ValueError) as error:
             raise ApiError(400, str(error), param=param, code="invalid_messages") from None
         return ids if refusal is None else RefusedPrompt(ids, refusal)
+
+
+async def _looked_over(options: TemplateOptions, incoming: Incoming) -> tuple[TemplateOptions, str | None]:
+    """With the texts of documents and variables as `incoming` leaves them; and its refusal, if it refuses."""
+    texts: list[str] = []
+
+    def collected(value: Any) -> None:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, (list, dict)):
+            for item in value.values() if isinstance(value, dict) else value:
+                collected(item)
+
+    given = [list(options.documents or ()), dict(options.variables or {})]
+    collected(given)
+    if not texts:
+        return options, None
+    kept, refusal = await incoming.prompts(texts)
+    left = iter(kept)
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return next(left)
+        if isinstance(value, list):
+            return [replaced(item) for item in value]
+        return {key: replaced(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    documents, variables = replaced(given)
+    return replace(options, documents=documents or options.documents, variables=variables), refusal
 
 
 async def tokenize(characters: int, work: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 PyTorch does each norm, rotation and gate as several operations, which for the few rows of a decoding batch
 cost more to start than to compute, and attends with kernels made for training. In C++ a step of eight texts
 takes two fifths less time, and reading a prompt a tenth. Without a compiler PyTorch's operations do.
-Letters in shapes as in `platen.models.llama`.
+Letters in shapes as in `platen.models.arch.decoder`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.native import load_native
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
 
 HEAD_SIZES = (16, 32, 64, 96, 128)
 _LANES = 16
@@ -146,7 +146,7 @@ def pack_weight(weight: Tensor) -> Tensor:
     return (panels[..., _LANES:] << 16) | (panels[..., :_LANES] & 0xFFFF)
 
 
-def kernels_for(config: LlamaConfig) -> Kernels | None:
+def kernels_for(config: DecoderConfig) -> Kernels | None:
     """The kernels, if they fit the network's sizes and can be had on this machine."""
     fits = config.head_dim in HEAD_SIZES and not (config.hidden_size | config.intermediate_size) % _LANES
     return load_kernels() if fits else None

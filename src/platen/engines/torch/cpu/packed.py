@@ -4,7 +4,7 @@ PyTorch reorders a plain weight at every call, which for the few rows of a decod
 the product itself. And every product is a barrier for the threads: queries, keys and values come out of one,
 the two halves of the gated layer out of another. For a few rows, reading the weights is all the work: those
 that 16 bits can hold, as published models' do, are kept in 16 while the sums are float32.
-Letters in shapes as in `platen.models.llama`; I inputs, O outputs.
+Letters in shapes as in `platen.models.arch.decoder`; I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from platen.engines.torch.cpu.kernels import Kernels, kernels_for, pack_weight
-from platen.models.llama import Cache, DecoderLayer, Llama, RMSNorm, rotate
+from platen.models.arch.cache import Cache
+from platen.models.arch.decoder import Decoder, DecoderLayer
+from platen.models.arch.layers import RMSNorm
+from platen.models.arch.rope import rotate
 
 _ROWS = 8
 """Rows that the layout is made for. With this one a row's result does not depend on how many there are..."""
@@ -195,14 +198,14 @@ class PackedLayer(nn.Module):
         return F.silu(gate).mul_(up)
 
 
-def can_pack(model: Llama) -> bool:
+def can_pack(model: Decoder) -> bool:
     """Whether the layers of a model can be packed, or those beside a packed model's."""
     weight = model.model.embed_tokens.weight
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     return on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def pack(model: Llama) -> None:
+def pack(model: Decoder) -> None:
     """Exchange the model's layers for packed ones. It can then be neither trained nor saved.
 
     A tied output layer becomes a matrix of its own, so memory grows by the embedding's size.
@@ -225,7 +228,7 @@ def pack(model: Llama) -> None:
     model.model.norm = PackedNorm(model.model.norm, kernels)  # type: ignore[assignment]
 
 
-def projection(model: Llama, name: str) -> tuple[nn.Module, slice]:
+def projection(model: Decoder, name: str) -> tuple[nn.Module, slice]:
     """The module that computes a projection, such as `model.layers.0.mlp.up_proj`, and which of its outputs.
 
     The module's first argument is the projection's input.

@@ -20,7 +20,7 @@ from platen.serve.api.generation import Generation, check_count, sampling_of
 from platen.serve.api.leased_prediction import predict
 from platen.serve.api.oip.tensors import BYTES, Tensor, texts_tensor
 from platen.serve.context import ServeContext
-from platen.serve.guards import Origin
+from platen.serve.guards.actions import Origin
 from platen.serve.guards.output_screening import Oversight
 from platen.serve.hub.embedding_model import EmbeddingModel
 from platen.serve.hub.model_hub import Lease
@@ -181,7 +181,7 @@ async def _generate(
     body = _completion_request(model.info.name, texts, parameters)
     check_count(model.engine, len(texts), 1, text.name)
     prompts = await model.text_prompts(texts, body.truncate_prompt_tokens)
-    sampling = sampling_of(body, body.max_tokens, None)
+    sampling = sampling_of(body, body.max_tokens, None, model.info.defaults)
     generation = await Generation.start(
         model.engine, prompts, sampling, caller=caller, model=model.info.name, prompt_param=text.name
     )

@@ -1,0 +1,18 @@
+"""URLs as messages, logs and manifests may have them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+
+def shown(url: str) -> str:
+    """A URL without what may be secret in it: user, password, query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def without_secrets(message: str, url: str) -> str:
+    """A library's message about `url`, with neither the URL nor its password in it."""
+    message = message.replace(url, shown(url))
+    password = urlsplit(url).password
+    return message.replace(password, "***") if password else message
