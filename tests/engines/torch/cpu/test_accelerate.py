@@ -68,9 +68,12 @@ def test_the_same_logits(
 
 
 def test_a_kernel_that_computes_wrongly_is_not_used(
-    tiny_llama: Decoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = copy.deepcopy(tiny_llama)
+    model = opened("llama", tiny_tokenizer, tmp_path)
     if kernels_for(model.config) is None:
         pytest.skip("no C++ compiler")
     right = Kernels.attend_prompt
