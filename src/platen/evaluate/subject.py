@@ -33,7 +33,8 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return next(self.model.parameters()).device
+        first = next(self.model.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
 
 @dataclass(frozen=True)
