@@ -117,7 +117,7 @@ def open_model(
             runner = _compiled_runner(path, compiled, config, options.max_concurrent, options.cache_budget())
         why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
     check_templates(tokenizer)
-    generation = read_generation_config(path)
+    generation = read_generation_config(path, config.vocab_size)
     own_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
     end_ids = tuple(dict.fromkeys((*own_ids, *generation.eos_token_ids)))
     text = _Text(

@@ -85,6 +85,14 @@ def test_a_request_can_turn_each_of_them_off(serve: Serve, tiny_tokenizer: Token
     assert engine.requests[-1].sampling == SamplingParams(temperature=1, max_tokens=16)
 
 
+@pytest.mark.parametrize("path", sorted(ENDPOINTS))
+def test_suppressed_tokens_are_kept_away(serve: Serve, tiny_tokenizer: Tokenizer, path: str) -> None:
+    engine, wishes = ScriptedEngine(["a"]), SamplingDefaults(suppress_tokens=(3, 5))
+    http = serve(ServedModel(engine, tiny_tokenizer, replace(INFO, defaults=wishes)))
+    post(http, path, **ENDPOINTS[path])
+    assert engine.requests[-1].sampling.logit_bias == ((3, -100.0), (5, -100.0))
+
+
 def test_the_card_tells_what_the_model_asks_for(serve: Serve, tiny_tokenizer: Tokenizer) -> None:
     http = serve(ServedModel(ScriptedEngine([]), tiny_tokenizer, replace(INFO, defaults=WISHES)))
     asked = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.1}
