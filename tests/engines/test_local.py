@@ -15,7 +15,6 @@ from platen.engines.batching.draft import DraftOptions
 from platen.engines.local import open_model, stream_chat, stream_text
 from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.engines.vllm.config import VllmConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
 from platen.prompts.encoding import (
@@ -146,9 +145,9 @@ async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Decoder, tmp_path
 
 def test_a_draft_is_refused_where_another_engine_would_run(tiny_bundle: Path, tmp_path: Path) -> None:
     compile_bundle(tiny_bundle, tmp_path / "compiled", "openvino")
-    for path, vllm in ((tmp_path / "compiled", None), (tiny_bundle, VllmConfig())):
-        with pytest.raises(ConfigError, match=r"serve\.draft is for PyTorch's engine"):
-            open_model(path, EngineOptions(vllm=vllm, draft=DraftOptions()))
+    for path, engine in ((tmp_path / "compiled", None), (tiny_bundle, "vllm")):
+        with pytest.raises(ConfigError, match=r"serve\.draft is for the engine torch"):
+            open_model(path, EngineOptions(draft=DraftOptions()), engine=engine)
 
 
 def test_a_configured_draft_reaches_the_engine(tiny_bundle: Path) -> None:

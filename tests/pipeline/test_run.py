@@ -344,16 +344,16 @@ def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
 
 def test_a_released_model_is_compiled_and_then_served(tiny_project: Path) -> None:
     pytest.importorskip("openvino")
-    from platen.cli.options import released_bundle, released_forms
     from platen.models.compiled import read_compiled
+    from platen.pipeline.registered import ProjectModels
 
     wanted = ["compile.weights=int4"]
     assert run(tiny_project, overrides=wanted).made == [*STAGES, "compile"]
     assert run(tiny_project, overrides=wanted).made == []
     pipeline = pipeline_of(tiny_project)
-    bundle, name = released_bundle(pipeline)
-    (_, path), same_name = released_forms(pipeline)
-    assert name == same_name == "tiny"
+    released = ProjectModels(lambda: pipeline).find(None)
+    bundle, path = released.folders
+    assert (released.model, released.version) == ("tiny", "tiny@1")
     assert read_compiled(bundle) is None
     found = read_compiled(path)
     assert found is not None

@@ -26,7 +26,7 @@ def evaluate(ctx: StageContext) -> StageResult:
     can't be opened.
     """
     config: EvaluateConfig = ctx.config
-    subject = open_subject(ctx.inputs["train"].path)
+    subject = open_subject(ctx.inputs["train"].path, config.device)
     if config.stride is not None and config.stride > subject.context:
         raise ConfigError(
             f"evaluate.stride ({config.stride}) is more than the model's context window ({subject.context}).",
@@ -60,9 +60,12 @@ def _measure(
         stride=stride,
         byte_count=text.bytes - unscored,
         batch_size=batch_size,
+        device=subject.device,
         progress=ctx.progress,
     )
-    positions = loss_by_position(subject.model, text.ids, context=context, batch_size=batch_size)
+    positions = loss_by_position(
+        subject.model, text.ids, context=context, batch_size=batch_size, device=subject.device
+    )
     windows = window_losses(score, context)
     documents = score_documents(score, text.documents)
     hardest, easiest = extremes(documents)

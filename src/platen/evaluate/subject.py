@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from platen.core.devices import select_device
 from platen.core.errors import DataError
 from platen.core.kinds.data_splits import DataSplits
 from platen.tokens.files import TokenFiles
@@ -27,6 +29,11 @@ class Subject:
     tokenizer: Tokenizer
     context: int
     parameters: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.model.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,20 @@ class SplitText:
         return sum(document.bytes for document in self.documents)
 
 
-def open_subject(path: Path) -> Subject:
-    """Open a bundle or a ladder baseline in evaluation mode. Raises BundleError."""
+def open_subject(path: Path, device: str = "cpu") -> Subject:
+    """Open a bundle or a ladder baseline in evaluation mode on a device.
+
+    Raises ConfigError when there is no such device, BundleError.
+    """
     from platen.models import ladder
 
+    on = select_device(device)
     if ladder.is_ladder(path):
         baseline = ladder.open(path)
-        return _subject(baseline.model, baseline.tokenizer, baseline.config.max_position_embeddings)
+        return _subject(baseline.model.to(on), baseline.tokenizer, baseline.config.max_position_embeddings)
     from platen.models.bundle import open_bundle
 
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, device=on)
     return _subject(bundle.model, bundle.tokenizer, bundle.config.max_position_embeddings)
 
 

@@ -48,6 +48,8 @@ def register(ctx: StageContext) -> StageResult:
 
     Raises GateFailed, with by how much, before anything is registered.
     """
+    from platen.models.bundle import bundle_fingerprint
+
     config: ReleaseConfig = ctx.config
     train, evaluation = ctx.inputs["train"], ctx.inputs["evaluate"]
     registry = Registry(ctx.project_dir, url=ctx.registry_url, state=ctx.state)
@@ -61,6 +63,7 @@ def register(ctx: StageContext) -> StageResult:
         source=train.path.resolve().as_uri(),
         metrics=metrics,
         evaluated_text=text,
+        content=bundle_fingerprint(train.path),
     )
     version = registry.promote(version, config.promote, outcome)
     release = Release(

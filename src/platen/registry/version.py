@@ -14,6 +14,8 @@ FINGERPRINT, ARTIFACT, SOURCE, METRICS, TEXT, PROMOTIONS = (
     f"platen.{tag}"
     for tag in ("fingerprint", "artifact", "source", "metrics", "evaluated_text", "promotions")
 )
+CONTENT = "platen.content"
+"""The tag of the fingerprint that servers tell: of the bundle's files, whatever made them."""
 PARENT_CHECKPOINT, PARENT_RUN = "platen.parent_checkpoint", "mlflow.parentRunId"
 
 
@@ -34,7 +36,7 @@ class Promotion:
 class Version:
     """A registered model version.
 
-    `fingerprint` is the bundle's, `artifact` its `name/fingerprint` in the store (None for a model from
+    `fingerprint` is that of the bundle's artifact, `artifact` its `name/fingerprint` in the store (None for a model from
     elsewhere), `source` where it was when registered. `tags` are the registering caller's own.
     """
 
@@ -51,6 +53,8 @@ class Version:
     """SHA-256 of the text that the metrics were measured on."""
     promotions: tuple[Promotion, ...]
     tags: Mapping[str, str]
+    content: str = ""
+    """Fingerprint of the bundle's files, which a server tells with its responses; empty in old versions."""
 
     @property
     def name(self) -> str:
@@ -83,6 +87,7 @@ def version_of(made: Any, aliases: Iterable[str]) -> Version:
         evaluated_text=tags.get(TEXT),
         promotions=tuple(_promotion(raw) for raw in json.loads(tags.get(PROMOTIONS, "[]"))),
         tags={key: value for key, value in tags.items() if not key.startswith("platen.")},
+        content=tags.get(CONTENT, ""),
     )
 
 

@@ -71,6 +71,9 @@ class ServeConfig(Section):
     """Adaptive batching of embedding requests."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
+    engine: Text = "auto"
+    """What runs the models: torch, openvino, llamacpp, vllm or another engine; auto takes the fastest
+    measured here, else a compiled form before the bundle."""
     device: DeviceName = "auto"
     """Where PyTorch computes: cpu, cuda, cuda:N or mps; auto takes a GPU if there is one."""
     dtype: DType = "auto"
@@ -107,6 +110,11 @@ class ServeConfig(Section):
             if upstream.name in upstream.fallbacks:
                 raise ValueError(f"the upstream {upstream.name} is its own fallback")
         return self
+
+    @property
+    def wanted_engine(self) -> str:
+        """The engine that is asked for, or auto."""
+        return "vllm" if self.engine == "auto" and self.vllm is not None else self.engine
 
     def located(self, directory: Path) -> ServeConfig:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""

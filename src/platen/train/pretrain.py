@@ -65,7 +65,7 @@ def pretrain(ctx: StageContext) -> StageResult:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     ignore = tokenizer.pad_id if tokenizer.pad_id != tokenizer.eos_id else None
-    with joined(config.train.batch_size, config.train.accumulation) as world:
+    with joined(config.train.batch_size, config.train.accumulation, config.train.device) as world:
         torch.manual_seed(ctx.seed)
         model = build_model(config, tokenizer)
         loader = PackedLoader(

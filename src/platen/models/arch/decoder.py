@@ -50,6 +50,11 @@ class DecoderLayer(nn.Module):
         x = x + attended
         return x + self._scaled(self._norm(after_mlp, self.mlp(self._norm(before_mlp, x))))
 
+    @property
+    def norms(self) -> list[nn.Module | None]:
+        """Before attention, after it, before the feed-forward layer, after it."""
+        return [None if name is None else getattr(self, name) for name in self._names]
+
     def _norm(self, name: str | None, x: Tensor) -> Tensor:
         return x if name is None else getattr(self, name)(x)
 
@@ -96,12 +101,19 @@ class Trunk(nn.Module):
         visible = Visible.of(attention_mask, tokens, past, position_ids)
         full, local = self._angles(position_ids, past, tokens, kv_cache, compute_dtype(x))
         for number, layer in enumerate(self.layers):
-            rotated = self.config.theta(number) is not None
-            angles = (local if self.config.is_local(number) else full) if rotated else None
-            x = layer(x, angles, visible, kv_cache)
+            x = layer(x, self._angles_of(number, full, local), visible, kv_cache)
         if kv_cache is not None:
             kv_cache.advance(tokens)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def layer_angles(self, layer: int, past: int, tokens: int, dtype: torch.dtype) -> Angles | None:
+        """Of `tokens` tokens from position `past` on, as a layer takes them."""
+        return self._angles_of(layer, *self._angles(None, past, tokens, None, dtype))
+
+    def _angles_of(self, layer: int, full: Angles | None, local: Angles | None) -> Angles | None:
+        if self.config.theta(layer) is None:
+            return None
+        return local if self.config.is_local(layer) else full
 
     def _embed(self, input_ids: Tensor, position_ids: Tensor | None, past: int) -> Tensor:
         x: Tensor = self.embed_tokens(input_ids)

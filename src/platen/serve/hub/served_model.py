@@ -46,7 +46,8 @@ class ModelInfo:
     """What clients are told of the model. `kind` base continues text; chat was trained on turns; embedding
     writes nothing.
 
-    `version` tells the models apart that come to answer to one name.
+    `version` tells the models apart that come to answer to one name: the beginning of the `fingerprint`, by
+    which `platen models find` gives the registered version.
     """
 
     name: str
@@ -56,6 +57,8 @@ class ModelInfo:
     fingerprint: str
     created: int
     version: str = "1"
+    registered: str | None = None
+    """MODEL@NUMBER in a registry, where that is known."""
     defaults: SamplingDefaults = NO_DEFAULTS
     """What a request is given that says nothing of how to sample."""
 
@@ -67,6 +70,8 @@ class ModelInfo:
             parameters=self.parameters,
             kind=self.kind,
             version=self.version,
+            fingerprint=self.fingerprint,
+            registered=self.registered,
             default_sampling_params=self.defaults.as_dict() or None,
         )
 
