@@ -62,9 +62,9 @@ def _candidates(model: ResolvedModel, forms: Sequence[ResolvedModel], device: st
     for form in forms:
         held = replace(form, held=model.held) if form.held is not model.held else form
         for spec in engines().values():
-            if spec.rank is not None and form.form in spec.forms and _computes_on(spec, device):
-                if not (spec.installed and spec.refuses(form)):
-                    yield Choice(spec, held)
+            takes = spec.rank is not None and form.form in spec.forms and _computes_on(spec, device)
+            if takes and not (spec.installed and spec.refuses(form)):
+                yield Choice(spec, held)
 
 
 def _computes_on(spec: EngineSpec, device: str) -> bool:

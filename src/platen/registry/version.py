@@ -36,8 +36,8 @@ class Promotion:
 class Version:
     """A registered model version.
 
-    `fingerprint` is that of the bundle's artifact, `artifact` its `name/fingerprint` in the store (None for a model from
-    elsewhere), `source` where it was when registered. `tags` are the registering caller's own.
+    `fingerprint` is that of the bundle's artifact, `artifact` its `name/fingerprint` in the store (None for a
+    model from elsewhere), `source` where it was when registered. `tags` are the registering caller's own.
     """
 
     model: str

@@ -1,8 +1,8 @@
 """Models at services elsewhere that speak OpenAI's API: `remote:URL?tokenizer=…`.
 
 Prompts go there as token ids, so the model's tokenizer must be at hand: `tokenizer` is a folder or any other
-reference to a model that has the same. `model` is its name at the service; `window` the tokens of its context,
-by default what the tokenizer's own config.json says; `key_env` the environment variable with the key.
+reference to a model that has the same. `model` is its name at the service; `window` the tokens of its context
+window, by default what the tokenizer's own config.json says; `key_env` the environment variable with the key.
 """
 
 from __future__ import annotations
