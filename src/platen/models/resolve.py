@@ -160,7 +160,9 @@ class ResolvedModel:
         """How its makers would sample. Raises BundleError for values out of range."""
         from platen.models.generation_config import GenerationConfig, read_generation_config
 
-        return read_generation_config(self.path) if self.path.is_dir() else GenerationConfig()
+        if not self.path.is_dir():
+            return GenerationConfig()
+        return read_generation_config(self.path, self.config.vocab_size)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
