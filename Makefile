@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLE ?= examples/shakespeare
 RUN_FLAGS ?=
-MISSING := $(strip $(foreach program,chromium redis-server g++,$(if $(shell command -v $(program)),,$(program))))
+PROGRAMS := chromium redis-server g++
+MISSING := $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))) \
+  $(if $(wildcard /usr/lib/postgresql/*/bin/initdb),,postgresql))
 
 .PHONY: run test test-slow lint format bench docs setup clean
 .DELETE_ON_ERROR:

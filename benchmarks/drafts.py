@@ -39,7 +39,7 @@ from platen.engines.batching.draft_ngrams import Continuations
 from platen.engines.batching.engine import BatchingEngine
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.engines.threads import prepare_process
-from platen.engines.torch.cpu.packed import pack
+from platen.engines.torch.cpu.accelerate import accelerate
 from platen.engines.torch.runner import TorchRunner
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
@@ -198,7 +198,7 @@ def main() -> None:
     only = args.only or (*CASES, "transformers")
     model = scripted_model(config)
     lookup = transformers_lookup(model, draft) if "transformers" in only else None
-    pack(model)
+    assert accelerate(model)
     ours, plain = Ours(model, draft), Ours(model, None)
     with tempfile.TemporaryDirectory() as folder:
         counts = corpus_counts(Path(folder), config.vocab_size)

@@ -79,8 +79,8 @@ class Served:
         grant = Grant("fuzz", "fuzz", scopes=frozenset(Scope))
         _, self.key = KeyStore(EmbeddedState(folder)).create(grant)
         self._models = [
-            open_any(folder / "bundle", TEXT_MODEL, config, source=TEXT_MODEL)[0],
-            open_any(folder / "bundle", EMBEDDING_MODEL, config, source=EMBEDDING_MODEL, kind="embedding")[0],
+            open_any(folder / "bundle", TEXT_MODEL, config)[0],
+            open_any(folder / "bundle", EMBEDDING_MODEL, config, kind="embedding")[0],
         ]
         self.hub = ModelHub(self._models)
         for model in self._models:

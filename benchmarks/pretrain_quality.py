@@ -37,10 +37,10 @@ from platen.core.stage import StageContext
 from platen.evaluate.perplexity import sliding_window_nll
 from platen.models.bundle import open_bundle
 from platen.project.file import load_project
-from platen.tokens.files import TokensMeta
+from platen.tokens.files import TokenFiles
 from platen.tokens.train import encode_corpus, train_tokenizer
 from platen.train.config import PretrainConfig
-from platen.train.data import PackedLoader, open_tokens
+from platen.train.data import PackedLoader
 from platen.train.loop import autocast
 from platen.train.pretrain import pretrain
 
@@ -124,8 +124,7 @@ def score(
 
 
 def validation_ids(task: Task) -> NDArray[np.unsignedinteger]:
-    tokens = task.folder / "tokens"
-    return open_tokens(tokens / "validation.bin", TokensMeta.read(tokens).dtype)
+    return TokenFiles(task.folder / "tokens").open("validation")
 
 
 def ours(task: Task) -> Score:
@@ -141,9 +140,8 @@ def ours(task: Task) -> Score:
 
 
 def transformers(task: Task) -> Score:
-    tokens = task.folder / "tokens"
-    meta = TokensMeta.read(tokens)
-    ids = open_tokens(tokens / "train.bin", meta.dtype)
+    tokens = TokenFiles(task.folder / "tokens")
+    meta, ids = tokens.meta, tokens.open("train")
     data = PackedLoader(ids, sequence_length=128, batch_size=16, seed=1337)
     torch.manual_seed(1337)
     model = transformers_llama(meta.vocab_size).train()

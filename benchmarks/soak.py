@@ -60,6 +60,7 @@ def serve(folder: str, bundle: str, pipe: Connection) -> None:
     """
     prepare_process()
     from platen.engines.local import open_model
+    from platen.engines.options import EngineOptions
     from platen.serve.access.layer import AccessControl
     from platen.serve.api.oip.inference import OpenInference
     from platen.serve.api.oip.rpc import RpcServer
@@ -71,13 +72,13 @@ def serve(folder: str, bundle: str, pipe: Connection) -> None:
     from platen.serve.server import Server, listen
 
     config = ServeConfig(port=0, max_concurrent=AT_ONCE, max_queue=QUEUE)
-    model = open_model(folder, max_concurrent=AT_ONCE, max_queue=QUEUE, cache_bytes=64 * 2**20)
-    embedder, _ = open_any(bundle, EMBEDDING_MODEL, config, source=bundle, kind="embedding")
+    model = open_model(
+        folder, EngineOptions(max_concurrent=AT_ONCE, max_queue=QUEUE, kv_cache_bytes=64 * 2**20)
+    )
+    embedder, _ = open_any(bundle, EMBEDDING_MODEL, config, kind="embedding")
     hub, state = ModelHub([served_model(model, TEXT_MODEL, folder), embedder]), ServerState()
     context, access = ServeContext.of(hub, config, state), AccessControl(config)
-    app = create_app(
-        context, config, access=access, load=lambda ref, name: open_any(ref, name, config, source=ref)[0]
-    )
+    app = create_app(context, config, access=access, load=lambda ref, name: open_any(ref, name, config)[0])
     rpc = RpcServer(OpenInference(context), state, access, config.host, 0)
 
     def ready(url: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import platen
 from tests.pipeline.conftest import write_project
 
@@ -28,6 +30,17 @@ def test_a_key_is_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     again = platen("keys", "revoke", "batch [jobs]", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
     assert "platen keys list" in again.stderr
+
+
+def test_folders_of_one_project_share_keys_in_a_database(
+    tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATEN_STATE_URL", postgres)
+    here, there = (write_project(tmp_path / name) for name in ("here", "there"))
+    assert platen("keys", "create", "shared-key", cwd=here).returncode == 0
+    assert "shared-key" in platen("keys", "list", cwd=there).stdout
+    assert "is revoked" in platen("keys", "revoke", "shared-key", cwd=there).stdout
+    assert not list(tmp_path.glob("*/.platen/*"))
 
 
 def test_a_name_must_be_one_and_the_project_must_be_there(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from platen.compress.compile import compile_bundle
 from platen.engines.local import LocalModel, open_model
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import (
     EngineFailed,
     EngineOverloaded,
@@ -65,7 +66,7 @@ async def running(folder: Path, **options: int) -> AsyncIterator[LocalModel]:
         async with through_fake_vllm(folder, **options) as model:
             yield model
         return
-    model = open_model(folder, **options)  # type: ignore[arg-type]
+    model = open_model(folder, EngineOptions(**options))  # type: ignore[arg-type]
     try:
         yield model
     finally:
@@ -284,7 +285,7 @@ async def test_the_window_bounds_a_text(folder: Path) -> None:
 async def test_a_small_cache_makes_requests_wait_not_fail(folder: Path) -> None:
     if read_compiled(folder) is None:
         pytest.skip("PyTorch's rows grow with their texts")
-    async with running(folder, max_concurrent=8, cache_bytes=200_000) as model:
+    async with running(folder, max_concurrent=8, kv_cache_bytes=200_000) as model:
         requests = [GenerationRequest(f"r{i}", ids(30, i), greedy(20)) for i in range(8)]
         results = await asyncio.gather(*(collect(model.engine.submit(r)) for r in requests))
     assert [len(tokens) for tokens, *_ in results] == [20] * 8

@@ -13,11 +13,11 @@ from platen.compress.compile import compile_bundle
 from platen.core.errors import ConfigError
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.local import open_model, stream_chat, stream_text
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
-from platen.engines.vllm.process import VllmOptions
 from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
-from platen.prompts.messages import (
+from platen.prompts.encoding import (
     chat_prompt,
     kind_of,
     text_prompt,
@@ -40,7 +40,7 @@ def chat_tokenizer(tiny_tokenizer: Tokenizer, tmp_path: Path) -> Tokenizer:
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config |= {"chat_template": TURNS, "bos_token": "<|end|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.from_dir(tmp_path)
+    return Tokenizer.from_dir(tmp_path).beginning_with_bos()
 
 
 def user(text: str) -> dict[str, str]:
@@ -145,9 +145,9 @@ async def test_words_of_prompt_and_text_stay_apart(tiny_llama: Decoder, tmp_path
 
 def test_a_draft_is_refused_where_another_engine_would_run(tiny_bundle: Path, tmp_path: Path) -> None:
     compile_bundle(tiny_bundle, tmp_path / "compiled", "openvino")
-    for path, vllm in ((tmp_path / "compiled", None), (tiny_bundle, VllmOptions())):
-        with pytest.raises(ConfigError, match=r"serve\.draft is for PyTorch's engine"):
-            open_model(path, vllm=vllm, draft=DraftOptions())
+    for path, engine in ((tmp_path / "compiled", None), (tiny_bundle, "vllm")):
+        with pytest.raises(ConfigError, match=r"serve\.draft is for the engine torch"):
+            open_model(path, EngineOptions(draft=DraftOptions()), engine=engine)
 
 
 def test_a_configured_draft_reaches_the_engine(tiny_bundle: Path) -> None:

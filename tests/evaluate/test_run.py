@@ -144,7 +144,7 @@ def test_a_model_that_gets_worse_with_context_is_noticed(corpus, tmp_path, tiny_
             strength = torch.where(torch.arange(input_ids.shape[1]) < 40, 3.0, 0.5)[None, :, None]
             return (sharp * strength)[:, -logits_to_keep:]
 
-    monkeypatch.setattr(module, "open_subject", lambda path: Subject(Short(), tiny_tokenizer, 128, 0))
+    monkeypatch.setattr(module, "open_subject", lambda path, device: Subject(Short(), tiny_tokenizer, 128, 0))
     ctx = corpus.context(artifact(tmp_path, "train", "model"), tmp_path / "out", sample_tokens=0)
     evaluate(ctx)
     assert any("worse beyond about" in line for line in ctx.progress.lines)

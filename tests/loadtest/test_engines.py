@@ -8,14 +8,13 @@ import pytest
 
 from platen.core.errors import BundleError
 from platen.engines.benchmark_cache import SpeedMeasurement, read_measurements
-from platen.engines.choose import ENGINES, choose, form_of, installed
-from platen.loadtest.engine_speed import Missing, measure, measure_engines
-from platen.models.arch.config import DecoderConfig
-from platen.models.bundle import read_json
+from platen.engines.choose import choose
+from platen.loadtest.engine_speed import Missing, measurable, measure, measure_engines
+from platen.models.resolve import resolve
 
 
 def test_an_engine_has_speeds_alone_and_crowded_and_memory(tiny_bundle: Path) -> None:
-    figures = measure(form_of(tiny_bundle))
+    figures = measure(tiny_bundle, "torch")
     assert (figures.engine, figures.weights) == ("torch", "as stored")
     assert figures.prefill_alone > 0
     assert figures.prefill_crowded > 0
@@ -32,16 +31,16 @@ def test_engines_are_measured_once_and_serving_then_takes_the_fastest(
     said: list[str] = []
     rows = measure_engines(tiny_bundle, tell=said.append)
     found = [row for row in rows if isinstance(row, SpeedMeasurement)]
-    assert {row.engine for row in found} == {engine for engine in ENGINES if installed(engine)}
+    assert {row.engine for row in found} == {spec.name for spec in measurable() if spec.installed}
     assert {row.engine for row in rows if isinstance(row, Missing)} == {
-        engine for engine in ENGINES if not installed(engine)
+        spec.name for spec in measurable() if not spec.installed
     }
-    config = DecoderConfig.from_hf(read_json(tiny_bundle / "config.json"))
+    config = resolve(tiny_bundle).config
     assert sorted(read_measurements(config), key=str) == sorted(found, key=str)
     said.clear()
     assert measure_engines(tiny_bundle, tell=said.append) == rows
     assert said == [], "nothing is measured or compiled again"
-    assert choose([tiny_bundle]).why.startswith(found[0].engine)
+    assert choose(resolve(tiny_bundle), "auto").why.startswith(found[0].engine)
     compiled = next(tmp_path.glob("compiled/*"), None)
     if compiled:
         with pytest.raises(BundleError, match="compiled already"):

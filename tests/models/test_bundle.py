@@ -172,8 +172,8 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged config": (lambda b: (b / "config.json").write_text('{"a'), "config.json is damaged"),
     "config is a list": (lambda b: (b / "config.json").write_text("[]"), "not a JSON object"),
     "foreign architecture": (
-        lambda b: change_json(b / "config.json", architectures=["GPTNeoXForCausalLM"]),
-        "GPTNeoXForCausalLM is not supported",
+        lambda b: change_json(b / "config.json", architectures=["BloomForCausalLM"]),
+        "BloomForCausalLM is not supported",
     ),
     "more layers": (lambda b: change_json(b / "config.json", num_hidden_layers=3), "model.layers.2"),
 }

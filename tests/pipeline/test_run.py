@@ -19,6 +19,7 @@ from platen.core.errors import ArtifactError, ConfigError, GateFailed
 from platen.pipeline.housekeeping import collect, find_garbage
 from platen.pipeline.runner import Pipeline, RunReport
 from platen.project.file import load_project
+from tests.postgres import PASSWORD
 
 from .conftest import PLATEN_YAML, write_project
 
@@ -276,6 +277,28 @@ def test_what_the_environment_holds_is_not_recorded(
     assert [entry.fingerprint for entry in plan] == [entry.fingerprint for entry in again]
 
 
+def test_state_and_registry_in_a_database_leave_no_trace_of_its_password(
+    again: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.replace(PASSWORD, "${DB_PASSWORD}")
+    text = (again / "platen.yaml").read_text()
+    (again / "platen.yaml").write_text(f"{text}state: {url}\nregistry: {url}\n")
+    monkeypatch.setenv("DB_PASSWORD", PASSWORD)
+    stale = [entry.stage.name for entry in pipeline_of(again).plan() if not entry.fresh]
+    assert stale == ["register"]  # a release in another registry is another release
+    done = platen(again, "run")
+    assert done.returncode == 0, done.stderr
+    copy = shutil.copytree(again, again.parent / "elsewhere", ignore=shutil.ignore_patterns(".platen"))
+    assert [v.name for v in pipeline_of(copy).registry.versions("tiny")] == ["tiny@1"]
+    assert "tiny@1" in platen(copy, "models").stdout
+    assert pipeline_of(copy).latest()["register"].startswith("register/")
+    with pipeline_of(copy).lock():
+        waiting = platen(again, "run", "--wait", "0.2")
+    assert (waiting.returncode, "another run (process" in waiting.stderr) == (4, True)
+    written = b"".join(file.read_bytes() for file in again.rglob("*") if file.is_file())
+    assert PASSWORD.encode() not in written + done.stdout.encode() + done.stderr.encode()
+
+
 def test_a_store_that_is_none_keeps_its_secret(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "hunter2hunter2")
     with pytest.raises(ArtifactError) as refused:
@@ -321,16 +344,16 @@ def test_dagster_gets_assets_gate_job_and_schedule(tiny_project: Path) -> None:
 
 def test_a_released_model_is_compiled_and_then_served(tiny_project: Path) -> None:
     pytest.importorskip("openvino")
-    from platen.cli.options import released_bundle, released_forms
     from platen.models.compiled import read_compiled
+    from platen.pipeline.registered import ProjectModels
 
     wanted = ["compile.weights=int4"]
     assert run(tiny_project, overrides=wanted).made == [*STAGES, "compile"]
     assert run(tiny_project, overrides=wanted).made == []
     pipeline = pipeline_of(tiny_project)
-    bundle, name = released_bundle(pipeline)
-    (_, path), same_name = released_forms(pipeline)
-    assert name == same_name == "tiny"
+    released = ProjectModels(lambda: pipeline).find(None)
+    bundle, path = released.folders
+    assert (released.model, released.version) == ("tiny", "tiny@1")
     assert read_compiled(bundle) is None
     found = read_compiled(path)
     assert found is not None

@@ -60,7 +60,7 @@ def test_a_suffix_gets_no_blank_of_its_own() -> None:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     backend.add_special_tokens(["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"])
-    tokenizer = Tokenizer(backend.to_str().encode(), {"bos_token": "<s>"})
+    tokenizer = Tokenizer(backend.to_str().encode(), {"bos_token": "<s>"}).beginning_with_bos()
     found = infill_format(tokenizer)
     assert found is not None
     names = [tokenizer.token_text(id) for id in infill_prompt(tokenizer, found, "a", "ab a")]

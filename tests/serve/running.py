@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import httpx
 from platen.core.state.embedded import EmbeddedState
 from platen.core.state.interface import State
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     Engine,
     EngineFailed,
@@ -25,6 +27,7 @@ from platen.engines.protocol import (
     EngineStats,
     FinishReason,
     GenerationRequest,
+    RequestRefused,
     TokenEvent,
     Usage,
 )
@@ -35,7 +38,7 @@ from platen.serve.api.oip.rpc import RpcServer
 from platen.serve.app import create_app
 from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
-from platen.serve.hub.admin import Loader, restore
+from platen.serve.hub.admin import Loader, follow, restore
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.saved_routes import KeptChanges
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
@@ -48,6 +51,7 @@ class ScriptedEngine:
     """Says `pieces` one after another. It can be full, break after some pieces, or be slow."""
 
     name = "scripted"
+    capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces
@@ -86,7 +90,7 @@ class ScriptedEngine:
         return TokenEvent(finish_reason=reason, usage=Usage(len(request.prompt_ids), said))
 
     def prepare(self, grammar: Grammar) -> None:
-        raise ValueError("this engine takes no grammars")
+        raise RequestRefused("this engine takes no grammars", param="grammar", code="invalid_grammar")
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         if self.failed:
@@ -139,7 +143,10 @@ class RunningServer:
         if config.grpc_port is not None:
             service = OpenInference(context)
             self.rpc = RpcServer(service, self.state, self.access, config.host, config.grpc_port)
-        self._server = Server(app, hub, self.state, config, on_ready, self.rpc)
+        others = None
+        if context.kept.shared and load is not None:
+            others = partial(follow, hub, context.kept, load)
+        self._server = Server(app, hub, self.state, config, on_ready, self.rpc, others)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
         assert ready.wait(10)

@@ -11,9 +11,12 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from platen.core.state.embedded import EmbeddedState
+from platen.models.generation_config import SamplingDefaults
+from platen.prompts.templates import apply_chat_template
 from platen.serve.access.keys import Grant
 from platen.serve.access.keystore import KeyStore
 from platen.serve.config import ServeConfig
+from platen.serve.hub.served_model import ModelInfo, ServedModel
 from platen.tokens.count import Counter
 from platen.tokens.tokenizer import Tokenizer
 from tests.browser import chromium
@@ -161,13 +164,14 @@ def test_a_chat_sends_its_turns_and_instructions(
     expect(tab.button("Copy")).to_be_visible()
     tab.say("And you?")
     wait_until(lambda: len(scripted.requests) == 2)
-    expected = tiny_tokenizer.apply_chat_template(
+    expected = apply_chat_template(
+        tiny_tokenizer,
         [
             {"role": "system", "content": "Be kind."},
             {"role": "user", "content": "Hello"},
             {"role": "assistant", "content": "Well met."},
             {"role": "user", "content": "And you?"},
-        ]
+        ],
     )
     assert tiny_tokenizer.decode(scripted.requests[1].prompt_ids) == expected
 
@@ -188,6 +192,39 @@ def test_settings_reach_the_engine_and_last(
     expect(tab.page.locator("#facts-line")).to_contain_text("at the length you set")
     sampling = scripted.requests[0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed) == (0.3, 0.5, 7, 11)
+
+
+def test_what_a_model_asks_for_holds_until_somebody_changes_it(tab: Tab, tiny_tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(["a"])
+    info = ModelInfo(
+        "tiny",
+        128,
+        12_345,
+        "base",
+        "f" * 16,
+        1_700_000_000,
+        defaults=SamplingDefaults(temperature=0.6, top_p=0.9),
+    )
+    server = RunningServer([ServedModel(engine, tiny_tokenizer, info)], ServeConfig(drain_seconds=1))
+    try:
+        tab.open(server)
+        tab.say("x")
+        wait_until(lambda: len(engine.requests) == 1)
+        tab.button("Settings").click()
+        tab.page.get_by_label("Temperature").fill("0.3")
+        tab.button("Done").click()
+        tab.page.reload()
+        tab.say("x")
+        wait_until(lambda: len(engine.requests) == 2)
+        tab.button("Settings").click()
+        tab.button("Back to defaults").click()
+        tab.button("Done").click()
+        tab.say("x")
+        wait_until(lambda: len(engine.requests) == 3)
+    finally:
+        server.stop()
+    found = [(request.sampling.temperature, request.sampling.top_p) for request in engine.requests]
+    assert found == [(0.6, 0.9), (0.3, 0.9), (0.6, 0.9)]
 
 
 def test_shift_enter_makes_a_new_line(

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platen.core.errors import BundleError
-from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE, ChatTemplateError
 from platen.tokens.tokenizer import TextStream, Tokenizer
-from tests.toolmodels import TEMPLATES
 
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=60)
 
@@ -212,91 +210,3 @@ def test_damaged_folders(
         (tmp_path / name).write_text(content)
     with pytest.raises(BundleError, match=says):
         Tokenizer.from_dir(tmp_path)
-
-
-CONVERSATION = [
-    {"role": "system", "content": "A tragedy."},
-    {"role": "user", "content": "ROMEO:"},
-    {"role": "assistant", "content": "\nI am here."},
-    {"role": "user", "content": "JULIET:"},
-]
-# In the manner of Llama 3's own.
-LLAMA_3_TEMPLATE = """\
-{% set loop_messages = messages %}
-{% for message in loop_messages %}
-    {% set content = '<|start|>' + message['role'] + '<|end_header|>\\n\\n' + message['content'] | trim %}
-    {% if loop.index0 == 0 %}
-        {% set content = pad_token + content %}
-    {% endif %}
-{{ content + eos_token }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|start|>assistant<|end_header|>\\n\\n' }}{% endif %}
-"""
-
-
-def with_template(tokenizer: Tokenizer, folder: Path, template: str) -> Tokenizer:
-    tokenizer.save(folder)
-    (folder / "chat_template.jinja").write_text(template)
-    return Tokenizer.from_dir(folder)
-
-
-def test_plain_template_continues_the_text(tiny_tokenizer: Tokenizer) -> None:
-    assert not tiny_tokenizer.has_chat_template
-    prompt = tiny_tokenizer.apply_chat_template(CONVERSATION)
-    assert prompt == "A tragedy.\n\nROMEO:\nI am here.\n\nJULIET:"
-
-
-@pytest.mark.parametrize("template", [LLAMA_3_TEMPLATE, PLAIN_CHAT_TEMPLATE], ids=["llama-3", "plain"])
-@pytest.mark.parametrize("prompt", [True, False])
-def test_templates_render_as_in_transformers(
-    tiny_tokenizer: Tokenizer, tmp_path: Path, template: str, prompt: bool
-) -> None:
-    from transformers import AutoTokenizer
-
-    ours = with_template(tiny_tokenizer, tmp_path, template)
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    rendered = ours.apply_chat_template(CONVERSATION, add_generation_prompt=prompt)
-    expected = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=prompt, tokenize=False)
-    assert rendered == expected
-
-
-@pytest.mark.parametrize("style", sorted(TEMPLATES))
-def test_tools_and_calls_render_as_in_transformers(
-    tiny_tokenizer: Tokenizer, tmp_path: Path, style: str
-) -> None:
-    from transformers import AutoTokenizer
-
-    ours = with_template(tiny_tokenizer, tmp_path, TEMPLATES[style])
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    call = {
-        "id": "abcdefghi",
-        "type": "function",
-        "function": {"name": "weather", "arguments": {"b": "Zürich <&>", "a": [1, None]}},
-    }
-    messages = [
-        {"role": "user", "content": "Rain?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "wet", "tool_call_id": "abcdefghi", "name": "weather"},
-    ]
-    tools = [{"type": "function", "function": {"name": "weather", "description": "", "parameters": {}}}]
-    rendered = ours.apply_chat_template(messages, tools=tools)
-    assert rendered == theirs.apply_chat_template(
-        messages, tools=tools, add_generation_prompt=True, tokenize=False
-    )
-    assert '"b": "Zürich <&>", "a": [1, null]' in rendered
-
-
-@pytest.mark.parametrize(
-    ("template", "says"),
-    [
-        ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate"),
-        ("{% for message in messages %}", "not valid Jinja: line 1"),
-        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "refused"),
-        ("{{ messages.append(1) }}", "refused"),
-        ("{{ messages[0].content + 1 }}", "refused"),
-    ],
-)
-def test_template_complaints(tiny_tokenizer: Tokenizer, tmp_path: Path, template: str, says: str) -> None:
-    tokenizer = with_template(tiny_tokenizer, tmp_path, template)
-    with pytest.raises(ChatTemplateError, match=says):
-        tokenizer.apply_chat_template(CONVERSATION)

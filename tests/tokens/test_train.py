@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from platen.core.errors import ConfigError
+from platen.prompts.templates import apply_chat_template
 from platen.tokens.config import TokenizerConfig
 from platen.tokens.files import TokensMeta
 from platen.tokens.tokenizer import Tokenizer
@@ -44,7 +45,7 @@ def test_trained_tokenizer(tokenizer_dir: Path) -> None:
     )
     assert tokenizer.decode(tokenizer.encode(FOREIGN)) == FOREIGN
     assert len(tokenizer.encode(PLAY)) < len(PLAY.encode())
-    assert tokenizer.encode("a", add_bos=True) == [tokenizer.bos_id, *tokenizer.encode("a")]
+    assert tokenizer.encode("a", add_special_tokens=True) == [tokenizer.bos_id, *tokenizer.encode("a")]
 
 
 def test_transformers_gives_the_same_ids(tokenizer_dir: Path) -> None:
@@ -53,7 +54,8 @@ def test_transformers_gives_the_same_ids(tokenizer_dir: Path) -> None:
     ours = Tokenizer.from_dir(tokenizer_dir)
     theirs = AutoTokenizer.from_pretrained(tokenizer_dir)
     for text in (PLAY, FOREIGN, "  two  blanks\n\n\nlines ", "don't 1234567 <|end_of_text|>", ""):
-        assert theirs(text)["input_ids"] == ours.encode(text)
+        assert theirs(text)["input_ids"] == ours.encode(text, add_special_tokens=True)
+        assert theirs(text)["input_ids"][0] == ours.bos_id
         assert theirs.decode(ours.encode(text)) == ours.decode(ours.encode(text), skip_special=False)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (
         ours.bos_id,
@@ -61,7 +63,7 @@ def test_transformers_gives_the_same_ids(tokenizer_dir: Path) -> None:
         ours.pad_id,
     )
     messages = [{"role": "user", "content": "ROMEO:"}, {"role": "assistant", "content": "\nAy me!"}]
-    assert theirs.apply_chat_template(messages, tokenize=False) == ours.apply_chat_template(messages)
+    assert theirs.apply_chat_template(messages, tokenize=False) == apply_chat_template(ours, messages)
 
 
 def test_same_text_same_tokenizer(
@@ -86,7 +88,7 @@ def test_markers_of_the_chat_template_become_tokens(run_stage: RunStage, data: P
     config = TokenizerConfig(vocab_size=300, chat_template="chat.jinja")
     run_stage(train_tokenizer, config, tmp_path / "t", data=data)
     tokenizer = Tokenizer.from_dir(tmp_path / "t")
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}])
+    prompt = apply_chat_template(tokenizer, [{"role": "user", "content": "Hello"}])
     assert prompt == "<|user|>Hello<|assistant|>"
     ids = tokenizer.encode(prompt)
     assert ids[0] == tokenizer.token_to_id("<|user|>")

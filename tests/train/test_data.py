@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from platen.core.errors import ArtifactError, TrainingError
-from platen.train.data import IGNORE, PackedLoader, evaluation_batches, open_tokens
+from platen.core.errors import TrainingError
+from platen.train.data import IGNORE, PackedLoader, evaluation_batches
 
 
 def loader(length: int = 103, *, batch: int = 4, width: int = 10, **options: int) -> PackedLoader:
@@ -89,12 +87,3 @@ def test_evaluation_of_a_short_split_uses_all_of_it() -> None:
     assert batch.inputs.tolist() == [[0, 1, 2, 3]]
     with pytest.raises(TrainingError, match="1 token"):
         evaluation_batches(np.zeros(1, dtype=np.uint16), sequence_length=10, batch_size=2, max_tokens=99)
-
-
-def test_a_file_cut_within_a_token_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "train.bin"
-    path.write_bytes(b"\x01\x00\x02\x00\x03")
-    with pytest.raises(ArtifactError, match="damaged"):
-        open_tokens(path, "uint16")
-    path.write_bytes(b"\x01\x00\x02\x01")
-    assert open_tokens(path, "uint16").tolist() == [1, 258]

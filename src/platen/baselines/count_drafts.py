@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from platen.core.errors import ConfigError, DataError
+from platen.core.errors import ArtifactError, ConfigError, DataError
 from platen.engines.batching.draft_ngrams import About, Continuations, Level
-from platen.tokens.files import TokensMeta
+from platen.tokens.files import TokenFiles, TokensMeta
 
 Keys = NDArray[np.uint64]
 
@@ -35,13 +35,11 @@ def count_continuations(
     files can't be read, ConfigError for an order that this vocabulary is too large for.
     """
     try:
-        meta = TokensMeta.read(folder)
-        row = np.zeros(0, meta.dtype)
-        if meta.splits["train"].tokens:
-            row = np.memmap(folder / "train.bin", meta.dtype, mode="r")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = TokenFiles(folder)
+        meta, row = files.meta, files.open("train")
+    except ArtifactError as error:
         raise DataError(
-            f"{folder} holds no token files that can be read: {error}",
+            f"{folder} holds no token files that can be read: {error.message}",
             hint="Write them with `platen tokens encode`, or give the folder of the stage `tokens`.",
         ) from None
     if meta.vocab_size ** (order - 1) > 1 << 64:
@@ -55,7 +53,7 @@ def count_continuations(
     ]
     if not any(len(level.contexts) for level in levels):
         raise DataError(
-            f"nothing in {folder / 'train.bin'} comes often enough to be guessed",
+            f"nothing in {files.path('train')} comes often enough to be guessed",
             hint="Give more text, or a lower --min-count or --share.",
         )
     return Continuations(About(order, meta.vocab_size, meta.tokenizer_sha256), levels)

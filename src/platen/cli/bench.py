@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platen.cli.options import HERE, ProjectOption
+from platen.cli.options import HERE, DeviceOption, DTypeOption, ProjectOption
 from platen.core.errors import ConfigError
 from platen.core.outputs import check_new_folder
 
@@ -252,6 +252,8 @@ def engines(
         typer.Argument(help="A bundle's folder, Hub name or MODEL@VERSION; default: production."),
     ] = None,
     project: ProjectOption = HERE,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
     again: Annotated[bool, typer.Option("--again", help="Measure what was measured before, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -269,12 +271,14 @@ def engines(
     from platen.engines.threads import prepare_process
 
     prepare_process()
-    from platen.cli.options import named_model
-    from platen.engines.benchmark_cache import SpeedMeasurement
+    from platen.cli.options import resolved_bundle
+    from platen.engines.benchmark_cache import AT_ONCE, SpeedMeasurement
+    from platen.engines.options import EngineOptions
     from platen.loadtest.engine_speed import measure_engines
 
-    bundle, _ = named_model(model, project)
-    rows = measure_engines(bundle, again=again, tell=lambda text: typer.echo(f"{text} …", err=True))
+    bundle = resolved_bundle(model, project)
+    options = EngineOptions(max_concurrent=AT_ONCE, device=device or "auto", dtype=dtype or "auto")
+    rows = measure_engines(bundle, options, again=again, tell=lambda text: typer.echo(f"{text} …", err=True))
     if as_json:
         found = [asdict(row) for row in rows if isinstance(row, SpeedMeasurement)]
         missing = {row.engine: row.why for row in rows if not isinstance(row, SpeedMeasurement)}
@@ -294,10 +298,10 @@ def _show_engines(rows: Sequence[SpeedMeasurement | Missing]) -> None:
     table.add_column("engine")
     table.add_column("weights")
     for heading in (
-        "reading, alone",
-        "writing, alone",
-        f"reading, {AT_ONCE}",
-        f"writing, {AT_ONCE}",
+        "prefill, alone",
+        "decode, alone",
+        f"prefill, {AT_ONCE}",
+        f"decode, {AT_ONCE}",
         "memory",
     ):
         table.add_column(heading, justify="right")
@@ -312,5 +316,5 @@ def _show_engines(rows: Sequence[SpeedMeasurement | Missing]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"tokens/s; {AT_ONCE}: so many requests at once. platen serve takes the fastest writer of these."
+        f"tokens/s; {AT_ONCE}: so many requests at once. platen serve takes the one that decodes fastest."
     )

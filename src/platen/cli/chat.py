@@ -6,26 +6,30 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from platen.cli.options import (
     HERE,
+    DeviceOption,
+    DTypeOption,
     MaxTokensOption,
     ProjectOption,
     SeedOption,
     TemperatureOption,
     TopPOption,
+    resolved_model,
     sampling_params,
 )
 from platen.core.errors import ConfigError, PlatenError
 from platen.serve.access.keys import KEY_VARIABLE
 
 if TYPE_CHECKING:
+    from platen.engines.options import EngineOptions
     from platen.engines.protocol import SamplingParams
     from platen.models.generation_config import SamplingDefaults
+    from platen.models.resolve import ResolvedModel
 
     Sampling = Callable[[SamplingDefaults], SamplingParams]
 
@@ -51,6 +55,8 @@ def command(
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
 ) -> None:
     """Talk to a model in the terminal.
 
@@ -62,13 +68,18 @@ def command(
 
       platen chat --url http://127.0.0.1:8000 -m large
     """
-    from platen.cli.generate import bundle_path
+    from platen.engines.options import EngineOptions
 
     sampling = partial(
         sampling_params, temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens
     )
     opening = [{"role": "system", "content": system}] if system else []
-    speaker = _Remote(url, model, sampling) if url else _Local(bundle_path(project, model), sampling)
+    speaker: _Local | _Remote
+    if url:
+        speaker = _Remote(url, model, sampling)
+    else:
+        options = EngineOptions(max_concurrent=1, device=device or "auto", dtype=dtype or "auto")
+        speaker = _Local(resolved_model(model, project), options, sampling)
     try:
         _converse(speaker, opening)
     finally:
@@ -122,13 +133,13 @@ def _stream(speaker: _Local | _Remote, turns: list[Turn]) -> str:
 class _Local:
     """A bundle opened in this process."""
 
-    def __init__(self, bundle: Path | str, sampling: Sampling) -> None:
+    def __init__(self, model: ResolvedModel, options: EngineOptions, sampling: Sampling) -> None:
         import asyncio
 
         from platen.engines.local import open_model
 
         self._runner = asyncio.Runner()
-        self._model = open_model(bundle, max_concurrent=1)
+        self._model = open_model(model, options)
         self._sampling = sampling(self._model.defaults)
 
     def answer(self, turns: list[Turn], show: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from platen.cli.options import HERE, ProjectOption, named_model
+from platen.cli.options import HERE, ProjectOption, resolved_bundle
 from platen.core.files import replaced_folder
 
 
@@ -37,10 +37,11 @@ def command(
     from platen.cli.console import human_size
     from platen.compress.compile import compile_bundle
 
-    bundle, name = named_model(model, project)
+    bundle = resolved_bundle(model, project)
+    name = bundle.name.rpartition("/")[2]
     folder = out or Path(f"{name}-{to}" + (f"-{weights}" if weights else ""))
     with replaced_folder(folder) as new:
-        compiled = compile_bundle(bundle, new, to, weights)
+        compiled = compile_bundle(bundle.path, new, to, weights)
     size = sum(file.stat().st_size for file in folder.iterdir())
     typer.echo(f"{folder}: {compiled.to}, {compiled.weights}, {human_size(size)}")
     typer.echo(

@@ -195,15 +195,14 @@ def convert(
 
       platen embed run corpus --model ./minilm-openvino --out vectors.parquet
     """
-    from platen.cli.options import named_model
+    from platen.cli.options import resolved_model
     from platen.engines.threads import prepare_process
 
     prepare_process()
     from platen.retrieve.convert import convert as make_graph
 
     check_new_folder(out)
-    path, _ = named_model(model, project)
-    cosine = make_graph(path, out, to, pooling=pooling)
+    cosine = make_graph(resolved_model(model, project).path, out, to, pooling=pooling)
     typer.echo(f"{out}: {to}, cosine with the model's own vectors at least {cosine:.6f}")
 
 
@@ -246,14 +245,17 @@ def _open(
     pooling: Pooling | None,
     backend: Backend | None,
 ) -> TextModel:
-    from platen.cli.options import named_model
+    from platen.cli.options import resolved_model
     from platen.engines.threads import prepare_process
 
     prepare_process()
+    from platen.models.sentence import GRAPHS
     from platen.retrieve.embedders import open_model
 
-    path, name = named_model(model, project)
-    return open_model(path, role=role, prompt=prompt, pooling=pooling, backend=backend, name=name)
+    graph = None if backend in (None, "torch") else GRAPHS[backend]
+    resolved = resolved_model(model, project, graph=graph)
+    name = resolved.name.rpartition("/")[2]
+    return open_model(resolved.path, role=role, prompt=prompt, pooling=pooling, backend=backend, name=name)
 
 
 @contextmanager

@@ -6,36 +6,36 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from platen.cli.options import (
     HERE,
+    DeviceOption,
+    DTypeOption,
     MaxTokensOption,
     ProjectOption,
     SeedOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
-    names_elsewhere,
-    open_pipeline,
-    released_bundle,
+    resolved_model,
     sampling_params,
 )
 from platen.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from platen.engines.options import EngineOptions
     from platen.engines.protocol import SamplingParams
     from platen.models.generation_config import SamplingDefaults
+    from platen.models.resolve import ResolvedModel
 
 
 def command(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")] = "",
     model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A bundle's folder, GGUF file or Hub name, or MODEL@VERSION."),
+        str | None, typer.Option("--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION.")
     ] = None,
     project: ProjectOption = HERE,
     max_tokens: MaxTokensOption = 200,
@@ -43,6 +43,8 @@ def command(
     top_p: TopPOption = None,
     top_k: TopKOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
 ) -> None:
     """Continue a prompt.
@@ -55,6 +57,8 @@ def command(
     """
     import asyncio
 
+    from platen.engines.options import EngineOptions
+
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     sampling = partial(
         sampling_params,
@@ -66,26 +70,23 @@ def command(
         max_tokens=max_tokens,
     )
     try:
-        asyncio.run(_generate(bundle_path(project, model), text, sampling))
+        options = EngineOptions(max_concurrent=1, device=device or "auto", dtype=dtype or "auto")
+        asyncio.run(_generate(resolved_model(model, project), options, text, sampling))
     except ValueError as error:
         raise ConfigError(str(error), hint="shorten the prompt") from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-def bundle_path(project: Path, model: str | None) -> Path | str:
-    """What `--model` names: a folder, a GGUF file, a Hub name, or a registered version (None: production)."""
-    if model is not None and names_elsewhere(model):
-        return Path(model) if Path(model).exists() else model
-    return released_bundle(open_pipeline(project), model)[0]
-
-
 async def _generate(
-    bundle: Path | str, prompt: str, sampling: Callable[[SamplingDefaults], SamplingParams]
+    resolved: ResolvedModel,
+    options: EngineOptions,
+    prompt: str,
+    sampling: Callable[[SamplingDefaults], SamplingParams],
 ) -> None:
     from platen.engines.local import open_model, stream_text
 
-    model = open_model(bundle, max_concurrent=1)
+    model = open_model(resolved, options)
     started, count = time.monotonic(), 0
     try:
         sys.stdout.write(prompt)

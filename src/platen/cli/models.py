@@ -48,7 +48,14 @@ def list_versions(ctx: typer.Context, project: ProjectOption = HERE) -> None:
         typer.echo("nothing is registered yet; `platen run` registers a model that passed its gate")
         return
     table = Table(
-        "version", "aliases", "registered (UTC)", "bits per byte", "bundle", box=None, pad_edge=False
+        "version",
+        "aliases",
+        "registered (UTC)",
+        "bits per byte",
+        "fingerprint",
+        "bundle",
+        box=None,
+        pad_edge=False,
     )
     for version in versions:
         quality = version.metrics.get("bits_per_byte")
@@ -57,9 +64,27 @@ def list_versions(ctx: typer.Context, project: ProjectOption = HERE) -> None:
             ", ".join(version.aliases),
             f"{version.created_at:%Y-%m-%d %H:%M}",
             f"{quality:.4f}" if quality is not None else "",
+            version.content[:12],
             version.artifact or version.source,
         )
     Console(highlight=False).print(table)
+
+
+@app.command()
+def find(
+    ctx: typer.Context,
+    fingerprint: Annotated[
+        str, typer.Argument(help="As a server tells it: x-platen-version, or system_fingerprint (fp_…).")
+    ],
+    project: SameProjectOption = None,
+) -> None:
+    """Say which registered version a running server's response came from.
+
+    Example:  platen models find fp_3f2a91c0de11 -p examples/shakespeare
+    """
+    for version in open_pipeline(project or ctx.obj).registry.with_content(fingerprint):
+        aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+        typer.echo(f"{version.name}{aliases}  {version.content}  {version.artifact or version.source}")
 
 
 @app.command()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-
-from platen.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from platen.engines.protocol import SamplingParams
     from platen.models.generation_config import SamplingDefaults
+    from platen.models.resolve import ResolvedModel, Resolver
     from platen.pipeline.runner import Pipeline
-    from platen.registry.version import Version
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="The project: a folder with a platen.yaml, or the file.")
@@ -34,6 +32,14 @@ TopPOption = Annotated[
 TopKOption = Annotated[
     int | None,
     typer.Option("--top-k", min=0, help="Only the k likeliest tokens; 0 is off. Default: the model's own."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Where PyTorch computes: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."),
+]
+DTypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(help="What it computes in; auto: float32, or with vLLM the model's own."),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 HERE = Path(".")
@@ -57,6 +63,7 @@ def sampling_params(
         top_k=first_given(top_k, own.top_k, 0),
         min_p=first_given(None, own.min_p, 0.0),
         repetition_penalty=first_given(None, own.repetition_penalty, 1.0),
+        logit_bias=own.biases(),
         **given,
     )
 
@@ -75,66 +82,31 @@ def looks_like_project(text: str) -> bool:
     return path.is_dir() or path.suffix in (".yaml", ".yml") or "/" in text
 
 
-def names_elsewhere(model: str) -> bool:
-    """Whether a reference names a folder, a GGUF file, a URL or a Hub name, and no registered version."""
-    return Path(model).is_dir() or "/" in model or model.lower().endswith(".gguf")
+def project_resolver(project: Path) -> Resolver:
+    """Understands references, a project's registered models among them; the project is opened when one of
+    those is asked for."""
+    from platen.models.resolve import Resolver
+    from platen.pipeline.registered import ProjectModels
+
+    return Resolver(ProjectModels(lambda: open_pipeline(project)))
 
 
-def released_bundle(pipeline: Pipeline, which: str | None = None) -> tuple[Path, str]:
-    """Where the bundle of a registered version lies, and its model's name.
+def resolved_model(model: str | None, project: Path, *, graph: str | None = None) -> ResolvedModel:
+    """The model that an argument names (folder, URL, Hub name, MODEL@VERSION; None: production).
 
-    `which` is MODEL@NUMBER, MODEL@ALIAS or MODEL; None is the project's own model in production. Raises
-    RegistryError when there is no such version, ArtifactError when its files are gone.
+    `graph` is a file to fetch with a Hub model's. Raises as `Resolver.resolve`.
     """
-    version = _registered(pipeline, which)
-    bundle = _bundle_of(pipeline, version)
-    if bundle is None:
-        raise _gone(version)
-    return bundle, version.model
+    return project_resolver(project).resolve(model, graph=graph)
 
 
-def released_forms(pipeline: Pipeline, which: str | None = None) -> tuple[list[Path], str]:
-    """Like `released_bundle`, and after the bundle's the folders of its compiled forms, the newest first.
+def resolved_bundle(model: str | None, project: Path) -> ResolvedModel:
+    """The same, of a model whose bundle is there. Raises BundleError where only compiled forms are."""
+    from platen.core.errors import BundleError
+    from platen.models.resolve import BUNDLE
 
-    One of them is enough: the bundle itself may be gone.
-    """
-    from platen.compress.compile import compiled_forms
-
-    version = _registered(pipeline, which)
-    bundle = _bundle_of(pipeline, version)
-    forms = [form.path for form in compiled_forms(pipeline.store, version.artifact or "")]
-    if bundle is None and not forms:
-        raise _gone(version)
-    return ([bundle] if bundle else []) + forms, version.model
-
-
-def _registered(pipeline: Pipeline, which: str | None) -> Version:
-    own = pipeline.project.register_as.model or pipeline.project.name
-    if which is None and not pipeline.registry.versions(own):
-        pipeline.project.training()  # without it there never will be a version, and that is what to say
-    model, _, version = (which or own).partition("@")
-    return pipeline.registry.get(model, version or "production")
-
-
-def _bundle_of(pipeline: Pipeline, version: Version) -> Path | None:
-    name, _, fingerprint = (version.artifact or "").partition("/")
-    artifact = pipeline.store.find(name, fingerprint) if fingerprint else None
-    if artifact is not None:
-        return artifact.path
-    return Path(version.source) if Path(version.source).is_dir() else None
-
-
-def _gone(version: Version) -> ArtifactError:
-    return ArtifactError(
-        f"the bundle of {version.name} is gone: {version.artifact or version.source}", hint="platen run"
-    )
-
-
-def named_model(model: str | None, project: Path) -> tuple[Path | str, str]:
-    """The bundle that an argument names (folder, Hub name, MODEL@VERSION; None: production), and its name.
-
-    Raises as `released_bundle`.
-    """
-    if model is not None and (Path(model).is_dir() or "/" in model):
-        return (Path(model) if Path(model).is_dir() else model), Path(model).resolve().name
-    return released_bundle(open_pipeline(project), model)
+    found = resolved_model(model, project)
+    if found.form != BUNDLE:
+        raise BundleError(
+            f"{found.path} is no bundle: there is only {found}", hint="Give the bundle's own folder."
+        )
+    return found

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from enum import StrEnum
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from platen.cli.options import (
-    HERE,
-    ProjectOption,
-    SetOption,
-    names_elsewhere,
-    open_pipeline,
-    released_forms,
-)
-from platen.core.errors import ConfigError
+from platen.cli.options import HERE, DeviceOption, DTypeOption, ProjectOption, SetOption, open_pipeline
+from platen.core.errors import ConfigError, PlatenError
 
 if TYPE_CHECKING:
     from platen.core.phases import Phases
     from platen.core.state.interface import State
-    from platen.engines.choose import Choice
+    from platen.models.resolve import Location, Resolver
     from platen.pipeline.runner import Pipeline
     from platen.project.file import LoadedService
     from platen.serve.config import ServeConfig
@@ -34,20 +24,10 @@ if TYPE_CHECKING:
 KeyMode = Literal["required", "optional", "off"]
 
 
-class Engine(StrEnum):
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-    llamacpp = "llamacpp"
-    vllm = "vllm"
-
-
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(
-            help="A bundle's folder, GGUF file, URL, Hub name or MODEL@VERSION; default: production."
-        ),
+        typer.Argument(help="A bundle's folder, URL, Hub name or MODEL@VERSION; default: production."),
     ] = None,
     project: ProjectOption = HERE,
     overrides: SetOption = None,
@@ -58,11 +38,14 @@ def command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     engine: Annotated[
-        Engine,
+        str | None,
         typer.Option(
-            help="auto: the fastest measured here, else a compiled form, else the bundle; vllm: on GPUs."
+            help="torch, openvino, llamacpp, vllm (on GPUs) or an engine of another package; default: auto, "
+            "the fastest measured here, else a compiled form, else the bundle."
         ),
-    ] = Engine.auto,
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
@@ -94,8 +77,6 @@ def command(
 
       platen serve ./shakespeare-int8
 
-      platen serve smollm2.gguf
-
       platen serve -p examples/shakespeare --host 0.0.0.0 --keys required
 
       platen serve s3://models/shakespeare --explain-start
@@ -106,34 +87,46 @@ def command(
 
     prepare_process()
     from platen.cli.starting import start_phases
+    from platen.models.resolve import Resolver
+    from platen.pipeline.registered import ProjectModels
     from platen.serve.config import ServeConfig
 
-    find = _finder(lambda: open_pipeline(project), engine)
+    models = ProjectModels(lambda: open_pipeline(project, overrides))
+    resolver = Resolver(models)
     options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
-    options |= {"generation_config": generation_config}
+    options |= {"generation_config": generation_config, "engine": engine, "device": device, "dtype": dtype}
     changes = {key: value for key, value in options.items() if value is not None}
+    check_engine(engine, device)
     phases = start_phases() if explain_start else None
     loaded = _service(project, overrides, needed=model is None or "keys" in changes)
     config = ServeConfig() if loaded is None else _anchored(loaded.service.serve, loaded.directory)
-    config = _with_engine(config.model_copy(update=changes), engine)
+    config = config.model_copy(update=changes)
     state = None if loaded is None else loaded.open_state()
     if gateway and model is not None:
         raise ConfigError(f"--gateway serves no model of its own, and {model} is one", hint="leave out one")
-    if model is not None and names_elsewhere(model):
-        choice, called = _elsewhere(model, engine, config)
-        serve(choice, name or called, config, state, phases, find, fresh=fresh)
-    elif loaded is not None and (gateway or not loaded.trains):
-        serve(None, name or loaded.service.name, config, state, phases, find, fresh=fresh)
-    else:
-        with phases("find the model") if phases else nullcontext():
-            pipeline = open_pipeline(project, overrides)
-            if model is None and config.upstreams and not _has_released(pipeline):
-                typer.echo("platen: no model has been released yet: only the upstreams are served", err=True)
-                serve(None, name or pipeline.project.name, config, state, phases, find, fresh=fresh)
-                return
-            forms, registered = released_forms(pipeline, model)
-            choice = _chosen(forms, engine, config)
-        serve(choice, name or registered, config, state, phases, find, fresh=fresh)
+    if model is None and loaded is not None and (gateway or not loaded.trains):
+        serve(None, name or loaded.service.name, config, state, phases, resolver, fresh=fresh)
+        return
+    with phases("find the model") if phases else nullcontext():
+        if model is None and config.upstreams and not models.has_released:
+            typer.echo("platen: no model has been released yet: only the upstreams are served", err=True)
+            location = None
+        else:
+            location = resolver.locate(model)
+    called = models.pipeline.project.name if location is None else location.name
+    serve(location, name or called, config, state, phases, resolver, fresh=fresh)
+
+
+def check_engine(engine: str | None, device: str | None) -> None:
+    """Raises ConfigError when there is no such engine, or no such device."""
+    from platen.core.devices import check_device_name
+    from platen.engines.choose import AUTO
+    from platen.engines.registry import engine as engine_named
+
+    if engine not in (None, AUTO):
+        engine_named(engine)
+    if device is not None:
+        check_device_name(device)
 
 
 def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> LoadedService | None:
@@ -145,51 +138,28 @@ def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> Loa
     return load_service(project, overrides or ())
 
 
-def _elsewhere(model: str, engine: Engine, config: ServeConfig) -> tuple[Choice, str]:
-    """A model by its folder, URL or Hub name, and what it is called."""
-    from platen.engines.choose import Choice
-    from platen.models.remote import is_url, name_in
+def _check_fetched(location: Location, config: ServeConfig) -> None:
+    """Raises ConfigError where an engine is asked for that would not run what is fetched."""
+    from platen.engines.choose import AUTO
+    from platen.engines.registry import engine
+    from platen.models.resolve import BUNDLE
 
-    folder = Path(model)
-    if folder.is_dir():
-        return _chosen([folder], engine, config), folder.resolve().name
-    if folder.suffix.lower() == ".gguf":
-        if engine not in (Engine.auto, Engine.llamacpp):
-            raise ConfigError(
-                f"--engine {engine.value} can't be had of {model}: llama.cpp's engine runs GGUF files",
-                hint=f"platen models import {model} --out FOLDER, then serve the folder that it makes",
-            )
-        return Choice(folder, ""), folder.stem
-    if engine in (Engine.openvino, Engine.llamacpp):
+    wanted = config.wanted_engine
+    if location.kind in ("url", "hub") and wanted != AUTO and BUNDLE not in engine(wanted).forms:
         raise ConfigError(
-            f"--engine {engine.value} can't be had of {model}: what is fetched is served as it is",
-            hint=f"platen compile {model}, then serve the folder that it makes",
+            f"--engine {wanted} can't be had of {location.reference}: what is fetched is served as it is",
+            hint=f"platen compile {location.reference}, then serve the folder that it makes",
         )
-    return Choice(model, ""), name_in(model) if is_url(model) else model
 
 
-def _has_released(pipeline: Pipeline) -> bool:
-    return bool(pipeline.registry.versions(pipeline.project.register_as.model or pipeline.project.name))
+def _read_ahead(location: Location, config: ServeConfig, resolver: Resolver) -> None:
+    """Begin to read the form of a model that will be served, if it is on this machine."""
+    from platen.engines.choose import choose
+    from platen.models.store import read_ahead
 
-
-def _chosen(forms: Sequence[Path], engine: Engine, config: ServeConfig) -> Choice:
-    """The form of a model that suits what was asked for; vLLM runs the bundle."""
-    from platen.engines.choose import Choice, choose
-
-    if config.vllm is not None:
-        return Choice(forms[0], "")
-    return choose(forms, None if engine in (Engine.auto, Engine.vllm) else engine.value)
-
-
-def _with_engine(config: ServeConfig, engine: Engine) -> ServeConfig:
-    """The configuration for the engine that was asked for; auto leaves it as it is."""
-    from platen.engines.vllm.config import VllmConfig
-
-    if engine is Engine.torch:
-        return config.model_copy(update={"vllm": None})
-    if engine is Engine.vllm:
-        return config.model_copy(update={"vllm": config.vllm or VllmConfig()})
-    return config
+    if location.is_here:
+        with suppress(PlatenError):  # opening it says what is wrong
+            read_ahead(choose(resolver.resolve(location), config.wanted_engine, config.device).model.path)
 
 
 def serve_project(pipeline: Pipeline) -> None:
@@ -197,23 +167,13 @@ def serve_project(pipeline: Pipeline) -> None:
     from platen.engines.threads import prepare_process
 
     prepare_process()
-    forms, name = released_forms(pipeline)
+    from platen.models.resolve import Resolver
+    from platen.pipeline.registered import ProjectModels
+
+    models = ProjectModels(lambda: pipeline)
+    location = Resolver(models).locate(None)
     config = _anchored(pipeline.project.serve, pipeline.directory)
-    find = _finder(lambda: pipeline, Engine.auto)
-    serve(_chosen(forms, Engine.auto, config), name, config, pipeline.state, find=find)
-
-
-def _finder(pipeline: Callable[[], Pipeline], engine: Engine) -> Callable[[str], Path | str]:
-    """Tells where a further model lies: in a folder, at a URL, on the Hub, or registered in the project."""
-
-    def find(reference: str) -> Path | str:
-        if names_elsewhere(reference):
-            return Path(reference) if Path(reference).exists() else reference
-        opened = pipeline()
-        forms, _ = released_forms(opened, reference)
-        return _chosen(forms, engine, _with_engine(opened.project.serve, engine)).path
-
-    return find
+    serve(location, location.name, config, pipeline.state, None, Resolver(models))
 
 
 def _anchored(config: ServeConfig, here: Path) -> ServeConfig:
@@ -227,27 +187,27 @@ def _anchored(config: ServeConfig, here: Path) -> ServeConfig:
 
 
 def serve(
-    choice: Choice | None,
+    location: Location | None,
     name: str,
     config: ServeConfig,
     state: State | None,
-    phases: Phases | None = None,
-    find: Callable[[str], Path | str] = str,
+    phases: Phases | None,
+    resolver: Resolver,
     *,
     fresh: bool = False,
 ) -> None:
     """Serve until stopped, having told where, why this engine and, of `phases`, where the time went.
 
-    Without a choice only what `config` names is served. The project's state is where the keys are,
+    Without a location only what `config` names is served. The project's state is where the keys are,
     and what the server was told before, unless it starts `fresh`.
     """
     from platen.cli.starting import DownloadBar, announce, announce_gateway, explain
     from platen.core.phases import no_phase
-    from platen.models.store import read_ahead
 
     phase = phases or no_phase
-    if choice is not None and isinstance(choice.path, Path):
-        read_ahead(choice.path)
+    if location is not None:
+        _check_fetched(location, config)
+        _read_ahead(location, config, resolver)
     with phase("imports"):
         from platen.serve.access.layer import AccessControl
         from platen.serve.hub.saved_routes import KeptChanges, changes_document
@@ -259,24 +219,24 @@ def serve(
         if started.kind == "gateway":
             announce_gateway(started, name, config)
             return
-        chosen = choice is not None and choice.why and started.kind != "embedding"
-        announce(replace(started, why=choice.why) if choice and chosen else started, name, config)
+        announce(started, name, config)
 
     changes = None if state is None else changes_document(state, name)
     if fresh and changes is not None:
         changes.delete()
     kept = KeptChanges(changes, shared=state is not None and state.shared)
     access = AccessControl(config, state)
-    for warning in [*access.warnings(), *_missing_fallbacks(config, None if choice is None else name)]:
+    for warning in [*access.warnings(), *_missing_fallbacks(config, None if location is None else name)]:
         typer.echo(f"platen: warning: {warning}", err=True)
     with DownloadBar() as bar:
         serve_bundle(
-            None if choice is None else choice.path,
+            location,
             name=name,
             config=config,
             access=access,
             on_ready=ready,
-            find=find,
+            resolver=resolver,
+            engine=config.wanted_engine,
             report=bar.update,
             phase=phase,
             kept=kept,

@@ -270,14 +270,15 @@ def encode(
       platen tokens encode corpus.jsonl -t my-tokenizer --out tokens
     """
     from platen.cli.console import ConsoleObserver
-    from platen.tokens.files import SPLITS, write_splits
+    from platen.core.kinds.data_splits import SPLITS, DataSplits
+    from platen.tokens.files import token_file, write_splits
     from platen.tokens.texts import find_texts, read_texts
 
     if split not in SPLITS:
         raise ConfigError(f"--split: there is no {split!r}", hint=f"one of {', '.join(SPLITS)}")
-    prepared = [texts[0] / f"{name}.jsonl" for name in SPLITS] if len(texts) == 1 else []
-    if prepared and all(file.is_file() for file in prepared):
-        files = dict(zip(SPLITS, ([file] for file in prepared), strict=True))
+    prepared = DataSplits(texts[0])
+    if len(texts) == 1 and prepared.complete:
+        files = {name: [prepared.path(name)] for name in SPLITS}
     else:
         files = {split: find_texts(texts)}
     console = ConsoleObserver()
@@ -287,8 +288,9 @@ def encode(
     for name, found in meta.splits.items():
         if found.documents:
             typer.echo(
-                f"{out / name}.bin: {counted(found.tokens, 'token')} of {counted(found.documents, 'text')}, "
-                f"{meta.dtype}, {found.bytes / found.tokens:.2f} bytes a token"
+                f"{token_file(out, name)}: {counted(found.tokens, 'token')} "
+                f"of {counted(found.documents, 'text')}, {meta.dtype}, "
+                f"{found.bytes / found.tokens:.2f} bytes a token"
             )
 
 

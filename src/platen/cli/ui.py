@@ -39,7 +39,9 @@ def command(
     commands = _commands(pipeline, dagster_port, mlflow_port)
     environment = _environment(pipeline, project)
     children = {name: subprocess.Popen(line, env=environment) for name, line in commands.items()}
-    typer.echo(f"Dagster  http://127.0.0.1:{dagster_port}\nMLflow   http://127.0.0.1:{mlflow_port}")
+    backend = pipeline.registry.backend
+    mlflow = backend.shown if backend.is_server else f"http://127.0.0.1:{mlflow_port}"
+    typer.echo(f"Dagster  http://127.0.0.1:{dagster_port}\nMLflow   {mlflow}")
     typer.echo("Ctrl-C ends both.")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
@@ -58,11 +60,10 @@ def _commands(pipeline: Pipeline, dagster_port: int, mlflow_port: int) -> dict[s
     local = ["--host", "127.0.0.1", "--port"]
     definitions = ["-m", "platen.pipeline.definitions"]
     quiet = ["--log-level", "warning"]
-    store = ["--backend-store-uri", pipeline.registry.backend.url, "--workers", "1"]
-    return {
-        "Dagster": [*python, "dagster", "dev", *definitions, *local, str(dagster_port), *quiet],
-        "MLflow": [*python, "mlflow", "server", *store, *local, str(mlflow_port)],
-    }
+    commands = {"Dagster": [*python, "dagster", "dev", *definitions, *local, str(dagster_port), *quiet]}
+    if not pipeline.registry.backend.is_server:
+        commands["MLflow"] = [*python, "mlflow", "server", "--workers", "1", *local, str(mlflow_port)]
+    return commands
 
 
 def _environment(pipeline: Pipeline, project: Path) -> dict[str, str]:
@@ -73,6 +74,8 @@ def _environment(pipeline: Pipeline, project: Path) -> dict[str, str]:
         "PLATEN_PROJECT": str(project.resolve()),
         "DAGSTER_HOME": str(home(pipeline).resolve()),
         "DAGSTER_DISABLE_TELEMETRY": "1",
+        # Not on the command line, where anyone on the machine could read its password.
+        "MLFLOW_BACKEND_STORE_URI": pipeline.registry.backend.url,
         **QUIET,
     }
 

@@ -9,13 +9,13 @@ from platen.compress.config import COMPILED_WEIGHTS, CompileConfig
 from platen.core.artifacts import Artifact, Store
 from platen.core.errors import BundleError, MissingExtraError
 from platen.core.stage import StageContext, StageResult
+from platen.engines.registry import engines
 from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
 from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
 from platen.tokens.folder import tokenizer_files
 
 KIND = "compiled"
 """Of the artifact."""
-_EXTRAS = {"openvino": "openvino", "gguf": "edge"}
 _BESIDE = ("config.json", "generation_config.json", "platen.json")
 
 
@@ -56,7 +56,7 @@ def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None =
     try:
         _write(opened, out, to, weights)
     except ImportError:
-        raise MissingExtraError(_EXTRAS[to], f"compiling to {to}") from None
+        raise MissingExtraError(_extra(to), f"compiling to {to}") from None
     beside = [name for name in _BESIDE if (opened.path / name).is_file()]
     for name in (*beside, *tokenizer_files(opened.path)):
         (out / name).parent.mkdir(exist_ok=True)
@@ -66,7 +66,18 @@ def compile_bundle(bundle: Path | str, out: Path, to: str, weights: str | None =
     return compiled
 
 
+def _extra(to: str) -> str:
+    """What installs the engine that runs this form, and with it what makes the form."""
+    return next(spec.extra for spec in engines().values() if to in spec.forms)
+
+
 def _write(opened: Bundle, out: Path, to: str, weights: str) -> None:
+    if special := opened.config.beyond_llama():
+        raise BundleError(
+            f"{opened.path} can't be compiled to {to}: its {opened.config.family} network has "
+            + ", ".join(special),
+            hint="Serve the bundle itself: platen serve --engine torch.",
+        )
     if to == "gguf":
         from platen.compress.gguf_file import write_gguf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 def shown(url: str) -> str:
@@ -15,4 +15,6 @@ def without_secrets(message: str, url: str) -> str:
     """A library's message about `url`, with neither the URL nor its password in it."""
     message = message.replace(url, shown(url))
     password = urlsplit(url).password
-    return message.replace(password, "***") if password else message
+    for secret in {password, unquote(password)} if password else ():
+        message = message.replace(secret, "***")
+    return message

@@ -16,8 +16,6 @@ from platen.data.readers.choose import read_records
 from platen.data.readers.config import OnError, Source
 from platen.data.sourcefile import SourceFile
 
-QUARANTINE = "quarantine.jsonl"
-
 
 @dataclass
 class _Tally:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from platen.core.errors import DataError, MissingExtraError
+from platen.core.kinds.data_splits import SPLITS, DataSplits, SplitName
 from platen.core.stage import StageContext, StageResult
 from platen.core.wording import counted
 from platen.data.clean import CleaningCounts, clean_text
 from platen.data.config import CleanConfig, DataConfig
-from platen.data.intake import QUARANTINE, Intake
+from platen.data.intake import Intake
 from platen.data.sources import Document, SourceFile, find_files
-from platen.data.split import Item, SplitName, assign, item_of
+from platen.data.split import Item, assign, item_of
 
-SPLITS = ("train", "validation", "test")
 _LISTED = 100  # names in the report; a web-sized corpus has too many to list
 
 
@@ -87,9 +87,9 @@ def prepare(ctx: StageContext) -> StageResult:
     DataError too for a source of which nothing can be read and for a corpus that can't be split.
     """
     config: DataConfig = ctx.config
-    report = Report()
+    report, made = Report(), DataSplits(ctx.out)
     spool = ctx.out / "documents.tmp"
-    with Intake(config.on_error, ctx.out / QUARANTINE) as intake:
+    with Intake(config.on_error, made.quarantine) as intake:
         documents = _read(ctx, find_files(ctx.project_dir, config), config.clean, report, intake)
         if config.filters is not None:
             try:
@@ -102,15 +102,13 @@ def prepare(ctx: StageContext) -> StageResult:
     report.quarantined, report.left_out = dict(intake.quarantined), dict(intake.left_out)
     if report.quarantined:
         reasons = ", ".join(f"{count} {reason}" for reason, count in intake.quarantined.most_common())
-        ctx.progress.say(f"Could not read, see {QUARANTINE}: {reasons}.")
+        ctx.progress.say(f"Could not read, see {made.quarantine.name}: {reasons}.")
     _say_dropped(ctx, report.dropped)
     if not items:
         raise _empty(report)
     _write_splits(ctx, spool, items, config, report)
     spool.unlink()
-    (ctx.out / "report.json").write_text(
-        json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    made.report.write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = {f"{name}_documents": float(split.documents) for name, split in report.splits.items()}
     metrics |= {f"{name}_characters": float(split.characters) for name, split in report.splits.items()}
     if report.quarantined:
@@ -209,7 +207,8 @@ def _write_splits(
         raise
     touched = _touching_held_out(spool, place, config)
     across = Dropped()
-    outputs = {name: (ctx.out / f"{name}.jsonl").open("w", encoding="utf-8") for name in SPLITS}
+    made = DataSplits(ctx.out)
+    outputs = {name: made.path(name).open("w", encoding="utf-8") for name in SPLITS}
     try:
         with (
             ctx.progress.task("writing splits", total=len(items), unit="documents") as task,

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from platen.core.errors import DataError
+from platen.core.kinds.data_splits import SPLITS, SplitName
 from platen.data.config import SplitConfig
-
-SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def assign(items: Sequence[Item], config: SplitConfig) -> dict[str, SplitName]:
     or means several documents, or equal texts would be in two splits.
     """
     result = _RULES[config.by](items, config)
-    _check(items, result, ("train", "validation", "test") if config.has_test else ("train", "validation"))
+    _check(items, result, SPLITS if config.has_test else SPLITS[:2])
     return result
 
 
@@ -211,7 +210,7 @@ def _find(name: str, items: Sequence[Item], split: str) -> str:
     )
 
 
-def _check(items: Sequence[Item], result: dict[str, SplitName], wanted: Sequence[SplitName]) -> None:
+def _check(items: Sequence[Item], result: dict[str, SplitName], wanted: Sequence[str]) -> None:
     for split in wanted:
         if split not in result.values():
             raise DataError(

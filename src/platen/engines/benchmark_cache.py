@@ -18,10 +18,20 @@ from pathlib import Path
 from platen import __version__
 from platen.core.cpu import processor
 from platen.core.files import write_atomic
-from platen.models.arch.config import DecoderConfig
+from platen.engines.registry import engines
+from platen.models.stated_config import StatedConfig
 from platen.models.store import cache_folder
 
-PACKAGES = ("torch", "openvino", "llama-cpp-python")
+_SHAPE = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
 AT_ONCE = 8
 """Requests at once of the crowded measurement."""
 
@@ -49,40 +59,34 @@ def cached_forms(bundle_fingerprint: str) -> list[Path]:
     return sorted((cache_folder() / "compiled").glob(f"{bundle_fingerprint}-*-*"))
 
 
-def read_measurements(config: DecoderConfig) -> list[SpeedMeasurement]:
-    """What was measured here for networks of this shape; empty when nothing was."""
+def read_measurements(config: StatedConfig, device: str = "auto") -> list[SpeedMeasurement]:
+    """What was measured here, on a device, for networks of this shape; empty when nothing was."""
     try:
-        rows = json.loads(_file(config).read_text("utf-8"))["figures"]
+        rows = json.loads(_file(config, device).read_text("utf-8"))["figures"]
         return [SpeedMeasurement(**row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # missing, or written by another version: as if never measured
 
 
-def write_measurements(config: DecoderConfig, stats: Sequence[SpeedMeasurement]) -> None:
+def write_measurements(config: StatedConfig, stats: Sequence[SpeedMeasurement], device: str = "auto") -> None:
     """Keep figures in place of earlier ones."""
-    content = {**_circumstances(config), "figures": [asdict(one) for one in stats]}
-    write_atomic(_file(config), (json.dumps(content, indent=2) + "\n").encode())
+    content = {**_circumstances(config, device), "figures": [asdict(one) for one in stats]}
+    write_atomic(_file(config, device), (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _file(config: DecoderConfig) -> Path:
-    text = json.dumps(_circumstances(config), sort_keys=True)
+def _file(config: StatedConfig, device: str) -> Path:
+    text = json.dumps(_circumstances(config, device), sort_keys=True)
     return cache_folder() / "engines" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
-def _circumstances(config: DecoderConfig) -> dict[str, object]:
+def _circumstances(config: StatedConfig, device: str) -> dict[str, object]:
     """All that the figures depend on."""
+    packages = sorted({package for spec in engines().values() for package in spec.packages})
     return {
         "machine": {"cpu": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {"platen": __version__, **{name: _version(name) for name in PACKAGES}},
-        "shape": {
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "num_key_value_heads": config.num_key_value_heads,
-            "head_dim": config.head_dim,
-            "vocab_size": config.vocab_size,
-        },
+        "device": device,
+        "versions": {"platen": __version__, **{name: _version(name) for name in packages}},
+        "shape": {key: config.stated(key) for key in _SHAPE},
     }
 
 

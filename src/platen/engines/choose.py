@@ -1,132 +1,145 @@
-"""Which engine serves a model: from the forms of it there are, what is installed, and what was measured here.
-
-A form is a bundle, which PyTorch runs, or a folder that a bundle was compiled to.
-"""
+"""Which engine runs a model: by the forms of it there are, what is installed and what was measured here."""
 
 from __future__ import annotations
 
-import importlib.util
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from platen.core.errors import ConfigError, MissingExtraError
+from platen.core.errors import BundleError, ConfigError
 from platen.engines.benchmark_cache import AT_ONCE, SpeedMeasurement, cached_forms, read_measurements
-from platen.models.arch.config import DecoderConfig
-from platen.models.bundle import bundle_fingerprint, read_json
-from platen.models.compiled import read_compiled
+from platen.engines.registry import EngineSpec, engine, engines
+from platen.models.resolve import BUNDLE, ResolvedModel, resolve
 
-EngineName = Literal["torch", "openvino", "llamacpp"]
-ENGINES: tuple[EngineName, ...] = ("torch", "openvino", "llamacpp")
-COMPILE_TO: dict[str, str] = {"openvino": "openvino", "llamacpp": "gguf"}
-"""The compiled form that an engine runs."""
-_MODULES = {"torch": "torch", "openvino": "openvino", "llamacpp": "llama_cpp"}
-EXTRAS = {"torch": "serve", "openvino": "openvino", "llamacpp": "edge"}
-
-
-@dataclass(frozen=True)
-class Form:
-    """A folder that an engine can open."""
-
-    engine: EngineName
-    path: Path
-    weights: str
-
-    def __str__(self) -> str:
-        if self.engine == "torch":
-            return "torch: the bundle itself"
-        return f"{self.engine}: compiled to {COMPILE_TO[self.engine]}, {self.weights}"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What to open, a folder or a name that leads to one, and why this."""
+    """The form of a model to open, the engine that opens it, and why these."""
 
-    path: Path | str
-    why: str
+    spec: EngineSpec
+    model: ResolvedModel
+    why: str = ""
 
-
-def installed(engine: str) -> bool:
-    return importlib.util.find_spec(_MODULES[engine]) is not None
-
-
-def form_of(folder: Path) -> Form:
-    """What `folder` holds. Raises BundleError when it is a damaged compiled form."""
-    compiled = read_compiled(folder)
-    if compiled is None:
-        return Form("torch", folder, "as stored")
-    return Form("openvino" if compiled.to == "openvino" else "llamacpp", folder, compiled.weights)
+    def __str__(self) -> str:
+        return f"{self.spec.name}: {self.model}"
 
 
-def choose(folders: Sequence[Path], wanted: str | None = None) -> Choice:
-    """The form among `folders`, all of one model, and those of it in the cache, that is to be served.
+def choose(model: ResolvedModel, wanted: str | None = None, device: str = AUTO) -> Choice:
+    """The form of `model` to be served, and its engine.
 
-    `wanted` names the engine; its form must exist and its library be installed. Without it the fastest
-    measured here is taken, else a compiled form before the bundle. Raises ConfigError, MissingExtraError,
+    `wanted` names an engine; a form for it must exist and its library be installed. With `auto` the fastest
+    measured here is taken, else by the engines' ranks, of all the model's forms and those of it in the cache;
+    with None the best engine for the very form that was named. Raises ConfigError, MissingExtraError,
     BundleError.
     """
-    forms = [form_of(folder) for folder in folders]
-    if any(form.engine == "torch" for form in forms):
-        forms += _cached(next(form.path for form in forms if form.engine == "torch"))
-    if wanted is not None:
-        return _named(forms, wanted)
-    usable = [form for form in forms if installed(form.engine)]
-    if not usable:
-        raise MissingExtraError(EXTRAS[forms[0].engine], f"serving {forms[0].path}")
-    if len(forms) == 1:
-        return Choice(usable[0].path, f"{usable[0]}; no other form of it is here")
-    return _fastest(usable) or _by_default(usable, [form for form in forms if form not in usable])
+    if wanted is None:
+        return replace(_best(list(_candidates(model, (model,), device)), model), why="")
+    if wanted != AUTO:
+        return _named(model, engine(wanted), device)
+    found = list(_candidates(model, (*model.forms, *_cached(model)), device))
+    usable = [choice for choice in found if choice.spec.installed]
+    if len(found) == 1 and usable:
+        return _told(usable[0], "no other form of it is here")
+    best = _best(found, model)
+    fastest = _fastest(usable, device)
+    if fastest is not None:
+        return fastest
+    why = f"the first choice on this processor ({platform.machine()})"
+    for choice in found:
+        if choice not in usable:
+            why += f"; {choice.spec.name} would need the extra [{choice.spec.extra}]"
+    return _told(best, f"{why}; `platen bench engines` would measure")
 
 
-def _cached(bundle: Path) -> list[Form]:
-    """Compiled forms that `platen bench engines` made of this very bundle."""
-    if not cached_forms("*"):
-        return []  # nothing at all is cached: spare the hashing
-    return [form_of(folder) for folder in cached_forms(bundle_fingerprint(bundle)) if read_compiled(folder)]
+def _told(choice: Choice, why: str) -> Choice:
+    return replace(choice, why=f"{choice}; {why}")
 
 
-def _named(forms: Sequence[Form], wanted: str) -> Choice:
-    found = next((form for form in forms if form.engine == wanted), None)
-    if found is None:
-        there = ", ".join(str(form) for form in forms)
-        if wanted == "torch":
-            raise ConfigError(f"torch runs a bundle; there is only {there}", hint="name the bundle's folder")
-        raise ConfigError(
-            f"{wanted} runs a compiled form that is not there; there is {there}",
-            hint=f"platen compile {forms[0].path} --to {COMPILE_TO[wanted]}",
-        )
-    if not installed(wanted):
-        raise MissingExtraError(EXTRAS[wanted], f"the engine {wanted}")
-    return Choice(found.path, f"{found}; asked for with --engine")
-
-
-def _fastest(forms: Sequence[Form]) -> Choice | None:
-    """The fastest of those measured on this machine, when there are several such."""
-    config = DecoderConfig.from_hf(read_json(forms[0].path / "config.json"))
-    stats = read_measurements(config)
-    measured: list[tuple[SpeedMeasurement, Form]] = []
+def _candidates(model: ResolvedModel, forms: Sequence[ResolvedModel], device: str) -> Iterator[Choice]:
+    """Engines that take a form of themselves and, as far as is known before loading, can run it."""
     for form in forms:
-        measured += [(f, form) for f in stats if f.engine == form.engine and f.weights == form.weights][:1]
-    if len({form.engine for _, form in measured}) < 2:
-        return None
-    ranked = sorted(measured, key=lambda pair: pair[0].decode_crowded, reverse=True)
-    best, form = ranked[0]
-    others = ", ".join(f"{f.engine} {f.decode_crowded:.3g}" for f, _ in ranked[1:])
-    return Choice(
-        form.path,
-        f"{form}; the fastest measured here, {best.decode_crowded:.3g} tokens/s "
-        f"with {AT_ONCE} requests at once ({others})",
+        held = replace(form, held=model.held) if form.held is not model.held else form
+        for spec in engines().values():
+            takes = spec.rank is not None and form.form in spec.forms and _computes_on(spec, device)
+            if takes and not (spec.installed and spec.refuses(form)):
+                yield Choice(spec, held)
+
+
+def _computes_on(spec: EngineSpec, device: str) -> bool:
+    return device == AUTO or not spec.devices or device.partition(":")[0] in spec.devices
+
+
+def _best(found: Sequence[Choice], model: ResolvedModel) -> Choice:
+    """By rank, of what is installed. Raises what says why there is none."""
+    usable = [choice for choice in found if choice.spec.installed]
+    if usable:
+        return min(usable, key=lambda choice: choice.spec.rank or 0)
+    for choice in found:
+        choice.spec.check_installed(f"serving {model.path}")
+    specs = [spec for spec in engines().values() if model.form in spec.forms]
+    reasons = [reason for spec in specs if spec.installed and (reason := spec.refuses(model))]
+    if reasons:
+        raise BundleError(f"{model.path}: {reasons[0]}", hint="vLLM may know it: platen serve --engine vllm.")
+    if not specs:
+        raise ConfigError(f"no engine here runs {model}", hint=f"engines: {', '.join(engines())}")
+    raise ConfigError(
+        f"no engine for {model} computes on that device",
+        hint=f"{specs[0].name} computes on {', '.join(specs[0].devices)}; leave --device out",
     )
 
 
-def _by_default(usable: Sequence[Form], left_out: Sequence[Form]) -> Choice:
-    order = ["openvino", "llamacpp", "torch"]
-    if platform.machine().lower() not in ("x86_64", "amd64", "aarch64", "arm64"):
-        order = ["llamacpp", "torch", "openvino"]  # OpenVINO is made for the others
-    best = min(usable, key=lambda form: order.index(form.engine))
-    why = f"{best}; the first choice on this processor ({platform.machine()})"
-    for form in left_out:
-        why += f"; {form.engine} would need the extra [{EXTRAS[form.engine]}]"
-    return Choice(best.path, f"{why}; `platen bench engines` would measure")
+def _cached(model: ResolvedModel) -> list[ResolvedModel]:
+    """Compiled forms that `platen bench engines` made of this very bundle."""
+    if not any(form.form == BUNDLE for form in model.forms) or not cached_forms("*"):
+        return []  # nothing at all is cached: spare the hashing
+    found = [resolve(folder) for folder in cached_forms(model.fingerprint)]
+    return [replace(form, reference=model.reference, name=model.name) for form in found if form.compiled]
+
+
+def _named(model: ResolvedModel, spec: EngineSpec, device: str) -> Choice:
+    if not _computes_on(spec, device):
+        raise ConfigError(
+            f"the engine {spec.name} computes on {', '.join(spec.devices)}, and {device} is asked for",
+            hint="leave --device out, or take another engine",
+        )
+    forms = (*model.forms, *_cached(model))
+    found = next((form for form in forms if form.form in spec.forms), None)
+    if found is None:
+        there = ", ".join(str(form) for form in forms)
+        if BUNDLE in spec.forms:
+            raise ConfigError(
+                f"{spec.name} runs a bundle; of {model.name} there is only: {there}",
+                hint="name the bundle's folder",
+            )
+        raise ConfigError(
+            f"{spec.name} runs a form that is not there ({' or '.join(spec.forms)}); there is {there}",
+            hint=f"platen compile {model.path} --to {spec.forms[0]}",
+        )
+    spec.check_installed(f"the engine {spec.name}")
+    if (reason := spec.refuses(found)) is not None:
+        raise BundleError(f"{found.path}: {reason}", hint="Take another engine: platen serve --engine auto.")
+    held = replace(found, held=model.held) if found.held is not model.held else found
+    return _told(Choice(spec, held), "asked for with --engine")
+
+
+def _fastest(usable: Sequence[Choice], device: str) -> Choice | None:
+    """The fastest of those measured on this machine, when there are several such."""
+    if len({choice.spec.name for choice in usable}) < 2:
+        return None
+    stats = read_measurements(usable[0].model.config, device)
+    measured: list[tuple[SpeedMeasurement, Choice]] = []
+    for choice in usable:
+        key = (choice.spec.name, choice.model.weights)
+        measured += [(one, choice) for one in stats if (one.engine, one.weights) == key][:1]
+    if len({choice.spec.name for _, choice in measured}) < 2:
+        return None
+    ranked = sorted(measured, key=lambda pair: pair[0].decode_crowded, reverse=True)
+    best, choice = ranked[0]
+    others = ", ".join(f"{one.engine} {one.decode_crowded:.3g}" for one, _ in ranked[1:])
+    return _told(
+        choice,
+        f"the fastest measured here, {best.decode_crowded:.3g} tokens/s with {AT_ONCE} requests at once "
+        f"({others})",
+    )

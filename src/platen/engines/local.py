@@ -5,277 +5,100 @@ For the server, and for commands that generate without one.
 
 from __future__ import annotations
 
-import importlib.util
-import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import psutil
-import torch
-
-from platen.core.errors import BundleError, ConfigError, MissingExtraError
+from platen.core.errors import ConfigError, MissingExtraError
 from platen.core.phases import Phase, no_phase
-from platen.engines.batching.detokenize import Detokenizer
-from platen.engines.batching.draft import DraftOptions
-from platen.engines.batching.engine import BatchingEngine
-from platen.engines.batching.grammar import GrammarCompiler
-from platen.engines.batching.runner import Runner
+from platen.engines.choose import Choice, choose
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
-from platen.engines.threads import on_passing_thread
-from platen.engines.torch.cpu.packed import can_pack, pack
-from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
-from platen.engines.vllm.engine import VllmEngine
-from platen.engines.vllm.process import VllmChild, VllmOptions, find_vllm
-from platen.models.arch.config import DecoderConfig
-from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
-from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
-from platen.models.generation_config import NO_DEFAULTS, SamplingDefaults, read_generation_config
-from platen.models.gguf import GgufModel
-from platen.models.remote import is_url
-from platen.models.store import HeldFolder, ModelCache, remembered_digests
+from platen.engines.registry import engines
+from platen.models.generation_config import NO_DEFAULTS, SamplingDefaults
+from platen.models.resolve import ResolvedModel, resolve
 from platen.prompts.encoding import ModelKind, kind_of, text_prompt, truncated_chat_prompt
 from platen.prompts.templates import check_templates
-from platen.tokens.convert import open_tokenizer
-from platen.tokens.gguf_header import is_gguf
-from platen.tokens.tokenizer import TextStream, Tokenizer
-
-PREFILL_CHUNK = 512
-"""Prompt tokens read beside the writing of others in one step."""
+from platen.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """An open bundle, or a compiled form of one. `why` says how its engine was chosen."""
+    """An open model. `why` says how its engine was chosen; `defaults` is how its makers would sample.
 
-    engine: BatchingEngine | VllmEngine
+    `version` is the registered MODEL@NUMBER that it was opened by, if it was.
+    """
+
+    engine: Engine
     tokenizer: Tokenizer
     path: Path
     fingerprint: str
     parameters: int
     kind: ModelKind
     why: str
-    defaults: SamplingDefaults
+    defaults: SamplingDefaults = NO_DEFAULTS
+    version: str | None = None
 
 
 def open_model(
-    path_or_name: Path | str,
+    model: ResolvedModel | Path | str,
+    options: EngineOptions = EngineOptions(),
     *,
-    max_concurrent: int = 16,
-    max_queue: int = 64,
-    max_wait: float = math.inf,
-    cache_bytes: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    fetched: Callable[[str], HeldFolder] | None = None,
-    vllm: VllmOptions | None = None,
-    draft: DraftOptions | None = None,
+    engine: str | None = None,
     phase: Phase = no_phase,
 ) -> LocalModel:
-    """Open a bundle or a compiled folder and start the engine that runs it; close it when done.
+    """Start the engine that runs a model; close it when done.
 
-    A bundle runs in PyTorch, in float32 by default: in bfloat16 the rounding of a row depends on how many
-    share its batch, and a seeded request would not always repeat. `cache_bytes` bounds a compiled engine's
-    key/value cache, by default to a quarter of the memory that is free, and what PyTorch keeps for reuse. A
-    request that has waited `max_wait` seconds in our own queue is given up. `fetched` makes a URL a local
-    folder, by default in the user's cache of models. With `vllm` a bundle runs in a `vllm serve` process.
-    `draft` lets PyTorch's engine check guesses of how texts go on.
-    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched, ConfigError
-    for a draft where another engine would run or with another tokenizer's n-grams, MissingExtraError,
-    VllmError.
+    `engine` is as `choose` takes it: by default the engine for the very form that `model` names. Its files
+    are given back when the engine is closed, or can't be opened.
+    Raises BundleError when the model can't be opened, ArtifactError when it can't be fetched, ConfigError
+    for options that the engine can't follow, such as a device that is not there, MissingExtraError.
     """
-    if cache_bytes is None:
-        cache_bytes = psutil.virtual_memory().available // 4
-    if is_gguf(path_or_name):
-        if vllm is not None or draft is not None:
-            raise ConfigError(
-                f"{path_or_name} is a GGUF file, which llama.cpp's engine runs",
-                hint="Leave out serve.vllm and serve.draft, or import it: platen models import FILE.gguf.",
-            )
-        return _open_gguf(
-            Path(path_or_name),
-            max_concurrent=max_concurrent,
-            max_queue=max_queue,
-            max_wait=max_wait,
-            cache_bytes=cache_bytes,
-            phase=phase,
-        )
-    files = None
-    if is_url(str(path_or_name)):
-        files = (fetched or ModelCache().open)(str(path_or_name))
-    path = find_bundle(path_or_name) if files is None else files.path
-    compiled = read_compiled(path)
-    if compiled is not None and vllm is not None:
-        raise BundleError(
-            f"{path} is compiled to {compiled.to}; vLLM runs bundles", hint="Give the bundle's own folder."
-        )
-    if draft is not None and (compiled is not None or vllm is not None):
-        raise ConfigError(
-            f"serve.draft is for PyTorch's engine, and {path} is for another",
-            hint="Serve the bundle itself (platen serve --engine torch), or without serve.draft.",
-        )
-    runner: Runner | None = None
-    if compiled is None and vllm is not None:
-        config = DecoderConfig.from_hf(read_json(path / "config.json"))
-        tokenizer = open_tokenizer(path)
-        with phase("fingerprint"), remembered_digests() as digest:
-            fingerprint = bundle_fingerprint(path, digest)
-        why = "vllm: as configured"
-    elif compiled is None:
-        with phase("open weights"):
-            bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
-        _check_ngram(draft, bundle.tokenizer, path)
-        with phase("pack"):
-            if can_pack(bundle.model):
-                on_passing_thread(lambda: pack(bundle.model))
-            reuse_bytes = min(REUSE_BYTES, cache_bytes)
-            runner = TorchRunner(bundle.model, max_rows=max_concurrent, reuse_bytes=reuse_bytes)
-        with phase("fingerprint"), remembered_digests() as digest:
-            fingerprint = bundle_fingerprint(path, digest)
-        config, tokenizer = bundle.config, bundle.tokenizer
-        why = "torch: a bundle that is not compiled"
-    else:
-        config = DecoderConfig.from_hf(read_json(path / "config.json"))
-        tokenizer, fingerprint = open_tokenizer(path), compiled.bundle_fingerprint
-        with phase("open weights"):
-            runner = _compiled_runner(path, compiled, config, max_concurrent, cache_bytes)
-        why = f"{runner.name}: compiled to {compiled.to}, {compiled.weights}"
-    check_templates(tokenizer)
-    generation = read_generation_config(path)
-    own_ids = (*config.eos_token_ids, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,)))
-    end_ids = tuple(dict.fromkeys((*own_ids, *generation.eos_token_ids)))
-    text = _Text(
-        new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
-        token_text=tokenizer.token_text,
-        eos_ids=end_ids,
-        grammars=GrammarCompiler(tokenizer, config.vocab_size, end_ids),
-        max_concurrent=max_concurrent,
-        max_queue=max_queue,
-        on_close=None if files is None else files.release,
-    )
-    with phase("start engine"):
-        engine: BatchingEngine | VllmEngine
-        if runner is not None:
-            engine = BatchingEngine(
-                runner, prefill_chunk=PREFILL_CHUNK, max_wait=max_wait, draft=draft, **text
-            )
-        else:
-            assert vllm is not None
-            engine = start_vllm(path, config, vllm, **text)
-    parameters = config.num_parameters()
-    kind = kind_of(tokenizer)
-    return LocalModel(engine, tokenizer, path, fingerprint, parameters, kind, why, generation.sampling)
-
-
-def _open_gguf(
-    path: Path, *, max_concurrent: int, max_queue: int, max_wait: float, cache_bytes: int, phase: Phase
-) -> LocalModel:
-    """Any GGUF file that llama.cpp opens; template, end tokens and window are what its metadata say."""
-    if importlib.util.find_spec("llama_cpp") is None:
-        raise MissingExtraError("edge", f"serving {path}")
-    from platen.engines.llamacpp.runner import LlamaCppRunner
-
-    with phase("read metadata"):
-        model = GgufModel.open(path)
-    with ThreadPoolExecutor(1) as beside:
-        making = beside.submit(model.tokenizer)
-        with phase("open weights"):
-            runner = LlamaCppRunner(
-                path,
-                context_window=model.context_window,
-                slots=_slots(
-                    2 * model.kv_elements_per_token, model.context_window, max_concurrent, cache_bytes
-                ),
-                step_tokens=2 * PREFILL_CHUNK + max_concurrent,
-            )
-        with phase("make tokenizer"):
-            tokenizer = making.result()
-    check_templates(tokenizer)
-    with phase("fingerprint"), remembered_digests() as digest:
-        fingerprint = model.fingerprint(digest)
-    with phase("start engine"):
-        engine = BatchingEngine(
-            runner,
-            prefill_chunk=PREFILL_CHUNK,
-            max_wait=max_wait,
-            new_detokenizer=lambda prompt_ids: TextStream(tokenizer, after=prompt_ids),
-            token_text=tokenizer.token_text,
-            eos_ids=model.eos_ids,
-            grammars=GrammarCompiler(tokenizer, runner.vocab_size, model.eos_ids),
-            max_concurrent=max_concurrent,
-            max_queue=max_queue,
-        )
-    why = f"llamacpp: a GGUF file of {model.architecture}, {model.weights}"
-    kind = kind_of(tokenizer)
-    return LocalModel(engine, tokenizer, path, fingerprint, model.parameters, kind, why, NO_DEFAULTS)
-
-
-def _slots(token_bytes: int, window: int, max_rows: int, cache_bytes: int) -> int:
-    """Windows in the cache: as many again as may be in use, for sequences that are over."""
-    return max(1, min(2 * max_rows, cache_bytes // (token_bytes * window)))
-
-
-def _check_ngram(draft: DraftOptions | None, tokenizer: Tokenizer, path: Path) -> None:
-    if draft is None or draft.ngram is None or draft.ngram.about.tokenizer_sha256 == tokenizer.sha256:
-        return
-    raise ConfigError(
-        f"serve.draft.ngram was counted with another tokenizer than that of {path}",
-        hint=f"Count again: platen tokens encode CORPUS -t {path} --out TOKENS; "
-        "platen baselines draft TOKENS --out FOLDER",
-    )
-
-
-class _Text(TypedDict):
-    """What every engine of a local model is given alike."""
-
-    new_detokenizer: Callable[[Sequence[int]], Detokenizer]
-    token_text: Callable[[int], str]
-    eos_ids: tuple[int, ...]
-    grammars: GrammarCompiler
-    max_concurrent: int
-    max_queue: int
-    on_close: Callable[[], None] | None
-
-
-def start_vllm(
-    path: Path, config: DecoderConfig, options: VllmOptions, *, max_concurrent: int, **text: Any
-) -> VllmEngine:
-    """vLLM on a bundle's folder. Raises VllmError, ConfigError when it is not installed."""
-    child = VllmChild(path, options, max_concurrent, find_vllm())
-    window = min(config.max_position_embeddings, options.max_model_len or config.max_position_embeddings)
-    return VllmEngine(
-        child,
-        context_window=window,
-        vocab_size=config.vocab_size,
-        max_concurrent=max_concurrent,
-        **text,
-    )
-
-
-def _compiled_runner(
-    path: Path, compiled: Compiled, config: DecoderConfig, max_rows: int, cache_bytes: int
-) -> Runner:
+    resolved = model if isinstance(model, ResolvedModel) else resolve(model)
     try:
-        if compiled.to == "openvino":
-            from platen.engines.openvino.runner import OpenVinoRunner
+        return _opened(choose(resolved, engine, options.device), options, phase)
+    except BaseException:
+        resolved.release()
+        raise
 
-            return OpenVinoRunner(path, max_rows=max_rows, cache_bytes=cache_bytes)
-        from platen.engines.llamacpp.runner import LlamaCppRunner
 
-        # Two numbers of 2 bytes a key/value head's element, in every layer.
-        cell = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        return LlamaCppRunner(
-            path / GGUF_FILE,
-            context_window=config.max_position_embeddings,
-            slots=_slots(cell, config.max_position_embeddings, max_rows, cache_bytes),
-            step_tokens=2 * PREFILL_CHUNK + max_rows,
-        )
+def _opened(choice: Choice, options: EngineOptions, phase: Phase) -> LocalModel:
+    model, spec = choice.model, choice.spec
+    _check_draft(choice, options)
+    check_templates(model.tokenizer)
+    try:
+        opened = spec.open(model, options, phase)
     except ImportError:
-        extra = "openvino" if compiled.to == "openvino" else "edge"
-        raise MissingExtraError(extra, f"serving {path}") from None
+        spec.check_installed(f"serving {model.path}")
+        if not spec.extra:
+            raise
+        raise MissingExtraError(spec.extra, f"serving {model.path}") from None
+    with phase("fingerprint"):
+        fingerprint = model.fingerprint
+    return LocalModel(
+        engine=opened,
+        tokenizer=model.tokenizer,
+        path=model.path,
+        fingerprint=fingerprint,
+        parameters=model.parameters,
+        kind=kind_of(model.tokenizer),
+        why=choice.why or str(choice),
+        defaults=model.generation.sampling,
+        version=model.version,
+    )
+
+
+def _check_draft(choice: Choice, options: EngineOptions) -> None:
+    if options.draft is None or "draft" in choice.spec.capabilities:
+        return
+    names = [spec.name for spec in engines().values() if "draft" in spec.capabilities]
+    raise ConfigError(
+        f"serve.draft is for the engine {' or '.join(names)}, and {choice.model.path} is run by "
+        f"{choice.spec.name}",
+        hint=f"Serve the bundle itself (platen serve --engine {names[0]}), or without serve.draft.",
+    )
 
 
 async def warm_up(model: LocalModel) -> None:
@@ -295,7 +118,7 @@ async def stream_text(
 ) -> AsyncIterator[TokenEvent]:
     """Continue `prompt`, event by event. Leaving the loop early cancels the request.
 
-    An empty prompt begins a new document. Raises ValueError when the prompt does not fit.
+    An empty prompt begins a new document. Raises RequestRefused when the prompt does not fit.
     """
     async for event in _stream(engine, text_prompt(tokenizer, prompt), sampling):
         yield event
@@ -307,7 +130,7 @@ async def stream_chat(
     """Answer a conversation, event by event; `messages` have `role` and `content`.
 
     When it has grown too long, the oldest turns are left out so that half the context window, or
-    `max_tokens` if less, is free for the answer. Raises ChatTemplateError, and ValueError when the last
+    `max_tokens` if less, is free for the answer. Raises ChatTemplateError, and RequestRefused when the last
     message alone does not fit.
     """
     window = engine.capacity().context_window

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, TypeGuard
 
 from platen.prompts.structured import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled", "content_filter"]
+Capability = Literal["adapters", "draft", "logprobs", "token_ids"]
+"""What not every engine can: LoRA adapters over its weights, draft tokens, log-probabilities, and saying
+which tokens a text is made of."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,18 @@ class EngineOverloaded(Exception):
         self.retry_after = retry_after
 
 
+class RequestRefused(ValueError):
+    """This engine can't do what a request asks for; raised when it is submitted.
+
+    `param` is the part of the request that is wrong: `prompt`, `grammar`, or a field of SamplingParams.
+    `code` is one of OpenAI's: `context_length_exceeded`, `invalid_grammar` or `invalid_value`.
+    """
+
+    def __init__(self, message: str, *, param: str, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.message, self.param, self.code = message, param, code
+
+
 class EngineFailed(Exception):
     """The engine broke while working on a request; raised out of the request's stream."""
 
@@ -148,19 +164,24 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do beyond what every engine does."""
+        ...
+
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """Queue a request and stream its events. Closing the iterator cancels the request.
 
         Raises EngineOverloaded at once when the queue is full, and out of the stream when the request has
-        waited too long; ValueError when the prompt does not fit, the grammar is not one or the adapter is
-        not loaded.
+        waited too long; RequestRefused when the prompt does not fit, the grammar is not one or the adapter
+        is not loaded.
         """
         ...
 
     def prepare(self, grammar: Grammar) -> None:
         """Compile a grammar, so that submitting with it is quick; on a thread, for it may take long.
 
-        Raises ValueError when it is not one.
+        Raises RequestRefused when it is not one.
         """
         ...
 
@@ -175,3 +196,23 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Cancel what runs and free the engine's thread and memory."""
         ...
+
+
+class AdapterEngine(Engine, Protocol):
+    """An engine with the capability `adapters`."""
+
+    def load_adapter(self, name: str, folder: Path) -> str:
+        """Let requests choose the adapter in `folder` by `name`; returns the adapter's fingerprint.
+
+        Reads files: on a thread, where streams must not wait. Raises BundleError when it does not fit.
+        """
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no more requests for it; what runs with it goes on. Raises KeyError for an unknown name."""
+        ...
+
+
+def takes_adapters(engine: Engine) -> TypeGuard[AdapterEngine]:
+    """Whether LoRA adapters can be loaded over the engine's weights."""
+    return "adapters" in engine.capabilities

@@ -15,7 +15,7 @@ from pathlib import Path
 from platen.core import plots
 from platen.core.artifacts import Artifact
 from platen.core.stage import StageContext, StageResult
-from platen.models.training_history import read_curves
+from platen.models.training_history import TrainingRecord, read_curves
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _row(name: str, train: Artifact, evaluation: Artifact) -> Row:
 
 def _validation_losses(train: Path) -> list[tuple[int, float]]:
     """(step, validation loss) as training noted them, oldest first; empty without a record."""
-    path = train / "training" / "history.jsonl"
+    path = TrainingRecord(train).history
     return read_curves(path).validation if path.is_file() else []
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from platen.core.config import PositiveInt, Section
+from platen.core.devices import DeviceName
 
 
 class EvaluateConfig(Section):
@@ -20,5 +21,7 @@ class EvaluateConfig(Section):
     """Prompts that the samples in the report continue."""
     sample_tokens: Annotated[int, Field(ge=0, le=100_000)] = 120
     """Tokens in each sample."""
+    device: DeviceName = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes a GPU if there is one."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
     """Of the samples; 0 takes the likeliest token each time."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from platen.core import plots
-from platen.core.artifacts import sha256_file
 from platen.core.errors import ConfigError
+from platen.core.kinds.data_splits import DataSplits
 from platen.core.stage import StageContext, StageResult
 from platen.evaluate.config import EvaluateConfig
 from platen.evaluate.evaluation_report import Report, Spread, extremes, score_documents, window_losses
@@ -26,7 +26,7 @@ def evaluate(ctx: StageContext) -> StageResult:
     can't be opened.
     """
     config: EvaluateConfig = ctx.config
-    subject = open_subject(ctx.inputs["train"].path)
+    subject = open_subject(ctx.inputs["train"].path, config.device)
     if config.stride is not None and config.stride > subject.context:
         raise ConfigError(
             f"evaluate.stride ({config.stride}) is more than the model's context window ({subject.context}).",
@@ -34,7 +34,7 @@ def evaluate(ctx: StageContext) -> StageResult:
         )
     data = ctx.inputs["data"].path
     text = read_split(ctx.inputs["tokens"].path, data, config.split, subject.tokenizer)
-    report = _measure(ctx, config, subject, text, sha256_file(data / f"{config.split}.jsonl"))
+    report = _measure(ctx, config, subject, text, DataSplits(data).sha256(config.split))
     report.write(ctx.out)
     best = report.best_context()
     if best is not None:
@@ -60,9 +60,12 @@ def _measure(
         stride=stride,
         byte_count=text.bytes - unscored,
         batch_size=batch_size,
+        device=subject.device,
         progress=ctx.progress,
     )
-    positions = loss_by_position(subject.model, text.ids, context=context, batch_size=batch_size)
+    positions = loss_by_position(
+        subject.model, text.ids, context=context, batch_size=batch_size, device=subject.device
+    )
     windows = window_losses(score, context)
     documents = score_documents(score, text.documents)
     hardest, easiest = extremes(documents)

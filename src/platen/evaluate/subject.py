@@ -5,18 +5,19 @@ Bundles and ladder baselines are opened alike, so that they are also measured al
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from platen.core.devices import select_device
 from platen.core.errors import DataError
-from platen.tokens.files import TokensMeta
+from platen.core.kinds.data_splits import DataSplits
+from platen.tokens.files import TokenFiles
 from platen.tokens.tokenizer import Tokenizer
 
 
@@ -28,6 +29,12 @@ class Subject:
     tokenizer: Tokenizer
     context: int
     parameters: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        first = next(self.model.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
 
 @dataclass(frozen=True)
@@ -52,16 +59,20 @@ class SplitText:
         return sum(document.bytes for document in self.documents)
 
 
-def open_subject(path: Path) -> Subject:
-    """Open a bundle or a ladder baseline in evaluation mode. Raises BundleError."""
+def open_subject(path: Path, device: str = "cpu") -> Subject:
+    """Open a bundle or a ladder baseline in evaluation mode on a device.
+
+    Raises ConfigError when there is no such device, BundleError.
+    """
     from platen.models import ladder
 
+    on = select_device(device)
     if ladder.is_ladder(path):
         baseline = ladder.open(path)
-        return _subject(baseline.model, baseline.tokenizer, baseline.config.max_position_embeddings)
+        return _subject(baseline.model.to(on), baseline.tokenizer, baseline.config.max_position_embeddings)
     from platen.models.bundle import open_bundle
 
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, device=on)
     return _subject(bundle.model, bundle.tokenizer, bundle.config.max_position_embeddings)
 
 
@@ -75,7 +86,8 @@ def read_split(tokens: Path, data: Path, split: str, tokenizer: Tokenizer) -> Sp
 
     Raises DataError when the split is empty, or the two artifacts or the tokenizer do not belong together.
     """
-    meta = TokensMeta.read(tokens)
+    files = TokenFiles(tokens)
+    meta = files.meta
     if meta.tokenizer_sha256 != tokenizer.sha256:
         raise DataError(
             "The token files were made with another tokenizer than the model's.",
@@ -86,9 +98,9 @@ def read_split(tokens: Path, data: Path, split: str, tokenizer: Tokenizer) -> Sp
             f"The {split} split is empty, so there is nothing to evaluate on.",
             hint=f"give data.split.{split} a share of the text, or set evaluate.split",
         )
-    ids = np.memmap(tokens / f"{split}.bin", dtype=np.dtype(meta.dtype).newbyteorder("<"), mode="r")
+    ids = files.open(split)
     ends = np.flatnonzero(ids == meta.eos_id) + 1
-    texts = list(_documents(data / f"{split}.jsonl"))
+    texts = [(str(d["id"]), len(d["text"].encode())) for d in DataSplits(data).documents(split)]
     if len(ends) != len(texts) or ends[-1] != len(ids):
         raise DataError(
             f"The {split} split has {len(texts)} documents, but {len(ends)} in its token file.",
@@ -97,10 +109,3 @@ def read_split(tokens: Path, data: Path, split: str, tokenizer: Tokenizer) -> Sp
     starts = [0, *ends[:-1].tolist()]
     spans = zip(texts, starts, ends.tolist(), strict=True)
     return SplitText(ids, tuple(DocumentSpan(name, start, stop, size) for (name, size), start, stop in spans))
-
-
-def _documents(path: Path) -> Iterator[tuple[str, int]]:
-    with path.open("rb") as lines:
-        for line in lines:
-            document = json.loads(line)
-            yield document["id"], len(document["text"].encode())

@@ -26,11 +26,11 @@ from platen.engines.benchmark_cache import (
     read_measurements,
     write_measurements,
 )
-from platen.engines.choose import COMPILE_TO, ENGINES, EXTRAS, Form, form_of, installed
+from platen.engines.choose import AUTO
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams
-from platen.models.arch.config import DecoderConfig
-from platen.models.bundle import bundle_fingerprint, find_bundle, read_json
-from platen.models.compiled import read_compiled
+from platen.engines.registry import EngineSpec, engines
+from platen.models.resolve import BUNDLE, ResolvedModel, resolve
 
 PROMPT_TOKENS, NEW_TOKENS = 250, 32
 _ROUNDS, _ROUNDS_SECONDS = 5, 20.0
@@ -49,74 +49,100 @@ Tell = Callable[[str], None]
 
 
 def measure_engines(
-    bundle: Path | str, *, again: bool = False, tell: Tell = lambda _: None
+    model: ResolvedModel | Path | str,
+    options: EngineOptions = EngineOptions(max_concurrent=AT_ONCE),
+    *,
+    again: bool = False,
+    tell: Tell = lambda _: None,
 ) -> list[SpeedMeasurement | Missing]:
     """Figures of each engine for a bundle, fastest first with `AT_ONCE` requests, then what is missing.
 
     What was measured here before is not measured again unless `again`. Forms that don't exist yet are
     compiled into the cache. Raises BundleError.
     """
-    path = find_bundle(bundle)
-    if read_compiled(path) is not None:
-        raise BundleError(f"{path} is compiled already", hint="Give the bundle that it was compiled from.")
-    config = DecoderConfig.from_hf(read_json(path / "config.json"))
-    known = {} if again else {figures.engine: figures for figures in read_measurements(config)}
+    bundle = model if isinstance(model, ResolvedModel) else resolve(model)
+    if bundle.compiled is not None:
+        raise BundleError(
+            f"{bundle.path} is compiled already", hint="Give the bundle that it was compiled from."
+        )
+    config = bundle.config
+    known = {} if again else {one.engine: one for one in read_measurements(config, options.device)}
     rows: list[SpeedMeasurement | Missing] = []
-    for engine in ENGINES:
-        if not installed(engine):
-            rows.append(Missing(engine, f"not installed: pip install 'platen[{EXTRAS[engine]}]'"))
-            continue
-        form = form_of(path if engine == "torch" else _compiled(path, engine, tell))
-        if engine not in known:
-            tell(f"measuring {engine}")
-        rows.append(known.get(engine) or _measured(form))
+    for spec in measurable(options.device):
+        if not spec.installed:
+            rows.append(Missing(spec.name, f"not installed: pip install 'platen[{spec.extra}]'"))
+        elif BUNDLE in spec.forms and (reason := spec.refuses(bundle)) is not None:
+            rows.append(Missing(spec.name, reason))
+        elif spec.name in known:
+            rows.append(known[spec.name])
+        else:
+            rows.append(_measured(spec, bundle, options, tell))
     found = [row for row in rows if isinstance(row, SpeedMeasurement)]
-    write_measurements(config, found)
+    write_measurements(config, found, options.device)
     return [
         *sorted(found, key=lambda row: row.decode_crowded, reverse=True),
         *(row for row in rows if isinstance(row, Missing)),
     ]
 
 
-def _compiled(bundle: Path, engine: str, tell: Tell) -> Path:
-    """The bundle's compiled form in the cache, made when it is not there."""
+def measurable(device: str = AUTO) -> list[EngineSpec]:
+    """Engines that compute on a device here and run bundles, or forms that bundles are compiled to."""
+    return [
+        spec
+        for spec in engines().values()
+        if spec.rank is not None
+        and (device == AUTO or device.partition(":")[0] in spec.devices)
+        and any(form == BUNDLE or form in COMPILED_WEIGHTS for form in spec.forms)
+    ]
+
+
+def _form_for(spec: EngineSpec, bundle: ResolvedModel, tell: Tell) -> ResolvedModel:
+    """The bundle in the form that the engine runs, compiled into the cache when it is not there."""
     from platen.compress.compile import compile_bundle
 
-    to = COMPILE_TO[engine]
+    if BUNDLE in spec.forms:
+        return bundle
+    to = next(form for form in spec.forms if form in COMPILED_WEIGHTS)
     weights = COMPILED_WEIGHTS[to][0]
-    folder = compiled_folder(bundle_fingerprint(bundle), to, weights)
+    folder = compiled_folder(bundle.fingerprint, to, weights)
     if not folder.is_dir():
         tell(f"compiling to {to}, {weights}")
         with replaced_folder(folder) as new:
-            compile_bundle(bundle, new, to, weights)
-    return folder
+            compile_bundle(bundle.path, new, to, weights)
+    return resolve(folder)
 
 
-def _measured(form: Form) -> SpeedMeasurement | Missing:
+def _measured(
+    spec: EngineSpec, bundle: ResolvedModel, options: EngineOptions, tell: Tell
+) -> SpeedMeasurement | Missing:
     try:
+        form = _form_for(spec, bundle, tell)
+        tell(f"measuring {spec.name}")
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(measure, form).result()
+            return pool.submit(measure, form.path, spec.name, options).result()
     except BrokenProcessPool:
-        return Missing(form.engine, "its process died: not enough memory?")
+        return Missing(spec.name, "its process died: not enough memory?")
     except (PlatenError, RuntimeError) as error:
-        return Missing(form.engine, str(error).splitlines()[0])
+        return Missing(spec.name, str(error).splitlines()[0])
 
 
-def measure(form: Form) -> SpeedMeasurement:
-    """Open `form` in this process and time it."""
-    return asyncio.run(_measure(form))
+def measure(
+    path: Path, engine: str, options: EngineOptions = EngineOptions(max_concurrent=AT_ONCE)
+) -> SpeedMeasurement:
+    """Open the form at `path` with an engine in this process and time it."""
+    return asyncio.run(_measure(resolve(path), engine, options))
 
 
-async def _measure(form: Form) -> SpeedMeasurement:
+async def _measure(form: ResolvedModel, name: str, options: EngineOptions) -> SpeedMeasurement:
     import numpy as np
     import psutil
 
     from platen.engines.local import open_model
 
-    model = open_model(form.path, max_concurrent=AT_ONCE)
+    model = open_model(form, options, engine=name)
     engine = model.engine
     try:
-        window, vocabulary = engine.capacity().context_window, _vocabulary(form.path)
+        window, vocabulary = engine.capacity().context_window, form.config.vocab_size
         new = min(NEW_TOKENS, window // 2)
         length = min(PROMPT_TOKENS, window - new)
         random = np.random.default_rng(0)
@@ -133,7 +159,7 @@ async def _measure(form: Form) -> SpeedMeasurement:
         await _speeds(engine, random.integers(0, vocabulary, (1, length)).tolist(), new)  # to warm it up
         alone, crowded = await median(1), await median(AT_ONCE)
         memory = int(psutil.Process().memory_info().rss)
-        return SpeedMeasurement(form.engine, form.weights, *alone, *crowded, memory)
+        return SpeedMeasurement(name, form.weights, *alone, *crowded, memory)
     finally:
         await engine.close()
 
@@ -152,7 +178,3 @@ async def _speeds(engine: Engine, prompts: Sequence[Sequence[int]], new: int) ->
     written = sum(at > reading_over for times in arrived for at in times)
     writing = max(times[-1] for times in arrived) - reading_over
     return sum(map(len, prompts)) / (reading_over - began), written / writing
-
-
-def _vocabulary(folder: Path) -> int:
-    return DecoderConfig.from_hf(read_json(folder / "config.json")).vocab_size

@@ -1,8 +1,7 @@
 """A model as a folder in Hugging Face's format: `config.json`, safetensors, tokenizer, model card.
 
-Opens what Platen wrote and any folder or Hub name of the families in `platen.models.arch`; what it writes, in
-the family's own format, transformers opens. `platen.json` records the tokenizer that the weights were trained
-with.
+Opens what Platen wrote and any folder or Hub name of the families in `platen.models.arch`. What it writes, in
+the family's own format, transformers opens. `platen.json` records the tokenizer that belongs to the weights.
 """
 
 from __future__ import annotations

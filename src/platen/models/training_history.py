@@ -40,6 +40,37 @@ class History:
 
 
 @dataclass(frozen=True)
+class TrainingRecord:
+    """What training leaves beside a model: the folder `training` of the artifact in the folder `model`."""
+
+    model: Path
+
+    @property
+    def history(self) -> Path:
+        """Every step and every evaluation, as JSON lines."""
+        return self._folder / "history.jsonl"
+
+    @property
+    def plot(self) -> Path:
+        """The same as a picture."""
+        return self._folder / "curves.png"
+
+    @property
+    def summary(self) -> Path:
+        """What the run came to, as JSON."""
+        return self._folder / "summary.json"
+
+    @property
+    def last_weights(self) -> Path:
+        """The weights after the last step; the model's own are the best."""
+        return self._folder / "last.safetensors"
+
+    @property
+    def _folder(self) -> Path:
+        return self.model / "training"
+
+
+@dataclass(frozen=True)
 class Curves:
     """A record as columns. `losses` has one entry a step; `validation` pairs a step with its loss."""
 

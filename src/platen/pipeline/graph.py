@@ -13,6 +13,7 @@ from typing import get_args
 from platen.core.config import Section
 from platen.core.errors import ConfigError
 from platen.core.stage import Stage, StageContext, StageResult
+from platen.core.urls import shown
 from platen.project.sections import Project, StageName
 from platen.registry.config import ReleaseConfig
 from platen.train.config import PretrainConfig
@@ -147,6 +148,7 @@ def _release(project: Project) -> Stage:
             model=project.register_as.model or project.name,
             promote=project.register_as.promote,
             gate=project.gate,
+            registry=None if project.registry is None else shown(project.registry),
         ),
         inputs={"evaluate": "evaluate", "train": "train"},
     )

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from platen.core.artifacts import Artifact, Manifest, SourceIndex, Store, made_with, now
 from platen.core.errors import ArtifactError, GateFailed, MissingExtraError, PlatenError
@@ -20,6 +21,10 @@ from platen.core.state.interface import LockHeldError, StateError
 from platen.pipeline.graph import build_stages, select
 from platen.pipeline.planner import PlannedStage, plan
 from platen.project.file import LoadedProject
+
+if TYPE_CHECKING:
+    from platen.core.state.interface import State
+    from platen.registry.versions import Registry
 
 LATEST = "latest"
 """The document of what the latest run stands on."""
@@ -64,15 +69,25 @@ class Pipeline:
         self.project = loaded.project
         self.directory = loaded.directory
         self.folder = loaded.directory / STATE_FOLDER
-        self.registry = loaded.open_registry()
-        self.state = self.registry.backend.state
         self.store = Store(
             loaded.project.store,
             base=loaded.directory,
             scratch=self.folder,
             shown=loaded.redact(loaded.project.store),
         )
-        self._redact = loaded.redact
+        self._loaded = loaded
+
+    @cached_property
+    def state(self) -> State:
+        """What the project remembers between runs; opened when first asked for. Raises ConfigError."""
+        return self._loaded.open_state()
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The project's runs and registered versions. Raises as `state`, and RegistryError."""
+        from platen.registry.versions import Registry
+
+        return Registry(self.directory, url=self.project.registry, state=self.state)
 
     def plan(self, targets: tuple[str, ...] = ()) -> tuple[PlannedStage, ...]:
         """The stages that `targets` need, each fresh or stale. Raises ConfigError, DataError."""
@@ -81,7 +96,7 @@ class Pipeline:
             self.store,
             seed=self.project.seed,
             directory=self.directory,
-            redact=self._redact,
+            redact=self._loaded.redact,
             index=SourceIndex(self.folder / "sources.json"),
         )
 

@@ -62,12 +62,6 @@ class LoadedProject:
         """
         return _redact(value, self.interpolated)
 
-    def open_registry(self) -> Registry:
-        """The runs and registered versions. Raises as `open_state`, and RegistryError."""
-        from platen.registry.versions import Registry
-
-        return Registry(self.directory, url=self.project.registry, state=self.open_state())
-
     def open_state(self) -> State:
         """Where what the project remembers between runs is kept. Raises ConfigError, MissingExtraError."""
         from platen.core.state.open import open_state

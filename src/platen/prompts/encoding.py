@@ -6,8 +6,13 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from platen.prompts.templates import PLAIN_OPTIONS, ChatTemplateError, TemplateOptions, apply_chat_template
-from platen.tokens.chat_templates import PLAIN_CHAT_TEMPLATE
+from platen.prompts.templates import (
+    PLAIN_OPTIONS,
+    ChatTemplateError,
+    TemplateOptions,
+    apply_chat_template,
+    render_chat,
+)
 from platen.tokens.tokenizer import Tokenizer
 
 ModelKind = Literal["base", "chat"]
@@ -38,10 +43,9 @@ def chat_prompt(
     options: TemplateOptions = PLAIN_OPTIONS,
 ) -> list[int]:
     """Ids of a conversation, up to where the answer begins. Raises ChatTemplateError, ValueError."""
-    text = apply_chat_template(tokenizer, messages, options)
+    rendered = render_chat(tokenizer, messages, options)
     # A chat model's template writes its own beginning of a text; the plain one writes none.
-    plain = tokenizer.chat_template in (None, PLAIN_CHAT_TEMPLATE)
-    return tokenizer.encode(text, add_special_tokens=plain) or _new_document(tokenizer)
+    return tokenizer.encode(rendered.text, add_special_tokens=rendered.plain) or _new_document(tokenizer)
 
 
 def truncated_chat_prompt(

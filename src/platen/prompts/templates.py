@@ -7,7 +7,7 @@ size: see `platen.prompts.sandbox`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -58,10 +58,14 @@ PLAIN_OPTIONS = TemplateOptions()
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt's text; `answers` are the spans of it that the template says an assistant wrote."""
+    """A prompt's text; `answers` are the spans of it that the template says an assistant wrote.
+
+    `plain` is a text by Platen's own template for base models, which writes no special tokens.
+    """
 
     text: str
     answers: tuple[tuple[int, int], ...]
+    plain: bool = False
 
 
 def apply_chat_template(
@@ -105,7 +109,9 @@ def render_chat(
             "add_generation_prompt": options.add_generation_prompt and not options.continue_final_message,
         },
     )
-    return _cut_at_end(rendered, messages[-1]) if options.continue_final_message else rendered
+    if options.continue_final_message:
+        rendered = _cut_at_end(rendered, messages[-1])
+    return replace(rendered, plain=source == PLAIN_CHAT_TEMPLATE)
 
 
 def training_ids(

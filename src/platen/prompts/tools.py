@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from platen.prompts.messages import Message, ToolCall
 from platen.prompts.templates import ChatTemplateError, TemplateOptions, apply_chat_template
@@ -78,14 +79,21 @@ _CALLS = (
 _TOOLS = tuple(FunctionTool(call.name, "A probe.", {"type": "object", "properties": {}}) for call in _CALLS)
 
 
+_FOUND: WeakKeyDictionary[Tokenizer, ToolFormat | None] = WeakKeyDictionary()
 _ASKED = Message("user", _QUESTION).as_chat()
 _GIVEN = tuple(tool.for_template() for tool in _TOOLS)
 
 
 def tool_format(tokenizer: Tokenizer) -> ToolFormat | None:
     """How the model of this tokenizer writes calls; None when its chat template has no place for tools, or
-    writes calls in a way that is none of the three.
+    writes calls in a way that is none of the three. Found out once.
     """
+    if tokenizer not in _FOUND:
+        _FOUND[tokenizer] = _find_format(tokenizer)
+    return _FOUND[tokenizer]
+
+
+def _find_format(tokenizer: Tokenizer) -> ToolFormat | None:
     if not tokenizer.has_chat_template or not _mentions_tools(tokenizer):
         return None
     for calls in (_CALLS, _CALLS[:1]):

@@ -30,9 +30,10 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Environment that keeps MLflow silent; also for an MLflow server started as a process of its own."""
-PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """How long a server is waited for, unless the environment says otherwise: MLflow waits minutes."""
 LOCK_SECONDS = 60.0
+CONNECT_SECONDS = 10
 _SQLITE = "sqlite:///"
 
 
@@ -40,7 +41,8 @@ class Backend:
     """MLflow's store at `url`; None is the SQLite file under `.platen` of the project.
 
     `file` is the SQLite file, where it is one; `files` is where MLflow keeps what a user logs to a run, where
-    that is for us to say: Platen's own files are in the artifact store. `shown` is the URL for messages.
+    that is for us to say: Platen's own files are in the artifact store. `shown` is the URL for messages,
+    `identity` tells this backend from another, wherever the project's folder lies.
     """
 
     def __init__(self, project_dir: Path, url: str | None = None, state: State | None = None) -> None:
@@ -53,6 +55,12 @@ class Backend:
         )
         self.file = Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
         self.shown = shown(self.url) if self.file is None else str(self.file)
+        self.identity = STATE_FOLDER if url is None else self.shown
+
+    @property
+    def is_server(self) -> bool:
+        """Whether an MLflow server answers there, with a page of its own."""
+        return self.url.startswith(("http://", "https://"))
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -79,6 +87,7 @@ class Backend:
             from mlflow.tracking import MlflowClient
 
             self._create()
+            self._reach()
             yield MlflowClient(self.url, self.url)
 
     @contextmanager
@@ -87,6 +96,7 @@ class Backend:
         with self._errors(doing):
             from mlflow.tracking import MlflowClient
 
+            self._reach()
             yield MlflowClient(self.url, self.url)
 
     @contextmanager
@@ -105,6 +115,16 @@ class Backend:
         except (MlflowException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
             reason = without_secrets(first_line(error), self.url)
             raise RegistryError(f"{doing}: {self.shown}: {reason}", hint=self._hint(reason)) from None
+
+    def _reach(self) -> None:
+        """Connect once to a database that is not a file: MLflow tries for minutes before it says why not."""
+        if self.file is not None or self.is_server:
+            return
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import NullPool
+
+        timeout = {"connect_timeout": CONNECT_SECONDS} if self.url.startswith("postgresql+psycopg:") else {}
+        create_engine(self.url, poolclass=NullPool, connect_args=timeout).connect().close()
 
     def _hint(self, reason: str) -> str:
         if "out-of-date" in reason:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from platen.core.config import Section, Text
 
@@ -47,3 +47,11 @@ class ReleaseConfig(Section):
     model: str
     promote: Literal["candidate", "production"]
     gate: tuple[GateRule, ...]
+    registry: str | None = None
+    """Which registry it is in, without secrets; None is the project's own."""
+
+    @model_serializer(mode="wrap")
+    def _own_registry_left_out(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A release in the project's own registry has the fingerprint that it always had."""
+        fields: dict[str, Any] = serialize(self)
+        return {key: value for key, value in fields.items() if key != "registry" or value is not None}

@@ -15,7 +15,7 @@ from platen.registry.config import ReleaseConfig
 from platen.registry.gate import GateOutcome, check
 from platen.registry.versions import Registry
 
-RELEASE = "release.json"
+_FILE = "release.json"
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ class Release:
     artifact: str
     gate: tuple[str, ...]
 
+    def write(self, folder: Path) -> None:
+        (folder / _FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
     @classmethod
     def read(cls, folder: Path) -> Release:
         """Raises ArtifactError when the file is missing or damaged."""
-        path = folder / RELEASE
+        path = folder / _FILE
         try:
             raw = json.loads(path.read_text("utf-8"))
             return cls(**{**raw, "gate": tuple(raw["gate"])})
@@ -45,6 +48,8 @@ def register(ctx: StageContext) -> StageResult:
 
     Raises GateFailed, with by how much, before anything is registered.
     """
+    from platen.models.bundle import bundle_fingerprint
+
     config: ReleaseConfig = ctx.config
     train, evaluation = ctx.inputs["train"], ctx.inputs["evaluate"]
     registry = Registry(ctx.project_dir, url=ctx.registry_url, state=ctx.state)
@@ -58,6 +63,7 @@ def register(ctx: StageContext) -> StageResult:
         source=train.path.resolve().as_uri(),
         metrics=metrics,
         evaluated_text=text,
+        content=bundle_fingerprint(train.path),
     )
     version = registry.promote(version, config.promote, outcome)
     release = Release(
@@ -68,7 +74,7 @@ def register(ctx: StageContext) -> StageResult:
         artifact=train.manifest.ref,
         gate=outcome.lines,
     )
-    (ctx.out / RELEASE).write_text(json.dumps(asdict(release), indent=2) + "\n", encoding="utf-8")
+    release.write(ctx.out)
     ctx.progress.say(f"{version.name} is {config.promote}.")
     return StageResult(
         metrics={"version": float(version.number)},

@@ -64,7 +64,7 @@ class Snapshot:
         versions = sorted(_all_versions(client), key=lambda version: (version.model, version.number))
         content = {
             "format": _FORMAT,
-            "source": self._backend.shown,
+            "source": self._backend.identity,
             "stamp": stamp,
             "taken_at": time.time(),
             "versions": [asdict(version) for version in versions],
@@ -84,7 +84,7 @@ class Snapshot:
             return None
         if not isinstance(known, dict) or known.get("format") != _FORMAT:
             return None
-        return known if known.get("source") == self._backend.shown else None
+        return known if known.get("source") == self._backend.identity else None
 
     def _fresh(self, known: dict[str, Any]) -> bool:
         if self._backend.file is not None:

@@ -10,9 +10,12 @@ from typing import Any
 
 ALIASES = ("candidate", "production")
 PRODUCTION = "production"
-FINGERPRINT, ARTIFACT, METRICS, TEXT, PROMOTIONS = (
-    f"platen.{tag}" for tag in ("fingerprint", "artifact", "metrics", "evaluated_text", "promotions")
+FINGERPRINT, ARTIFACT, SOURCE, METRICS, TEXT, PROMOTIONS = (
+    f"platen.{tag}"
+    for tag in ("fingerprint", "artifact", "source", "metrics", "evaluated_text", "promotions")
 )
+CONTENT = "platen.content"
+"""The tag of the fingerprint that servers tell: of the bundle's files, whatever made them."""
 PARENT_CHECKPOINT, PARENT_RUN = "platen.parent_checkpoint", "mlflow.parentRunId"
 
 
@@ -33,8 +36,8 @@ class Promotion:
 class Version:
     """A registered model version.
 
-    `fingerprint` is the bundle's, `artifact` its `name/fingerprint` in the store (None for a model from
-    elsewhere), `source` where it was when registered. `tags` are the registering caller's own.
+    `fingerprint` is that of the bundle's artifact, `artifact` its `name/fingerprint` in the store (None for a
+    model from elsewhere), `source` where it was when registered. `tags` are the registering caller's own.
     """
 
     model: str
@@ -50,6 +53,8 @@ class Version:
     """SHA-256 of the text that the metrics were measured on."""
     promotions: tuple[Promotion, ...]
     tags: Mapping[str, str]
+    content: str = ""
+    """Fingerprint of the bundle's files, which a server tells with its responses; empty in old versions."""
 
     @property
     def name(self) -> str:
@@ -74,7 +79,7 @@ def version_of(made: Any, aliases: Iterable[str]) -> Version:
         number=int(made.version),
         fingerprint=tags.get(FINGERPRINT, ""),
         artifact=tags.get(ARTIFACT),
-        source=made.source or "",
+        source=tags.get(SOURCE) or made.source or "",
         run_id=made.run_id or None,
         created_at=datetime.fromtimestamp(made.creation_timestamp / 1000, UTC),
         aliases=tuple(sorted(aliases)),
@@ -82,6 +87,7 @@ def version_of(made: Any, aliases: Iterable[str]) -> Version:
         evaluated_text=tags.get(TEXT),
         promotions=tuple(_promotion(raw) for raw in json.loads(tags.get(PROMOTIONS, "[]"))),
         tags={key: value for key, value in tags.items() if not key.startswith("platen.")},
+        content=tags.get(CONTENT, ""),
     )
 
 

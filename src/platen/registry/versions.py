@@ -21,10 +21,12 @@ from platen.registry.snapshot import Snapshot
 from platen.registry.version import (
     ALIASES,
     ARTIFACT,
+    CONTENT,
     FINGERPRINT,
     METRICS,
     PRODUCTION,
     PROMOTIONS,
+    SOURCE,
     TEXT,
     Ancestor,
     Promotion,
@@ -58,6 +60,22 @@ class Registry:
         """The version in production, or None."""
         return _with_alias(self.versions(model), PRODUCTION)
 
+    def with_content(self, fingerprint: str) -> list[Version]:
+        """The versions whose bundle's fingerprint begins so, as servers tell it (`fp_…`), oldest first.
+
+        Raises RegistryError when there is none, or it is too short to tell bundles apart.
+        """
+        wanted = fingerprint.removeprefix("fp_").lower()
+        if len(wanted) < 6:
+            raise RegistryError(f"{fingerprint!r} is too short a fingerprint", hint="give 6 digits or more")
+        found = [version for version in self.versions() if version.content.startswith(wanted)]
+        if not found:
+            raise RegistryError(
+                f"No registered version has a bundle with the fingerprint {wanted}.",
+                hint="it was registered elsewhere or by an older version; `platen models` lists what is here",
+            )
+        return found
+
     def lineage(self, version: Version) -> list[Ancestor]:
         """From the version's own training run back to the first checkpoint it descends from."""
         with self.backend.client(f"the lineage of {version.name}") as client:
@@ -73,6 +91,7 @@ class Registry:
         artifact: str | None = None,
         evaluated_text: str | None = None,
         tags: Mapping[str, str] | None = None,
+        content: str | None = None,
     ) -> Version:
         """Record a bundle as a version of `model`, linked to the run that trained it, whose page gets the
         metrics as `evaluation.…`.
@@ -80,15 +99,20 @@ class Registry:
         The same fingerprint again gives the version there is, with its metrics brought up to date; a
         process killed half-way therefore leaves nothing that a second try would double. `source` is where
         the bundle lies; `artifact` its `name/fingerprint` in the store; `tags` are the caller's own, such
-        as where a bought model came from.
+        as where a bought model came from; `content` is the fingerprint of the bundle's files, by which
+        `with_content` finds the version.
         """
         recorded = {
             **(tags or {}),
             FINGERPRINT: fingerprint,
             METRICS: json.dumps(dict(metrics), sort_keys=True),
         }
+        if self.backend.is_server:  # which takes no folders of other machines as a version's source
+            recorded[SOURCE] = source
         if artifact is not None:
             recorded[ARTIFACT] = artifact
+        if content is not None:
+            recorded[CONTENT] = content
         if evaluated_text is not None:
             recorded[TEXT] = evaluated_text
         with self.backend.writing(f"registering {model}") as client:
@@ -99,7 +123,8 @@ class Registry:
                 _add_to_run(client, run_id, metrics)
             if known is None:
                 _ensure_model(client, model)
-                made = client.create_model_version(model, source, run_id=run_id, tags=recorded)
+                there = f"platen:/{artifact or fingerprint}" if self.backend.is_server else source
+                made = client.create_model_version(model, there, run_id=run_id, tags=recorded)
                 number = int(made.version)
             else:
                 number = known.number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
 
@@ -107,10 +106,12 @@ class ChatClient(_Client):
 
     def sampling_defaults(self) -> SamplingDefaults:
         """How the model is sampled where a request doesn't say; nothing for a server that doesn't tell."""
-        response = self._send("GET", f"/v1/models/{quote(self.model(), safe='/')}")
-        told = (response.json().get("default_sampling_params") if response.is_success else None) or {}
-        names = [field.name for field in fields(SamplingDefaults)]
-        return SamplingDefaults(**{name: told[name] for name in names if name in told})
+        path = f"/v1/models/{quote(self.model(), safe='/')}"
+        try:
+            told = self._checked(self._send("GET", path)).json()["default_sampling_params"]
+            return SamplingDefaults(**told)
+        except (RemoteError, ValueError, KeyError, TypeError):
+            return SamplingDefaults()
 
     def stream(self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams) -> Iterator[str]:
         """The answer to a conversation, piece by piece. Closing the iterator stops the server's work."""

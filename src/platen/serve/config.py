@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from platen.core.config import PositiveInt, Section, Text
+from platen.core.devices import DeviceName, DType
 from platen.engines.batching.config import DraftConfig
 from platen.engines.remote.config import UpstreamConfig
 from platen.engines.vllm.config import VllmConfig
@@ -70,6 +71,13 @@ class ServeConfig(Section):
     """Adaptive batching of embedding requests."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
     """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
+    engine: Text = "auto"
+    """What runs the models: torch, openvino, llamacpp, vllm or another engine; auto takes the fastest
+    measured here, else a compiled form before the bundle."""
+    device: DeviceName = "auto"
+    """Where PyTorch computes: cpu, cuda, cuda:N or mps; auto takes a GPU if there is one."""
+    dtype: DType = "auto"
+    """What it computes in; auto is float32 for PyTorch's engine and the model's own for vLLM's."""
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
     generation_config: Literal["auto", "none"] = "auto"
@@ -102,6 +110,11 @@ class ServeConfig(Section):
             if upstream.name in upstream.fallbacks:
                 raise ValueError(f"the upstream {upstream.name} is its own fallback")
         return self
+
+    @property
+    def wanted_engine(self) -> str:
+        """The engine that is asked for, or auto."""
+        return "vllm" if self.engine == "auto" and self.vllm is not None else self.engine
 
     def located(self, directory: Path) -> ServeConfig:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""

@@ -20,6 +20,7 @@ import uvicorn
 
 from platen.core.download import Report, no_report
 from platen.core.phases import Phase, no_phase
+from platen.models.resolve import Location, ResolvedModel, Resolver
 from platen.serve.access.layer import AccessControl
 from platen.serve.api.oip.inference import OpenInference
 from platen.serve.app import create_app
@@ -53,13 +54,14 @@ class Started:
 
 
 def serve_bundle(
-    bundle_path: Path | str | None,
+    model: ResolvedModel | Location | Path | str | None,
     *,
     name: str,
     config: ServeConfig,
     access: AccessControl | None = None,
     on_ready: Callable[[Started], None],
-    find: Callable[[str], Path | str] = str,
+    resolver: Resolver | None = None,
+    engine: str | None = None,
     report: Report = no_report,
     phase: Phase = no_phase,
     kept: KeptChanges | None = None,
@@ -68,8 +70,8 @@ def serve_bundle(
 
     Without one, only the upstreams and further models of the configuration are served.
 
-    `access` knows the keys, if there are any. `find` tells where a model lies that the server is asked to
-    load later on or beside the first one, by a reference such as MODEL@VERSION. `report` is told how far a
+    `access` knows the keys, if there are any. `resolver` knows the registered models, for the first one and
+    those that the server is asked to load later on; `engine` must run the first. `report` is told how far a
     download is, and `phase` times what starting is made of. What is `kept` of earlier changes is made again.
 
     On the first signal the server takes no more work and finishes what it has, for at most
@@ -81,22 +83,22 @@ def serve_bundle(
     gc.freeze()
     listener = listen(config.host, config.port)
     with listener:
-        access = access or AccessControl(config)
+        access, resolver = access or AccessControl(config), resolver or Resolver()
 
         def load(reference: str, name: str) -> AnyModel:
-            return open_any(find(reference), name, config, source=reference)[0]
+            return open_any(reference, name, config, resolver=resolver)[0]
 
         models: list[AnyModel] = []
         kind, why = "gateway", ""
-        if bundle_path is not None:
+        if model is not None:
             first, why = open_any(
-                bundle_path, name, config, source=str(bundle_path), report=report, phase=phase
+                model, name, config, resolver=resolver, engine=engine, report=report, phase=phase
             )
             models, kind = [first], first.info.kind
         elif not config.upstreams and not config.models:
             raise ServeError("there is nothing to serve", hint="Name a model, or give serve.upstreams.")
         taken = name if models else None
-        hub = ModelHub([*models, *further_models(config, taken, find, report=report, phase=phase)])
+        hub = ModelHub([*models, *further_models(config, taken, resolver, report=report, phase=phase)])
         context = ServeContext.of(hub, config, state := ServerState(), kept)
         with phase("restore changes"):
             remote = [upstream.name for upstream in config.upstreams]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from platen.core.errors import DataError
+from platen.core.errors import ArtifactError, DataError
+from platen.core.kinds.data_splits import SPLITS
 from platen.tokens.bulk import BulkEncoder, Encoded
 from platen.tokens.tokenizer import Tokenizer
 
-SPLITS = ("train", "validation", "test")
+_META = "meta.json"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,50 @@ class TokensMeta:
 
     @classmethod
     def read(cls, folder: Path) -> TokensMeta:
-        raw = json.loads((folder / "meta.json").read_text("utf-8"))
+        raw = json.loads((folder / _META).read_text("utf-8"))
         splits = {name: SplitTokens(**split) for name, split in raw.pop("splits").items()}
         return cls(**raw, splits=splits)
 
     def write(self, folder: Path) -> None:
-        (folder / "meta.json").write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        (folder / _META).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+class TokenFiles:
+    """The token files in a folder, and what their `meta` says of them. Raises ArtifactError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.meta = TokensMeta.read(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{folder / _META} can't be read: {error}",
+                hint="give a folder that `platen tokens encode` or the stage `tokens` wrote",
+            ) from None
+
+    def path(self, split: str) -> Path:
+        """The file of one split."""
+        return token_file(self.folder, split)
+
+    def open(self, split: str) -> NDArray[np.unsignedinteger]:
+        """The ids of one split (n,), mapped into memory, read only: little-endian on every machine.
+
+        Raises ArtifactError when the file is missing or its size is no whole number of ids.
+        """
+        path, kind = self.path(split), np.dtype(self.meta.dtype).newbyteorder("<")
+        if not path.is_file() or path.stat().st_size % kind.itemsize:
+            raise ArtifactError(
+                f"{path} is missing or damaged",
+                hint="remove the tokens artifact and run again; it is made anew",
+            )
+        if path.stat().st_size == 0:  # an empty file can't be mapped
+            return np.empty(0, dtype=kind)
+        return np.memmap(path, dtype=kind, mode="r")
+
+
+def token_file(folder: Path, split: str) -> Path:
+    """The file of one split in a folder of token files."""
+    return folder / f"{split}.bin"
 
 
 def write_splits(
@@ -59,7 +99,7 @@ def write_splits(
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     encoder = BulkEncoder(tokenizer)
     splits = {
-        name: _write_split(out / f"{name}.bin", tokenizer, encoder, texts.get(name, ()), dtype, workers)
+        name: _write_split(token_file(out, name), tokenizer, encoder, texts.get(name, ()), dtype, workers)
         for name in SPLITS
     }
     meta = TokensMeta(

@@ -75,11 +75,6 @@ class GgufHeader:
         return self.fields.get(f"tokenizer.ggml.{key}", default)
 
 
-def is_gguf(path: str | Path) -> bool:
-    """Whether `path` names a GGUF file on this machine, by its suffix; it need not be there."""
-    return str(path).lower().endswith(".gguf") and "://" not in str(path) and not Path(path).is_dir()
-
-
 def read_header(path: Path) -> GgufHeader:
     """The head of a GGUF file. Raises BundleError: not there, not GGUF, another version, damaged."""
     try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from platen.core.kinds.data_splits import SPLITS, DataSplits
 from platen.core.stage import StageContext, StageResult
 from platen.tokens.config import TokenizerConfig
-from platen.tokens.files import SPLITS, write_splits
+from platen.tokens.files import write_splits
 from platen.tokens.learn import learn_tokenizer
 from platen.tokens.texts import read_texts
 from platen.tokens.tokenizer import Tokenizer
@@ -17,7 +18,7 @@ def train_tokenizer(ctx: StageContext) -> StageResult:
     tokens.
     """
     config: TokenizerConfig = ctx.config
-    source = ctx.inputs["data"].path / "train.jsonl"
+    source = DataSplits(ctx.inputs["data"].path).path("train")
     texts = read_texts([source], "reading text", ctx.progress)
     tokenizer = learn_tokenizer(texts, config, ctx.project_dir)
     tokenizer.save(ctx.out)
@@ -37,8 +38,8 @@ def encode_corpus(ctx: StageContext) -> StageResult:
     Memory stays bounded by the longest document.
     """
     tokenizer = Tokenizer.from_dir(ctx.inputs["tokenizer"].path)
-    data = ctx.inputs["data"].path
-    texts = {name: read_texts([data / f"{name}.jsonl"], f"encoding {name}", ctx.progress) for name in SPLITS}
+    data = DataSplits(ctx.inputs["data"].path)
+    texts = {name: read_texts([data.path(name)], f"encoding {name}", ctx.progress) for name in SPLITS}
     splits = write_splits(ctx.out, tokenizer, texts).splits
     metrics = {f"{name}_tokens": float(split.tokens) for name, split in splits.items()}
     train = splits["train"]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from platen.core.config import Fraction, PositiveInt, Section
+from platen.core.devices import DeviceName
 from platen.models.config import ModelConfig
 
 
@@ -55,6 +56,8 @@ class TrainConfig(Section):
     """Share of activations dropped in training."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 where the processor multiplies it in hardware."""
+    device: DeviceName = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, of several processes each its own."""
     compile: bool = False
     """Use torch.compile; pays after its compile time (about a minute)."""
     evaluate_every: PositiveInt = 100

@@ -8,14 +8,13 @@ read directly, and every process of a distributed run can take its own rows of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from platen.core.errors import ArtifactError, TrainingError
+from platen.core.errors import TrainingError
 
 IGNORE = -100
 """A target that no loss is taken from."""
@@ -27,21 +26,6 @@ class Batch:
 
     inputs: Tensor
     targets: Tensor
-
-
-def open_tokens(path: Path, dtype: str) -> NDArray[np.unsignedinteger]:
-    """Map a token file of `dtype` (`uint16` or `uint32`) into memory, read only.
-
-    Raises ArtifactError when it is missing or its size is no whole number of ids.
-    """
-    kind = np.dtype(dtype).newbyteorder("<")
-    if not path.is_file() or path.stat().st_size % kind.itemsize:
-        raise ArtifactError(
-            f"{path} is missing or damaged", hint="remove the tokens artifact and run again; it is made anew"
-        )
-    if path.stat().st_size == 0:  # an empty file can't be mapped
-        return np.empty(0, dtype=kind)
-    return np.memmap(path, dtype=kind, mode="r")
 
 
 class PackedLoader:

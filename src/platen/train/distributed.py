@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from platen.core.devices import select_device
 from platen.core.errors import ConfigError
 
 
@@ -59,10 +60,11 @@ class World:
 
 
 @contextmanager
-def joined(batch_size: int, accumulation: int) -> Iterator[World]:
+def joined(batch_size: int, accumulation: int, device_name: str = "auto") -> Iterator[World]:
     """Join the processes that `torchrun` started, or be the only one; leave at the end.
 
-    Raises ConfigError when the processes can't share a batch evenly.
+    Several processes on `cuda` take a GPU each. Raises ConfigError when the processes can't share a batch
+    evenly, or there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if batch_size % (size * accumulation):
@@ -71,9 +73,11 @@ def joined(batch_size: int, accumulation: int) -> Iterator[World]:
             f"in {accumulation} micro-batches each",
             hint=f"make it a multiple of {size * accumulation}",
         )
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    device = select_device(device_name)
+    cuda = device.type == "cuda"
     if cuda:
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device)

@@ -57,6 +57,8 @@ def bfloat16_in_hardware(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

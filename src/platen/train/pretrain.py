@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,13 +22,13 @@ from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.arch.from_project import llama_config
 from platen.models.bundle import model_card, save_bundle
-from platen.models.training_history import read_curves
-from platen.tokens.files import TokensMeta
+from platen.models.training_history import TrainingRecord, read_curves
+from platen.tokens.files import TokenFiles
 from platen.tokens.tokenizer import Tokenizer
 from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of
 from platen.train.config import PretrainConfig, TrainConfig
 from platen.train.curves import draw
-from platen.train.data import PackedLoader, evaluation_batches, open_tokens
+from platen.train.data import PackedLoader, evaluation_batches
 from platen.train.distributed import joined
 from platen.train.loop import Outcome, Trainer
 
@@ -61,16 +60,16 @@ def pretrain(ctx: StageContext) -> StageResult:
     made by another tokenizer.
     """
     config: PretrainConfig = ctx.config
-    tokens, tokenizer, meta = _inputs(ctx)
+    tokens, tokenizer = _inputs(ctx)
     _check_compiler(config.train)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     ignore = tokenizer.pad_id if tokenizer.pad_id != tokenizer.eos_id else None
-    with joined(config.train.batch_size, config.train.accumulation) as world:
+    with joined(config.train.batch_size, config.train.accumulation, config.train.device) as world:
         torch.manual_seed(ctx.seed)
         model = build_model(config, tokenizer)
         loader = PackedLoader(
-            open_tokens(tokens / "train.bin", meta.dtype),
+            tokens.open("train"),
             sequence_length=config.train.sequence_length,
             batch_size=config.train.batch_size,
             seed=ctx.seed,
@@ -80,7 +79,7 @@ def pretrain(ctx: StageContext) -> StageResult:
             model,
             loader,
             evaluation_batches(
-                open_tokens(tokens / "validation.bin", meta.dtype),
+                tokens.open("validation"),
                 sequence_length=config.train.sequence_length,
                 batch_size=max(1, config.train.batch_size // config.train.accumulation),
                 max_tokens=config.train.evaluate_tokens,
@@ -90,7 +89,7 @@ def pretrain(ctx: StageContext) -> StageResult:
             seed=ctx.seed,
             world=world,
             checkpoints=CheckpointStore(ctx.out / "checkpoint"),
-            history=ctx.out / "training" / "history.jsonl",
+            history=TrainingRecord(ctx.out).history,
             progress=ctx.progress,
             tracker=ctx.tracker,
         )
@@ -109,18 +108,18 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> nn.Module:
     return Decoder(llama_config(config.model, tokenizer.vocab_size, tokenizer), dropout=config.train.dropout)
 
 
-def _inputs(ctx: StageContext) -> tuple[Path, Tokenizer, TokensMeta]:
-    tokens = ctx.inputs["tokens"].path
+def _inputs(ctx: StageContext) -> tuple[TokenFiles, Tokenizer]:
+    tokens = TokenFiles(ctx.inputs["tokens"].path)
     tokenizer = Tokenizer.from_dir(ctx.inputs["tokenizer"].path)
-    meta = TokensMeta.read(tokens)
+    meta = tokens.meta
     if meta.tokenizer_sha256 != tokenizer.sha256 or meta.vocab_size != tokenizer.vocab_size:
         raise BundleError(
-            f"the tokens in {tokens} were made by another tokenizer "
+            f"the tokens in {tokens.folder} were made by another tokenizer "
             f"({meta.vocab_size:,} entries, {meta.tokenizer_sha256[:12]}) than the one given "
             f"({tokenizer.vocab_size:,} entries, {tokenizer.sha256[:12]})",
             hint="encode the corpus again with this tokenizer: platen run tokens",
         )
-    return tokens, tokenizer, meta
+    return tokens, tokenizer
 
 
 def _check_compiler(config: TrainConfig) -> None:
@@ -137,15 +136,15 @@ def _check_compiler(config: TrainConfig) -> None:
 
 def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: Tokenizer) -> Summary:
     """Write the artifact from a finished run and remove what only a resumption needs."""
-    training = ctx.out / "training"
+    record = TrainingRecord(ctx.out)
     summary = _summarize(trainer, outcome)
-    write_synced(training / "last.safetensors", to_bytes(weights_of(trainer.model)))
-    write_synced(training / "summary.json", (json.dumps(vars(summary), indent=2) + "\n").encode())
+    write_synced(record.last_weights, to_bytes(weights_of(trainer.model)))
+    write_synced(record.summary, (json.dumps(vars(summary), indent=2) + "\n").encode())
     title = (
         f"{ctx.name}: {summary.parameters:,} parameters, {summary.tokens:,} tokens seen\n"
         f"{summary.tokens_per_parameter:.2f} tokens per parameter, {summary.passes:.2f} passes over the data"
     )
-    draw(read_curves(training / "history.jsonl"), training / "curves.png", title=title)
+    draw(read_curves(record.history), record.plot, title=title)
     load_weights(trainer.model, trainer.best_weights())
     trainer.model.eval()
     if isinstance(trainer.model, Decoder):

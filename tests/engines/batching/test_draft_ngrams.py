@@ -18,6 +18,7 @@ from platen.core.errors import ConfigError, DataError
 from platen.engines.batching.draft import Draft, DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
 from platen.engines.local import open_model
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.serve.config import ServeConfig
 from platen.serve.hub.loading import open_configured
@@ -187,7 +188,7 @@ def test_texts_are_the_same_with_and_without(
     ]
 
     async def written(draft: DraftOptions | None) -> tuple[list[Result], dict[str, float]]:
-        engine = open_model(tiny_bundle, draft=draft).engine
+        engine = open_model(tiny_bundle, EngineOptions(draft=draft)).engine
         results = [await collect(engine.submit(request)) for request in asked]
         await engine.close()
         return results, engine.stats().extra

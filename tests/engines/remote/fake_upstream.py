@@ -124,6 +124,9 @@ def _stream_head() -> bytes:
 
 
 def _event(event: object) -> bytes:
+    """Bytes as they are, anything else as JSON."""
+    if isinstance(event, bytes):
+        return event
     return b"data: " + json.dumps(event).encode() + b"\n\n"
 
 

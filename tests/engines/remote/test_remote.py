@@ -13,13 +13,14 @@ from platen.engines.protocol import (
     EngineFailed,
     EngineOverloaded,
     GenerationRequest,
+    RequestRefused,
     SamplingParams,
     TokenEvent,
     Usage,
 )
+from platen.engines.remote import events
 from platen.engines.remote.config import UpstreamConfig
 from platen.engines.remote.engine import RemoteEngine
-from platen.engines.remote.upstream import Upstream
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.remote.fake_upstream import (
@@ -45,9 +46,8 @@ COUNTS = {**STAMP, "choices": [], "usage": USAGE}
 @asynccontextmanager
 async def remote(url: str, **settings: Any) -> AsyncIterator[RemoteEngine]:
     quick = {"model": "their-model", "retry_delay_seconds": 0, "max_retries": 0}
-    engine = RemoteEngine(
-        Upstream(UpstreamConfig(name="big", base_url=url, **(quick | settings))), context_window=128
-    )
+    config = UpstreamConfig(name="big", base_url=url, **(quick | settings))
+    engine = RemoteEngine(config, context_window=128, vocab_size=320)
     try:
         yield engine
     finally:
@@ -119,6 +119,15 @@ async def test_failures_come_out_of_the_stream(broken: Action) -> None:
         assert engine.stats().running == 0
 
 
+async def test_a_line_without_end_ends_the_stream_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_LINE_BYTES", 1000)
+    async with faked() as (engine, fake), asyncio.timeout(10):
+        fake.script.append(fake.stream_without_end(piece("Fi"), b"data: " + b"x" * 10_000))
+        with pytest.raises(EngineFailed, match="a line of more than 1,000 bytes"):
+            await collect(engine)
+        assert engine.stats().running == 0
+
+
 async def test_cancelling_ends_it_there_too() -> None:
     async with faked(max_concurrent=1) as (engine, fake):
         fake.script.append(fake.stream_without_end(piece("Fi")))
@@ -135,11 +144,11 @@ async def test_cancelling_ends_it_there_too() -> None:
 
 async def test_what_it_cannot_do_is_refused_at_once() -> None:
     async with faked() as (engine, _):
-        with pytest.raises(ValueError, match="context window is 128"):
+        with pytest.raises(RequestRefused, match="context window is 128"):
             engine.submit(GenerationRequest("r", [1] * 128))
-        with pytest.raises(ValueError, match="log-probabilities"):
+        with pytest.raises(RequestRefused, match="log-probabilities"):
             engine.submit(GenerationRequest("r", [1], SamplingParams(logprobs=0)))
-        with pytest.raises(ValueError, match="adapters"):
+        with pytest.raises(RequestRefused, match="adapters"):
             engine.submit(GenerationRequest("r", [1], adapter="poet"))
         assert engine.capacity().context_window == 128
 

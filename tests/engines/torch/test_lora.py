@@ -19,6 +19,7 @@ from platen.core.errors import BundleError
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.engine import BatchingEngine
 from platen.engines.local import open_model
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent
 from platen.models.adapter import read_adapter
 from platen.models.arch.config import DecoderConfig
@@ -73,7 +74,7 @@ def peft_logprobs(tiny_bundle: Path, adapters: dict[str, Path]) -> dict[str | No
 async def running(
     folder: Path, adapters: dict[str, Path], draft: DraftOptions | None = None
 ) -> AsyncIterator[BatchingEngine]:
-    engine = open_model(folder, draft=draft).engine
+    engine = open_model(folder, EngineOptions(draft=draft)).engine
     assert isinstance(engine, BatchingEngine)
     try:
         for name, adapter in adapters.items():

@@ -11,8 +11,8 @@ import torch
 from platen.core.cpu import find_compiler
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
+from platen.engines.torch.cpu.accelerate import accelerate
 from platen.engines.torch.cpu.kernels import kernels_for
-from platen.engines.torch.cpu.packed import pack
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.torch.cpu.test_kernels import CONFIG, plain
 from tests.engines.torch.test_torch_engine import PROMPTS, Make, Result, collect, greedy
@@ -21,7 +21,7 @@ from tests.engines.torch.test_torch_engine import PROMPTS, Make, Result, collect
 @pytest.fixture
 def make(tiny_tokenizer: Tokenizer) -> Make:
     model = plain()
-    pack(model)
+    assert accelerate(model)
     return Make(model, tiny_tokenizer)
 
 

@@ -21,9 +21,10 @@ from platen.core.errors import ConfigError
 from platen.engines.protocol import EngineFailed, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.vllm import engine as vllm
 from platen.engines.vllm import process as vllm_child
+from platen.engines.vllm.config import VllmConfig
 from platen.engines.vllm.engine import VllmEngine
-from platen.engines.vllm.process import VllmChild, VllmError, VllmOptions
-from platen.engines.vllm.wire import RequestRefused, read_chunk, request_body
+from platen.engines.vllm.process import VllmChild, VllmError
+from platen.engines.vllm.wire import VllmRefused, read_chunk, request_body
 from platen.prompts.structured import Grammar
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_vllm.py")]
@@ -58,7 +59,7 @@ class Fake:
         return [int(line) for line in self._file.read_text().split()] if self._file.exists() else []
 
     def engine(self, **options: Any) -> VllmEngine:
-        child = VllmChild(Path("/models/tiny"), VllmOptions(**options), 4, FAKE)
+        child = VllmChild(Path("/models/tiny"), VllmConfig(**options), 4, FAKE)
         return VllmEngine(
             child,
             context_window=128,
@@ -114,7 +115,7 @@ async def test_a_child_is_started_used_and_stopped_with_all_that_it_started(fake
 
 async def test_a_child_that_does_not_listen_to_sigterm_is_killed(fake: Fake) -> None:
     fake.ask("stubborn worker")
-    child = VllmChild(Path("/models/tiny"), VllmOptions(), 4, FAKE)
+    child = VllmChild(Path("/models/tiny"), VllmConfig(), 4, FAKE)
     await child.start()
     await child.stop(grace=0.2)
 
@@ -172,9 +173,9 @@ def test_it_never_outlives_this_program(fake: Fake, tmp_path: Path) -> None:
     program = """
 import asyncio, sys, time
 from pathlib import Path
-from platen.engines.vllm.process import VllmChild, VllmOptions
+from platen.engines.vllm.process import VllmChild, VllmConfig
 async def main():
-    await VllmChild(Path("/m"), VllmOptions(), 4, sys.argv[1:]).start()
+    await VllmChild(Path("/m"), VllmConfig(), 4, sys.argv[1:]).start()
     print("ready", flush=True)
     time.sleep(600)
 asyncio.run(main())
@@ -237,5 +238,5 @@ def test_log_probabilities_come_back_as_ids() -> None:
     "data", ["", "[]", "{}", '{"choices": [{"logprobs": 3}]}', '{"error": {"message": "no"}}']
 )
 def test_what_is_no_chunk_is_refused(data: str) -> None:
-    with pytest.raises(RequestRefused):
+    with pytest.raises(VllmRefused):
         read_chunk(data, request("r"), first=True)

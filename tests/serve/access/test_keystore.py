@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from platen.core.state.embedded import EmbeddedState
 from platen.core.state.interface import StateError
+from platen.core.state.postgresql import PostgresState
 from platen.serve.access.keys import Grant, Limits, Scope, new_key, parts_of
 from platen.serve.access.keystore import KeyStore, KeyStoreError, Spent, month_of
 from platen.serve.access.usage import Ledger
@@ -150,3 +152,41 @@ def test_what_is_set_aside_is_not_there_for_others(tmp_path: Path) -> None:
     ledger.release(key, second)
     ledger.add(key, Spent(1, 50, 10, 0.5))
     ledger.reserve(key, 40, 0.5)
+
+
+def test_servers_on_several_machines_share_keys_and_usage(postgres: str, tmp_path: Path) -> None:
+    here, there = (KeyStore(PostgresState(postgres, f"k-{tmp_path.name}")) for _ in range(2))
+    assert here.read().keys == {}
+    key, text = here.create(EVERYTHING)
+    assert there.read().keys == {key.id: key}
+    parts = parts_of(text.encode())
+    assert parts is not None
+    assert there.read().keys[key.id].matches(parts[1])
+    ledgers = [Ledger(here), Ledger(there)]
+    for ledger in ledgers:
+        ledger.add(key, Spent(1, 2, 3, 0.5))
+        asyncio.run(ledger.sync())
+    asyncio.run(ledgers[0].sync())  # learns what the other counted, by the revision alone
+    assert [ledger.spent(key.id) for ledger in ledgers] == [Spent(2, 4, 6, 1.0)] * 2
+    there.revoke("alice")
+    asyncio.run(ledgers[0].sync())
+    revoked = ledgers[0].key(key.id)
+    assert revoked is not None
+    assert revoked.state(datetime.now(UTC)) == "revoked"
+    with pytest.raises(KeyStoreError, match="no key"):
+        here.revoke("alice")
+
+
+def test_keys_of_one_name_made_at_once_are_one(postgres: str, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def create() -> None:
+        with contextlib.suppress(KeyStoreError):
+            made.append(KeyStore(PostgresState(postgres, f"k-{tmp_path.name}")).create(EVERYTHING)[0].id)
+
+    threads = [threading.Thread(target=create) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(made) == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from platen.engines.local import open_model
+from platen.engines.options import EngineOptions
 from platen.serve.config import ServeConfig
 from platen.serve.hub.loading import served_model
 from platen.serve.hub.served_model import ServedModel
@@ -29,9 +30,9 @@ def adapter(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def http(tiny_bundle: Path) -> Iterator[httpx.Client]:
     def load(reference: str, name: str) -> ServedModel:
-        return served_model(open_model(reference, max_concurrent=4), name, reference)
+        return served_model(open_model(reference, EngineOptions(max_concurrent=4)), name, reference)
 
-    model = served_model(open_model(tiny_bundle, max_concurrent=4), "tiny", str(tiny_bundle))
+    model = served_model(open_model(tiny_bundle, EngineOptions(max_concurrent=4)), "tiny", str(tiny_bundle))
     server = RunningServer([model], ServeConfig(drain_seconds=1), load=load)
     with httpx.Client(base_url=server.url, timeout=30) as client:
         yield client

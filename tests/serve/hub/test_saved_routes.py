@@ -16,6 +16,7 @@ import pytest
 
 from platen.core.errors import BundleError
 from platen.core.state.embedded import EmbeddedState
+from platen.core.state.postgresql import PostgresState
 from platen.serve.config import ServeConfig
 from platen.serve.hub.admin import restore
 from platen.serve.hub.model_hub import ModelHub
@@ -169,3 +170,42 @@ def test_a_damaged_file_is_one_clear_error(content: str, tmp_path: Path) -> None
     with pytest.raises(KeptChangesError, match=r"serving-tiny.json can't be read") as error:
         KeptChanges(changes_document(EmbeddedState(tmp_path), "tiny"))
     assert "--fresh" in str(error.value.hint)
+
+
+def test_servers_of_one_state_learn_what_the_others_are_told(
+    models: Models, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platen.serve.hub.admin.FOLLOW_SECONDS", 0.05)
+
+    def kept() -> KeptChanges:
+        document = changes_document(PostgresState(postgres, f"r-{tmp_path.name}"), "tiny")
+        return KeptChanges(document, shared=True)
+
+    with ExitStack() as last:
+        clients = []
+        for _ in range(2):
+            server = RunningServer(
+                [models.load("v1", "tiny")], ServeConfig(drain_seconds=1), models.load, kept=kept()
+            )
+            last.callback(server.stop)
+            clients.append(last.enter_context(httpx.Client(base_url=server.url, timeout=20)))
+        here, there = clients
+        put(here, "tiny", model="v2")
+        wait_until(lambda: said(there) == "v2")
+        put(there, "draft", model="v3")
+        wait_until(lambda: said(here, "draft") == "v3")
+        here.delete("/admin/models/draft").raise_for_status()
+        wait_until(lambda: said(there, "draft") == "404")
+        assert said(here) == said(there) == "v2"
+    assert kept().changes == {"tiny": RouteSpec(model="v2"), "draft": None}
+
+
+def test_changes_of_two_servers_are_both_kept(postgres: str, tmp_path: Path) -> None:
+    document = changes_document(PostgresState(postgres, f"r-{tmp_path.name}"), "tiny")
+    one, other = KeptChanges(document, shared=True), KeptChanges(document, shared=True)
+    one.set("a", RouteSpec(model="v1"))
+    other.set("b", RouteSpec(model="v2"))
+    assert asyncio.run(one.learn()) == {"b": RouteSpec(model="v2")}
+    assert asyncio.run(one.learn()) == {}
+    assert asyncio.run(other.learn()) == {"a": RouteSpec(model="v1")}
+    assert one.changes == other.changes

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,6 +24,8 @@ from platen.core.state.interface import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from filelock import FileLock
 
 STATE_FOLDER = ".platen"
@@ -166,6 +167,8 @@ class EmbeddedTables:
 
     @contextmanager
     def _connected(self, place: Path | str) -> Iterator[sqlite3.Connection]:
+        import sqlite3
+
         try:
             with closing(sqlite3.connect(place, timeout=BUSY_SECONDS)) as database:
                 self._prepare(database)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platen.core.errors import DataError
+from platen.core.kinds.data_splits import DataSplits, SplitName
 from platen.core.stage import StageContext
 from platen.data.filters.config import ContaminationBlock, FiltersConfig
 from platen.data.filters.contamination import build_index, touches
@@ -16,12 +17,9 @@ from platen.data.filters.filter_report import write_report
 from platen.data.filters.profile import Profile
 from platen.data.filters.run_blocks import Filters
 from platen.data.sources import Document
-from platen.data.split import SplitName
 
 if TYPE_CHECKING:
     from platen.data.prepare import Dropped
-
-REPORT = "data_report.html"
 
 
 def filtered(
@@ -49,7 +47,7 @@ def filtered(
         if block.removed:
             lost = dropped.setdefault(block.name, Dropped())
             lost.add_all(block.removed, block.characters_removed, block.names)
-    write_report(ctx.out / REPORT, filters.counts, before, after)
+    write_report(DataSplits(ctx.out).page, filters.counts, before, after)
 
 
 def touching_held_out(spool: Path, place: Mapping[str, SplitName], config: FiltersConfig) -> set[str]:

@@ -8,15 +8,15 @@ other.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from platen.core.kinds.data_splits import SPLITS, DataSplits
 from platen.data.instruct.config import InstructConfig
-from platen.data.instruct.messages import SPLITS, Example, prompt_id
+from platen.data.instruct.messages import Example, prompt_id
 from platen.data.instruct.pairs import Kind, from_conversation, from_document, from_faq, turns_of
 from platen.data.instruct.shapes import Conversation
 from platen.data.instruct.sources import Found, Reject, read_pairs
@@ -57,7 +57,7 @@ def collect(project_dir: Path, data: Path, config: InstructConfig) -> Collected:
         candidates[candidate.split].append(candidate)
     split_of: dict[str, str] = {}
     answers: dict[str, set[str]] = {}
-    for split in ("test", "validation", "train"):
+    for split in reversed(SPLITS):
         for candidate in candidates[split]:
             messages = _with_system(candidate.messages, config.system)
             key = prompt_id(messages)
@@ -86,9 +86,8 @@ def _candidates(
             place = hash_place(_first_prompt(found), config.validation, config.test)
             yield _Candidate(found.messages, found.place, found.shape, place)
     for split in SPLITS if config.build else ():
-        with (data / f"{split}.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
-                yield from _from_document(json.loads(line), split, config, collected)
+        for document in DataSplits(data).documents(split):
+            yield from _from_document(document, split, config, collected)
 
 
 def _first_prompt(found: Found) -> str:

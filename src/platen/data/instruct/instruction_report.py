@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from platen.core.kinds.data_splits import SPLITS
 from platen.core.pages import render_page
 from platen.core.wording import counted
 from platen.data.instruct.acts import ACTS, MEANINGS
 from platen.data.instruct.balance import Balance, percent
-from platen.data.instruct.messages import SPLITS, Example
+from platen.data.instruct.instruction_set import InstructionSet
+from platen.data.instruct.messages import Example
 
 _SAMPLES = 5
 
@@ -59,15 +61,15 @@ class InstructReport:
 def write_report(folder: Path, report: InstructReport, examples: Sequence[Example]) -> None:
     """Write all three; some examples from all over the set are shown."""
     samples = examples[:: max(1, len(examples) // _SAMPLES)][:_SAMPLES]
-    (folder / "report.json").write_text(
-        json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8"
-    )
-    (folder / "README.md").write_text(_card(report, samples), "utf-8")
-    (folder / "report.html").write_text(_page(report, samples), "utf-8")
+    made = InstructionSet(folder)
+    made.report.write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    made.card.write_text(_card(made, report, samples), "utf-8")
+    made.page.write_text(_page(report, samples), "utf-8")
 
 
-def _card(report: InstructReport, samples: Sequence[Example]) -> str:
-    files = [f"  - split: {split}\n    path: {split}.jsonl" for split in SPLITS if report.splits.get(split)]
+def _card(made: InstructionSet, report: InstructReport, samples: Sequence[Example]) -> str:
+    named = [(split, made.path(split).name) for split in SPLITS if report.splits.get(split)]
+    files = [f"  - split: {split}\n    path: {name}" for split, name in named]
     lines = [
         "---",
         f"pretty_name: {json.dumps(report.name, ensure_ascii=False)}",

@@ -16,8 +16,6 @@ from typing import Any
 from platen.core.errors import DataError
 from platen.prompts.messages import Message
 
-SPLITS = ("train", "validation", "test")
-
 
 @dataclass(frozen=True)
 class Example:

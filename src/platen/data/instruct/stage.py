@@ -4,8 +4,7 @@ out.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from platen.core.errors import DataError
@@ -17,11 +16,10 @@ from platen.data.instruct.balance import balance_of
 from platen.data.instruct.collect import Collected, collect
 from platen.data.instruct.config import ActsConfig, InstructConfig
 from platen.data.instruct.instruction_report import InstructReport, Lengths, write_report
-from platen.data.instruct.messages import write_examples
+from platen.data.instruct.instruction_set import InstructionSet
 from platen.data.instruct.versions import version_of
 
 _BATCH = 512
-CLASSIFIER_FOLDER = "classifier"
 
 
 def make_instructions(ctx: StageContext) -> StageResult:
@@ -39,15 +37,13 @@ def make_instructions(ctx: StageContext) -> StageResult:
             hint="Look at instruct.sources and instruct.build.",
         )
     tagged_by = _tag(ctx, config.acts, collected)
-    for split, examples in collected.splits.items():
-        write_examples(ctx.out / f"{split}.jsonl", examples)
-    with (ctx.out / "quarantine.jsonl").open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in collected.rejects)
+    made = InstructionSet(ctx.out)
+    made.write(collected.splits, collected.rejects)
     report = _report(ctx.project_dir.resolve().name, config, collected, tagged_by)
     write_report(ctx.out, report, collected.splits["train"])
     if collected.rejects:
         ctx.progress.say(
-            f"{counted(len(collected.rejects), 'record')} could not be read: see quarantine.jsonl."
+            f"{counted(len(collected.rejects), 'record')} could not be read: see {made.quarantine.name}."
         )
     if report.balance:
         ctx.progress.say(f"Speech acts of users: {report.balance.summary}.")
@@ -102,7 +98,7 @@ def _tag(ctx: StageContext, config: ActsConfig, collected: Collected) -> str:
 
 def _by_classifier(ctx: StageContext, labels: Path, texts: list[str]) -> tuple[list[Act], str]:
     classifier = train_classifier(read_labels(labels))
-    classifier.save(ctx.out / CLASSIFIER_FOLDER)
+    classifier.save(InstructionSet(ctx.out).classifier)
     batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
     acts = [act for batch in batches for act in classifier.tag(batch)]
     training = classifier.training

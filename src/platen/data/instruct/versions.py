@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from platen.core.errors import DataError
-from platen.data.instruct.messages import SPLITS, Example, read_examples
+from platen.data.instruct.instruction_set import InstructionSet
+from platen.data.instruct.messages import Example
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def version_of(splits: Mapping[str, list[Example]]) -> str:
 
 def difference(before: Path, after: Path) -> Difference:
     """Between two folders of instruction sets. Raises DataError for a folder that holds none."""
-    old_splits, new_splits = _read(before), _read(after)
+    old_splits, new_splits = InstructionSet(before).read(), InstructionSet(after).read()
     old, new = _by_id(old_splits), _by_id(new_splits)
     changes = [_change(old[id], new[id]) for id in old.keys() & new.keys()]
     changed = sorted((change for change in changes if change is not None), key=lambda change: change.id)
@@ -95,13 +95,6 @@ def as_json(difference: Difference) -> str:
         indent=2,
         ensure_ascii=False,
     )
-
-
-def _read(folder: Path) -> dict[str, list[Example]]:
-    files = {split: folder / f"{split}.jsonl" for split in SPLITS}
-    if not files["train"].is_file():
-        raise DataError(f"{folder} is no instruction set: it has no train.jsonl", hint="platen run instruct")
-    return {split: list(read_examples(file)) for split, file in files.items() if file.is_file()}
 
 
 def _by_id(splits: Mapping[str, list[Example]]) -> dict[str, _Placed]:

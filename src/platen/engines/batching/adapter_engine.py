@@ -7,8 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from platen.engines.batching.engine import BatchingEngine
-from platen.engines.protocol import Capacity, EngineStats, GenerationRequest, TokenEvent
+from platen.engines.protocol import (
+    AdapterEngine,
+    Capability,
+    Capacity,
+    EngineStats,
+    GenerationRequest,
+    TokenEvent,
+)
 from platen.prompts.structured import Grammar
 
 
@@ -16,13 +22,14 @@ class AdaptedEngine:
     """Computes every request with the adapter in `folder`, in the batch of `base`.
 
     Closing it unloads the adapter, leaves `base` as it is and calls `on_close`. Reads files: make it on a
-    thread. Raises BundleError when the adapter does not fit, or `base` takes none.
+    thread. Raises BundleError when the adapter does not fit.
     """
 
-    def __init__(self, base: BatchingEngine, folder: Path, on_close: Callable[[], None]) -> None:
+    def __init__(self, base: AdapterEngine, folder: Path, on_close: Callable[[], None]) -> None:
         self._base, self._on_close = base, on_close
         self._adapter = uuid.uuid4().hex
         self.name = base.name
+        self.capabilities: frozenset[Capability] = base.capabilities - {"adapters"}
         self.fingerprint = base.load_adapter(self._adapter, folder)
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:

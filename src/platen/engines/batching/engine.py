@@ -32,11 +32,13 @@ from platen.engines.batching.scheduler import Scheduler
 from platen.engines.batching.sequence import Sequence
 from platen.engines.batching.streams import Delivery, EventStream, deliver
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     EngineFailed,
     EngineOverloaded,
     EngineStats,
     GenerationRequest,
+    RequestRefused,
     TokenEvent,
     TokenLogprob,
     Usage,
@@ -113,6 +115,15 @@ class BatchingEngine:
 
     # The async front.
 
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        found: set[Capability] = {"logprobs", "token_ids"}
+        if self._runner.adapters is not None:
+            found.add("adapters")
+        if self._draft is not None:
+            found.add("draft")
+        return frozenset(found)
+
     def submit(self, request: GenerationRequest) -> EventStream:
         """Queue a request; see `Engine.submit`. Must be called inside a running event loop."""
         sequence = self._sequence(request)
@@ -134,7 +145,7 @@ class BatchingEngine:
 
     def _matcher(self, grammar: Grammar) -> Matcher:
         if self._grammars is None:
-            raise ValueError("this engine takes no grammars")
+            raise RequestRefused("this engine takes no grammars", param="grammar", code="invalid_grammar")
         return self._grammars.matcher(grammar)
 
     def load_adapter(self, name: str, folder: Path) -> str:
@@ -204,7 +215,7 @@ class BatchingEngine:
         with self._wake:
             adapter = None if request.adapter is None else self._adapters.get(request.adapter)
         if request.adapter is not None and adapter is None:
-            raise ValueError(f"there is no adapter {request.adapter!r}")
+            raise RequestRefused(f"there is no adapter {request.adapter!r}", param="adapter")
         return Sequence(
             request,
             TextAssembler(self._new_detokenizer(request.prompt_ids), params.stop, shown=request.shown),
@@ -217,12 +228,14 @@ class BatchingEngine:
         )
 
     def _allowance(self, request: GenerationRequest) -> int:
-        """How many tokens the request may get. Raises ValueError when it can't be taken."""
+        """How many tokens the request may get. Raises RequestRefused."""
         window = self._capacity.context_window
         tokens = allowance(request, context_window=window, vocab_size=self._vocab_size)
         length = len(request.prompt_ids) + tokens
         if not self._runner.fits(length):
-            raise ValueError(f"a text of {length} tokens does not fit the key/value cache")
+            raise RequestRefused(
+                f"a text of {length} tokens does not fit the key/value cache", param="prompt"
+            )
         return tokens
 
     def _retry_after(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from platen.engines.protocol import RequestRefused
 from platen.prompts.structured import Grammar
 from platen.tokens.tokenizer import Tokenizer
 
@@ -50,16 +51,14 @@ class GrammarCompiler:
         self._fresh = lru_cache(maxsize=64)(self._compile)
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the beginning of a text. Raises ValueError saying what is wrong with the grammar."""
+        """A matcher at the beginning of a sequence. Raises RequestRefused saying what is wrong with it."""
         return Matcher(self._fresh(grammar).deep_copy(), self._vocab_size)
 
     def _compile(self, grammar: Grammar) -> Any:
         from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
         if len(grammar.text) > MAX_CHARACTERS:
-            raise ValueError(
-                f"the {grammar.kind} is not valid: it has more than {MAX_CHARACTERS:,} characters"
-            )
+            raise _invalid(grammar, f"it has more than {MAX_CHARACTERS:,} characters")
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(
                 TokenizerWrapper(_Vocabulary(self._own, self._vocab_size, self._end_ids)),
@@ -74,11 +73,16 @@ class GrammarCompiler:
             else:
                 source = LLMatcher.grammar_from_lark(grammar.text)
         except Exception as error:  # the library raises bare ValueError and its own kinds
-            raise ValueError(f"the {grammar.kind} is not valid: {error}") from None
+            raise _invalid(grammar, error) from None
         matcher = LLMatcher(self._tokenizer, source)
         if matcher.is_error():
-            raise ValueError(f"the {grammar.kind} is not valid: {matcher.get_error()}")
+            raise _invalid(grammar, matcher.get_error())
         return matcher
+
+
+def _invalid(grammar: Grammar, reason: object) -> RequestRefused:
+    message = f"the {grammar.kind} is not valid: {reason}"
+    return RequestRefused(message, param="grammar", code="invalid_grammar")
 
 
 class _Vocabulary:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import collections.abc
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from platen.engines.batching.sequence import Sequence
-from platen.engines.torch.lora import AdapterSet
+from platen.models.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class Chunk:
         return self.stop > self.sequence.prompt_length
 
 
+class Adapters(Protocol):
+    """What applies LoRA adapters to a runner's weights."""
+
+    def read(self, folder: Path) -> Adapter:
+        """An adapter from its folder, for this model. Raises BundleError."""
+        ...
+
+    def keep(self, adapters: collections.abc.Sequence[Adapter]) -> None:
+        """Be able to apply these and no others."""
+        ...
+
+
 class Runner(Protocol):
     """Called by the engine's thread alone, but for the constants."""
 
@@ -51,7 +64,7 @@ class Runner(Protocol):
     vocab_size: int
 
     @property
-    def adapters(self) -> AdapterSet | None:
+    def adapters(self) -> Adapters | None:
         """What applies adapters to its weights; None when nothing can."""
         ...
 

@@ -233,6 +233,8 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     Temperature 0 takes the likeliest token (the lowest id among equals). Rows without filters skip the sort
     that those need.
     """
+    if logits.device.type == "mps":
+        logits = logits.cpu()  # Apple's GPUs have no float64
     logits = adjusted(logits, rows)
     if all(row.params.temperature == 0 for row in rows):
         return _likeliest(logits)

@@ -8,25 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from platen.engines.batching.admission import allowance
 from platen.engines.batching.streams import EventStream
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     EngineFailed,
     EngineOverloaded,
     EngineStats,
     FinishReason,
     GenerationRequest,
+    RequestRefused,
     SamplingParams,
+    Timings,
     TokenEvent,
     Usage,
 )
+from platen.engines.remote.config import UpstreamConfig
 from platen.engines.remote.events import Lines, choices_of, event_of, usage_of
 from platen.engines.remote.upstream import Upstream, UpstreamError
 from platen.prompts.structured import Grammar
+
+log = logging.getLogger(__name__)
 
 _OFF = SamplingParams()
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -42,93 +53,163 @@ _UNCOMMON = (
 """Not every service knows these, so they are sent only when they are on."""
 
 
+@dataclass(eq=False)
+class _Open:
+    """A request on its way, and when it got so far (seconds of `time.monotonic`)."""
+
+    request: GenerationRequest
+    stream: EventStream
+    max_tokens: int
+    task: asyncio.Task[None] | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    sent: float | None = None
+    first: float | None = None
+
+    def timings(self) -> Timings:
+        now = time.monotonic()
+        sent = now if self.sent is None else self.sent
+        first = now if self.first is None else self.first
+        return Timings(sent - self.arrived, first - sent, now - first)
+
+
 class RemoteEngine:
-    """The model of `upstream`, which has a context window of so many tokens."""
+    """The model at `config`'s service, which has this context window and vocabulary.
+
+    Connections belong to the event loop that submits; another loop gets its own. `on_close` is called when
+    the engine is closed.
+    """
 
     name = "remote"
+    capabilities: frozenset[Capability] = frozenset()
 
-    def __init__(self, upstream: Upstream, *, context_window: int) -> None:
-        self._upstream, self._window = upstream, context_window
-        self._running: dict[str, tuple[EventStream, asyncio.Task[None]]] = {}
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        *,
+        context_window: int,
+        vocab_size: int,
+        max_queue: int = 0,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        """Raises ConfigError without the service's key or certificates."""
+        self._config, self._on_close = config, on_close
+        self._upstream, self._vocab_size = Upstream(config), vocab_size
+        self._capacity = Capacity(context_window, config.max_concurrent, max_queue)
+        self._slots = asyncio.Semaphore(config.max_concurrent)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: dict[str, _Open] = {}
         self._generated = 0
+        self._closed = False
 
     def submit(self, request: GenerationRequest) -> EventStream:
-        length = len(request.prompt_ids)
-        if length >= self._window:
-            raise ValueError(f"the prompt has {length} tokens; the context window is {self._window}")
+        if self._closed:
+            raise EngineFailed("the engine is closed")
+        window = self._capacity.context_window
+        tokens = allowance(request, context_window=window, vocab_size=self._vocab_size)
         if request.sampling.logprobs is not None or request.prompt_logprobs is not None:
-            raise ValueError("a remote engine gives no log-probabilities")
+            raise RequestRefused("a remote engine gives no log-probabilities", param="logprobs")
         if request.adapter is not None or request.shown:
-            raise ValueError("a remote engine has neither adapters nor the names of special tokens")
-        if len(self._running) >= self.capacity().max_concurrent:
+            raise RequestRefused(
+                "a remote engine has neither adapters nor the names of special tokens", param="prompt"
+            )
+        if request.request_id in self._open:
+            raise ValueError(f"request id {request.request_id!r} is in use")
+        if len(self._open) >= self._capacity.max_concurrent + self._capacity.max_queue:
             raise EngineOverloaded(1.0)
-        stream = EventStream(lambda: self.cancel(request.request_id))
-        task = asyncio.create_task(self._run(request, stream))
-        self._running[request.request_id] = stream, task
-        return stream
+        self._use_loop(asyncio.get_running_loop())
+        opened = _Open(request, EventStream(lambda: self.cancel(request.request_id)), tokens)
+        opened.task = asyncio.create_task(self._run(opened))
+        self._open[request.request_id] = opened
+        return opened.stream
+
+    def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What was begun in another loop has ended with it: begin anew."""
+        if self._loop not in (None, loop):
+            self._upstream = Upstream(self._config)
+            self._slots = asyncio.Semaphore(self._config.max_concurrent)
+            self._open.clear()
+        self._loop = loop
 
     def prepare(self, grammar: Grammar) -> None:
         """The service compiles grammars, if it takes any."""
 
     def cancel(self, request_id: str) -> None:
-        stream, task = self._running.pop(request_id, (None, None))
-        if stream is not None and task is not None:
-            task.cancel()
-            stream.put(TokenEvent(finish_reason="cancelled"))
+        opened = self._open.pop(request_id, None)
+        if opened is not None and opened.task is not None:
+            opened.task.cancel()
+            usage = Usage(len(opened.request.prompt_ids), 0)
+            opened.stream.put(TokenEvent(finish_reason="cancelled", usage=usage, timings=opened.timings()))
 
     def capacity(self) -> Capacity:
-        return Capacity(self._window, self._upstream.config.max_concurrent, 0)
+        return self._capacity
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self._running), 0, self._generated)
+        running = sum(opened.sent is not None for opened in self._open.values())
+        return EngineStats(running, len(self._open) - running, self._generated)
 
     async def close(self) -> None:
-        for request_id in list(self._running):
+        already, self._closed = self._closed, True
+        for request_id in list(self._open):
             self.cancel(request_id)
-        await self._upstream.close()
+        if self._loop is asyncio.get_running_loop():
+            await self._upstream.close()
+        if not already and self._on_close is not None:
+            self._on_close()
 
-    async def _run(self, request: GenerationRequest, stream: EventStream) -> None:
+    async def _run(self, opened: _Open) -> None:
         try:
-            stream.put(await self._generate(request, stream))
+            async with self._slots:
+                opened.sent = time.monotonic()
+                last: TokenEvent | Exception = await self._generate(opened)
         except (UpstreamError, EngineFailed) as error:
-            stream.put(EngineFailed(str(error)))
-        finally:
-            self._running.pop(request.request_id, None)
+            last = EngineFailed(str(error))
+        except Exception as error:  # whatever the service sends, its reader gets an end
+            log.exception("a request to the upstream '%s' failed", self._upstream.name)
+            last = EngineFailed(f"the engine failed: {type(error).__name__}")
+        self._open.pop(opened.request.request_id, None)
+        opened.stream.put(last)
 
-    async def _generate(self, request: GenerationRequest, stream: EventStream) -> TokenEvent:
-        """Put the texts into `stream` as they come; gives the last event."""
-        answer = await self._upstream.post("/completions", orjson.dumps(self._body(request)))
+    async def _generate(self, opened: _Open) -> TokenEvent:
+        """Put the texts into the stream as they come; gives the last event."""
+        request, upstream = opened.request, self._upstream
+        answer = await upstream.post("/completions", orjson.dumps(self._body(request, opened.max_tokens)))
         try:
             if answer.status >= 400 or not answer.streams:
-                said = self._upstream.without_key(answer.body[:300]).decode(errors="replace")
-                raise EngineFailed(f"the upstream '{self._upstream.name}' answered {answer.status}: {said}")
+                said = upstream.without_key(answer.body[:300]).decode(errors="replace")
+                raise EngineFailed(f"the upstream '{upstream.name}' answered {answer.status}: {said}")
             lines, written, usage = Lines(), 0, None
             reason: FinishReason | None = None
-            piece = answer.body
-            while piece:
-                for event in filter(None, map(event_of, lines.push(piece))):
+            chunk = answer.body
+            while chunk:
+                for event in filter(None, map(event_of, self._whole_lines(lines, chunk))):
                     usage = usage_of(event) or usage
                     for choice in choices_of(event):
                         written += 1
-                        stream.put(TokenEvent(text=str(choice.get("text") or "")))
+                        opened.first = opened.first or time.monotonic()
+                        opened.stream.put(TokenEvent(text=str(choice.get("text") or "")))
                         if choice.get("finish_reason"):
                             reason = "length" if choice["finish_reason"] == "length" else "stop"
-                piece = await answer.more()
+                chunk = await answer.more()
             if reason is None:
-                raise self._upstream.broke(self._upstream.cut_off())
+                raise upstream.broke(upstream.cut_off())
             usage = usage or Usage(len(request.prompt_ids), written)
             self._generated += usage.completion_tokens
-            return TokenEvent(finish_reason=reason, usage=usage)
+            return TokenEvent(finish_reason=reason, usage=usage, timings=opened.timings())
         finally:
             answer.close()
 
-    def _body(self, request: GenerationRequest) -> dict[str, Any]:
+    def _whole_lines(self, lines: Lines, chunk: bytes) -> list[bytes]:
+        try:
+            return lines.push(chunk)
+        except ValueError as error:
+            raise EngineFailed(f"the upstream '{self._upstream.name}' sends {error}") from None
+
+    def _body(self, request: GenerationRequest, max_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
-        limit = self._window - len(request.prompt_ids)
         body: dict[str, Any] = {
             "model": self._upstream.config.remote_model,
             "prompt": list(request.prompt_ids),
-            "max_tokens": limit if sampling.max_tokens is None else min(sampling.max_tokens, limit),
+            "max_tokens": max_tokens,
             "stream": True,
         }
         body |= {name: getattr(sampling, name) for name in _COMMON}

@@ -90,7 +90,9 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     completion = found.get("completion_tokens", found.get("output_tokens", 0))
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
-    return Usage(max(0, prompt), max(0, completion))
+    details = found.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(max(0, prompt), max(0, completion), cached if isinstance(cached, int) else 0)
 
 
 def choices_of(event: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,28 +12,28 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import httpx
 
-from platen.core.errors import BundleError
 from platen.engines.batching.admission import allowance
 from platen.engines.batching.detokenize import Detokenizer, TextAssembler
 from platen.engines.batching.grammar import GrammarCompiler
 from platen.engines.batching.streams import EventStream, deliver
 from platen.engines.protocol import (
+    Capability,
     Capacity,
     EngineFailed,
     EngineOverloaded,
     EngineStats,
     GenerationRequest,
+    RequestRefused,
     TokenEvent,
 )
 from platen.engines.remote.events import DONE, async_data_lines
 from platen.engines.vllm.process import MODEL_NAME
 from platen.engines.vllm.response import Answer
-from platen.engines.vllm.wire import RequestRefused, error_message, read_chunk, request_body
+from platen.engines.vllm.wire import VllmRefused, error_message, read_chunk, request_body
 from platen.prompts.structured import Grammar
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    capabilities: frozenset[Capability] = frozenset({"logprobs", "token_ids"})
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class VllmEngine:
     def submit(self, request: GenerationRequest) -> EventStream:
         """Queue a request; see `Engine.submit`. Must be called inside a running event loop."""
         if request.adapter is not None:
-            raise ValueError(f"there is no adapter {request.adapter!r}")
+            raise RequestRefused(f"there is no adapter {request.adapter!r}", param="adapter")
         capacity = self._capacity
         tokens = allowance(request, context_window=capacity.context_window, vocab_size=self._vocab_size)
         body = request_body(request, tokens, self._eos_ids, MODEL_NAME)
@@ -137,7 +138,7 @@ class VllmEngine:
 
     def prepare(self, grammar: Grammar) -> None:
         if self._grammars is None:
-            raise ValueError("this engine takes no grammars")
+            raise RequestRefused("this engine takes no grammars", param="grammar", code="invalid_grammar")
         self._grammars.matcher(grammar)
 
     def cancel(self, request_id: str) -> None:
@@ -159,15 +160,6 @@ class VllmEngine:
                 failed=self._failed,
                 extra={"restarts": float(self._restarts)},
             )
-
-    def load_adapter(self, name: str, folder: Path) -> None:
-        raise BundleError("the vllm engine takes no adapters", hint="Serve the bundle with --engine torch.")
-
-    def unload_adapter(self, name: str) -> None:
-        raise KeyError(name)
-
-    def adapters(self) -> tuple[str, ...]:
-        return ()
 
     async def close(self) -> None:
         with self._lock:
@@ -261,7 +253,7 @@ class VllmEngine:
                 last = await self._reached(opened, body)
         except asyncio.CancelledError:
             last = opened.answer.final("cancelled")
-        except RequestRefused as error:
+        except VllmRefused as error:
             log.error("vLLM refused a request: %s", error)
             last = EngineFailed(f"vLLM refused: {error}")
         except (httpx.HTTPError, OSError) as error:
@@ -303,7 +295,7 @@ class VllmEngine:
         async with self._http.stream("POST", f"{self._url}/v1/completions", json=body) as response:
             if response.status_code != 200:
                 await response.aread()
-                raise RequestRefused(_message(response))
+                raise VllmRefused(_message(response))
             async for data in async_data_lines(response.aiter_bytes()):
                 if data == DONE:
                     break
@@ -315,7 +307,7 @@ class VllmEngine:
                 if answer.last is not None and chunk.finish_reason is None and chunk.tokens:
                     break  # by a stop string, which only we know: vLLM would go on
         if answer.last is None:
-            raise RequestRefused("the stream ended early")
+            raise VllmRefused("the stream ended early")
         return answer.final()
 
     def _fail_all(self, error: EngineFailed) -> None:

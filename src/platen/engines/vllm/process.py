@@ -12,12 +12,12 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from platen.core.errors import ConfigError, PlatenError
+from platen.engines.vllm.config import VllmConfig
 
 _TAIL_LINES = 30
 MODEL_NAME = "platen"
@@ -28,32 +28,21 @@ class VllmError(PlatenError):
     """vLLM did not start."""
 
 
-@dataclass(frozen=True)
-class VllmOptions:
-    """How vLLM is started. `max_model_len` None takes the model's own window; times are in seconds."""
-
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    dtype: str = "auto"
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-    start_seconds: float = 900.0
-
-    def arguments(self, max_concurrent: int) -> list[str]:
-        """Of `vllm serve`, less the model and the address."""
-        pairs = {
-            "--served-model-name": MODEL_NAME,
-            "--tensor-parallel-size": self.tensor_parallel_size,
-            "--pipeline-parallel-size": self.pipeline_parallel_size,
-            "--dtype": self.dtype,
-            "--gpu-memory-utilization": self.gpu_memory_utilization,
-            "--max-num-seqs": max_concurrent,
-            "--generation-config": "vllm",  # sampling as the request has it, not as the folder suggests
-        }
-        if self.max_model_len is not None:
-            pairs["--max-model-len"] = self.max_model_len
-        flags = ["--enable-prompt-tokens-details"]
-        return [text for pair in pairs.items() for text in map(str, pair)] + flags
+def serve_arguments(config: VllmConfig, max_concurrent: int) -> list[str]:
+    """Of `vllm serve`, less the model and the address."""
+    pairs = {
+        "--served-model-name": MODEL_NAME,
+        "--tensor-parallel-size": config.tensor_parallel_size,
+        "--pipeline-parallel-size": config.pipeline_parallel_size,
+        "--dtype": config.dtype,
+        "--gpu-memory-utilization": config.gpu_memory_utilization,
+        "--max-num-seqs": max_concurrent,
+        "--generation-config": "vllm",  # sampling as the request has it, not as the folder suggests
+    }
+    if config.max_model_len is not None:
+        pairs["--max-model-len"] = config.max_model_len
+    flags = ["--enable-prompt-tokens-details"]
+    return [text for pair in pairs.items() for text in map(str, pair)] + flags
 
 
 def find_vllm() -> list[str]:
@@ -71,10 +60,8 @@ def find_vllm() -> list[str]:
 class VllmChild:
     """The process, from one start to its end; a new start is a new process. Belongs to one event loop."""
 
-    def __init__(
-        self, model: Path, options: VllmOptions, max_concurrent: int, command: Sequence[str]
-    ) -> None:
-        self._model, self._options, self._max_concurrent = model, options, max_concurrent
+    def __init__(self, model: Path, config: VllmConfig, max_concurrent: int, command: Sequence[str]) -> None:
+        self._model, self._config, self._max_concurrent = model, config, max_concurrent
         self._command = list(command)
         self.key = secrets.token_urlsafe(24)  # other users of this machine could call the port
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -89,7 +76,7 @@ class VllmChild:
         self._tail.clear()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "platen.engines.vllm.supervisor", *command),
-            *self._options.arguments(self._max_concurrent),
+            *serve_arguments(self._config, self._max_concurrent),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -98,12 +85,12 @@ class VllmChild:
         )
         self._reader = asyncio.create_task(self._read(self._process))
         try:
-            async with asyncio.timeout(self._options.start_seconds):
+            async with asyncio.timeout(self._config.start_seconds):
                 await self._healthy(url)
         except TimeoutError:
             await self.stop()
             raise VllmError(
-                f"vLLM was not ready after {self._options.start_seconds:g} seconds{self._log()}",
+                f"vLLM was not ready after {self._config.start_seconds:g} seconds{self._log()}",
                 hint="Give it longer with serve.vllm.start_seconds.",
             ) from None
         except BaseException:

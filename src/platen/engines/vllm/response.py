@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from platen.engines.batching.detokenize import TextAssembler
 from platen.engines.protocol import FinishReason, GenerationRequest, Timings, TokenEvent, TokenLogprob, Usage
-from platen.engines.vllm.wire import Chunk, RequestRefused, Scored
+from platen.engines.vllm.wire import Chunk, Scored, VllmRefused
 
 
 class Answer:
@@ -42,7 +42,7 @@ class Answer:
         self._began = time.monotonic()
 
     def take(self, chunk: Chunk) -> list[TokenEvent]:
-        """The events of a chunk, less the last of all. Raises RequestRefused when vLLM gave the text up."""
+        """The events of a chunk, less the last of all. Raises VllmRefused when vLLM gave the text up."""
         self._cached = chunk.cached_tokens or self._cached
         if chunk.prompt:
             wanted = self._request.prompt_logprobs or 0
@@ -53,7 +53,7 @@ class Answer:
                 self._add(scored, events)
         if chunk.finish_reason is not None and self.last is None:
             if chunk.finish_reason not in ("stop", "length"):
-                raise RequestRefused(f"the text was given up: {chunk.finish_reason}")
+                raise VllmRefused(f"the text was given up: {chunk.finish_reason}")
             rest = self._text.finish()
             event = events.pop() if events else self._event()
             reason: FinishReason = "stop" if rest.stopped or chunk.finish_reason == "stop" else "length"

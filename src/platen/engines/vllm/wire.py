@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from platen.engines.protocol import GenerationRequest
+from platen.engines.protocol import GenerationRequest, RequestRefused
 from platen.prompts.structured import Grammar
 
 _TOKEN = "token_id:"
@@ -37,17 +37,17 @@ class Chunk:
     cached_tokens: int | None = None
 
 
-class RequestRefused(Exception):
+class VllmRefused(Exception):
     """vLLM answered with an error."""
 
 
 def request_body(
     request: GenerationRequest, max_tokens: int, end_ids: tuple[int, ...], model: str
 ) -> dict[str, Any]:
-    """The body of the POST. Raises ValueError for what vLLM can't do."""
+    """The body of the POST. Raises RequestRefused for what vLLM can't do."""
     params = request.sampling
     if params.typical_p != 1:
-        raise ValueError("the vllm engine has no typical_p")
+        raise RequestRefused("the vllm engine has no typical_p", param="typical_p")
     body: dict[str, Any] = {
         "model": model,
         "prompt": list(request.prompt_ids),
@@ -87,11 +87,11 @@ def _structured(grammar: Grammar) -> dict[str, str]:
 
 
 def read_chunk(data: bytes, request: GenerationRequest, *, first: bool) -> Chunk:
-    """One event of the stream. Raises RequestRefused when it is an error or not in the expected form."""
+    """One event of the stream. Raises VllmRefused when it is an error or not in the expected form."""
     try:
         content = json.loads(data)
         if "error" in content:
-            raise RequestRefused(error_message(content))
+            raise VllmRefused(error_message(content))
         usage = content.get("usage") or {}
         details = usage.get("prompt_tokens_details") or {}
         cached = details.get("cached_tokens")
@@ -105,7 +105,7 @@ def read_chunk(data: bytes, request: GenerationRequest, *, first: bool) -> Chunk
         written = scores[length:] or [Scored(token) for token in ids]
         return Chunk(tuple(written), tuple(scores[:length]), choice.get("finish_reason"), cached)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RequestRefused(f"an answer that can't be read: {type(error).__name__}") from None
+        raise VllmRefused(f"an answer that can't be read: {type(error).__name__}") from None
 
 
 def _scores(logprobs: Mapping[str, Any] | None) -> list[Scored]:

@@ -109,11 +109,24 @@ def attend(
     softcap: float | None = None,
 ) -> Tensor:
     """Attention of q (B, H, T, D) over k and v (B, K, S, D): (B, H, T, D)."""
-    if (
-        visible.plain(window)
-        and (softcap is not None or _composed_is_faster(q))
-        and q.shape[2] <= QUERY_BLOCK
-    ):
+    if visible.tokens == 1 and q.shape[1] != k.shape[1]:
+        # The heads of a group attend to the same keys: as rows of one matmul.
+        rows = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
+        return _attend(rows, k, v, visible, scale, window, softcap).reshape(q.shape)
+    return _attend(q, k, v, visible, scale, window, softcap)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Visible,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    composed = softcap is not None or _composed_is_faster(q)
+    if visible.plain(window) and composed and 1 < visible.tokens <= QUERY_BLOCK:
         return composed_attention(q, k, v, scale=scale, softcap=softcap)
     grouped = q.shape[1] != k.shape[1]
     if softcap is None and visible.plain(window):
@@ -127,7 +140,8 @@ def attend(
         first = visible.first_key(start, window)
         mask = visible.mask(start, stop, first, window, q)
         keys = slice(first, first + mask.shape[-1])
-        some = q[:, :, start:stop], k[:, :, keys], v[:, :, keys]
+        queries = q if visible.tokens == 1 else q[:, :, start:stop]
+        some = queries, k[:, :, keys], v[:, :, keys]
         if softcap is None:
             attended = F.scaled_dot_product_attention(*some, attn_mask=mask, scale=scale, enable_gqa=grouped)
         else:

@@ -50,6 +50,11 @@ class DecoderLayer(nn.Module):
         x = x + attended
         return x + self._scaled(self._norm(after_mlp, self.mlp(self._norm(before_mlp, x))))
 
+    @property
+    def norms(self) -> list[nn.Module | None]:
+        """Before attention, after it, before the feed-forward layer, after it."""
+        return [None if name is None else getattr(self, name) for name in self._names]
+
     def _norm(self, name: str | None, x: Tensor) -> Tensor:
         return x if name is None else getattr(self, name)(x)
 
@@ -96,12 +101,19 @@ class Trunk(nn.Module):
         visible = Visible.of(attention_mask, tokens, past, position_ids)
         full, local = self._angles(position_ids, past, tokens, kv_cache, compute_dtype(x))
         for number, layer in enumerate(self.layers):
-            rotated = self.config.theta(number) is not None
-            angles = (local if self.config.is_local(number) else full) if rotated else None
-            x = layer(x, angles, visible, kv_cache)
+            x = layer(x, self._angles_of(number, full, local), visible, kv_cache)
         if kv_cache is not None:
             kv_cache.advance(tokens)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def layer_angles(self, layer: int, past: int, tokens: int, dtype: torch.dtype) -> Angles | None:
+        """Of `tokens` tokens from position `past` on, as a layer takes them."""
+        return self._angles_of(layer, *self._angles(None, past, tokens, None, dtype))
+
+    def _angles_of(self, layer: int, full: Angles | None, local: Angles | None) -> Angles | None:
+        if self.config.theta(layer) is None:
+            return None
+        return local if self.config.is_local(layer) else full
 
     def _embed(self, input_ids: Tensor, position_ids: Tensor | None, past: int) -> Tensor:
         x: Tensor = self.embed_tokens(input_ids)
@@ -131,22 +143,26 @@ class Trunk(nn.Module):
             local = _taken(self.local_rotary, position_ids, past, tokens, dtype)
         if self.long_rotary is not None:
             long = _taken(self.long_rotary, position_ids, past, tokens, dtype)
-            full = self._long_or_short(
-                long, full, position_ids, max(end, cache.sequence_length if cache else 0)
-            )
+            full = self._long_or_short(long, full, position_ids, end, cache)
         return full, local
 
     @property
     def _positions(self) -> int:
         return self.config.max_position_embeddings
 
-    def _long_or_short(self, long: Angles, short: Angles, position_ids: Tensor | None, length: int) -> Angles:
-        """LongRoPE: each row's factors are by its own length."""
+    def _long_or_short(
+        self, long: Angles, short: Angles, position_ids: Tensor | None, end: int, cache: Cache | None
+    ) -> Angles:
+        """LongRoPE: the factors are by a row's length. In a ragged cache, rows are as long as their first new
+        token makes them: those behind it may be drafts.
+        """
         assert self.config.rope_scaling is not None
         original = self.config.rope_scaling.original_max_position_embeddings
         if position_ids is None:
+            length = (cache.sequence_length if cache else 0) or end
             return long if length > original else short
-        is_long = (position_ids.amax(dim=1) >= original)[:, None, None, None]
+        newest = position_ids[:, 0] if cache is not None and cache.ragged else position_ids.amax(dim=1)
+        is_long = (newest >= original)[:, None, None, None]
         return torch.where(is_long, long[0], short[0]), torch.where(is_long, long[1], short[1])
 
 

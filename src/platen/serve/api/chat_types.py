@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from platen.prompts.messages import ToolCall
@@ -163,13 +163,12 @@ class TemplateParams(BaseModel):
             )
         return value
 
-    @model_validator(mode="after")
-    def _one_ending(self) -> TemplateParams:
-        if self.add_generation_prompt and self.continue_final_message:
-            raise PydanticCustomError(
-                "template", "add_generation_prompt and continue_final_message can't both be set"
-            )
-        return self
+    @field_validator("continue_final_message")
+    @classmethod
+    def _one_ending(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value and info.data.get("add_generation_prompt"):
+            raise PydanticCustomError("template", "and add_generation_prompt can't both be set")
+        return value
 
     def template_options(self) -> TemplateOptions:
         return TemplateOptions(

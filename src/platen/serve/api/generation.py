@@ -21,6 +21,7 @@ from platen.engines.protocol import (
     EngineFailed,
     EngineOverloaded,
     GenerationRequest,
+    RequestRefused,
     SamplingParams,
     Timings,
     TokenEvent,
@@ -100,9 +101,9 @@ class Generation:
         except EngineOverloaded as error:
             self.cancel()
             raise overloaded(error.retry_after) from None
-        except ValueError as error:
+        except RequestRefused as error:
             self.cancel()
-            raise _refused(str(error), prompt_param, grammar_param) from None
+            raise _refused(error, prompt_param, grammar_param) from None
         except EngineFailed:
             self.cancel()
             raise engine_stopped() from None
@@ -132,8 +133,8 @@ class Generation:
         if sampling.grammar is not None:
             try:
                 await asyncio.to_thread(engine.prepare, sampling.grammar)
-            except ValueError as error:
-                raise _refused(str(error), prompt_param, grammar_param) from None
+            except RequestRefused as error:
+                raise _refused(error, prompt_param, grammar_param) from None
         window = engine.capacity().context_window
         wanted = EXPECTED_TOKENS if sampling.max_tokens is None else sampling.max_tokens
         most = sum(n * max(0, min(wanted, window - len(prompt))) for prompt in prompts)
@@ -262,16 +263,11 @@ def _failure(error: Exception) -> ApiError:
     return failed()
 
 
-def _refused(reason: str, prompt_param: str, grammar_param: str) -> ApiError:
-    """What an engine's ValueError says, as the client's error."""
-    message = f"{reason[:1].upper()}{reason[1:]}."
-    if "context window" in reason:
-        return ApiError(400, message, param=prompt_param, code="context_length_exceeded")
-    if "is not valid" in reason or "grammar" in reason:
-        return ApiError(400, message, param=grammar_param, code="invalid_grammar")
-    first = reason.split(maxsplit=1)[0]
-    param = first if first in ("logit_bias", "stop_token_ids") else prompt_param
-    return ApiError(400, message, param=param, code="invalid_value")
+def _refused(error: RequestRefused, prompt_param: str, grammar_param: str) -> ApiError:
+    """What an engine refuses, as the client's error."""
+    message = f"{error.message[:1].upper()}{error.message[1:]}."
+    param = {"prompt": prompt_param, "grammar": grammar_param}.get(error.param, error.param)
+    return ApiError(400, message, param=param, code=error.code)
 
 
 async def _withheld(prompt: RefusedPrompt) -> AsyncIterator[TokenEvent]:
@@ -339,7 +335,7 @@ def sampling_of(
         repetition_penalty=first_given(body.repetition_penalty, own.repetition_penalty, 1.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
+        logit_bias=own.biases({int(token): bias for token, bias in (body.logit_bias or {}).items()}),
         seed=body.seed,
         stop=body.stops,
         stop_token_ids=tuple(body.stop_token_ids or ()),

@@ -246,8 +246,12 @@ class ModelCard(BaseModel):
     parameters: int
     kind: Literal["base", "chat", "embedding"]
     version: str
+    fingerprint: str
+    """Of the model's files; `version` is its beginning, and `system_fingerprint` has it too."""
+    registered: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """MODEL@NUMBER, when it was opened by such a name."""
     default_sampling_params: Annotated[
-        dict[str, float] | None, Field(exclude_if=lambda value: value is None)
+        dict[str, int | float] | None, Field(exclude_if=lambda value: value is None)
     ] = None
     """What the model's generation_config.json asks for, where a request says nothing."""
 

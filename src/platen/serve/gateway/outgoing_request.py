@@ -27,7 +27,10 @@ BYTES_PER_TOKEN = 4
 USUAL_TOKENS = 256
 """What an answer without a limit is expected to be long."""
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_TEXTS = ("messages", "prompt", "suffix", "input", "instructions", "prediction")
+_TEXTS = (
+    *("messages", "prompt", "suffix", "input", "instructions", "prediction"),
+    *("documents", "chat_template_kwargs"),
+)
 _NO_TEXTS = frozenset(
     ("role", "type", "id", "call_id", "tool_call_id", "item_id", "detail", "format", "status")
 )

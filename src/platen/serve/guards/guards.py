@@ -98,8 +98,9 @@ class Guards:
         kept = []
         for message in messages:
             if message["role"] not in TRUSTED:
-                self._suspect(message["content"], Report(self._metrics, origin, "input"))
-            # Beside the content, the arguments of an assistant's calls are text that the model reads.
+                for text in (message["content"], message.get("reasoning_content") or ""):
+                    self._suspect(text, Report(self._metrics, origin, "input"))
+            # An assistant's reasoning and its calls' arguments are text that the model reads, too.
             kept.append({key: scanned(value) if key in READ else value for key, value in message.items()})
         if self._canary is not None and kept[0]["role"] in TRUSTED:
             kept[0]["content"] = self._canary.marked(kept[0]["content"])

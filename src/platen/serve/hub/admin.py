@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from platen.core.errors import BundleError, PlatenError
 from platen.core.urls import shown
 from platen.engines.batching.adapter_engine import AdaptedEngine
-from platen.engines.batching.engine import BatchingEngine
+from platen.engines.protocol import takes_adapters
 from platen.models.remote import is_url
 from platen.serve.context import ServeContext
 from platen.serve.hub.model_hub import ModelHub
@@ -212,8 +212,11 @@ async def adapted(hub: ModelHub, base: ServedModel, folder: Path, name: str) -> 
 
     The base stays open as long as the adapter is. Raises BundleError when it does not fit.
     """
-    if not isinstance(base.engine, BatchingEngine):
-        raise BundleError(f"the {base.engine.name} engine of '{base.info.name}' takes no adapters")
+    if not takes_adapters(base.engine):
+        raise BundleError(
+            f"the {base.engine.name} engine of '{base.info.name}' takes no adapters",
+            hint="Serve the bundle itself, not a compiled form: platen serve --engine torch.",
+        )
     hub.hold(base.engine)
     try:
         engine = await asyncio.to_thread(AdaptedEngine, base.engine, folder, partial(hub.let_go, base.engine))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,20 +15,22 @@ from platen.core.phases import Phase, no_phase
 from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
+from platen.engines.choose import AUTO
 from platen.engines.local import LocalModel, open_model, warm_up
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import EngineFailed
-from platen.engines.vllm.process import VllmOptions
-from platen.models.bundle import find_bundle
+from platen.engines.registry import engine as engine_named
 from platen.models.generation_config import NO_DEFAULTS
-from platen.models.remote import is_url
+from platen.models.resolve import Location, ResolvedModel, Resolver
 from platen.models.sentence import Pooling, is_embedding_folder
 from platen.models.store import HeldFolder, ModelCache
+from platen.prompts.tools import tool_format
 from platen.serve.config import ServeConfig
 from platen.serve.hub.embedding_model import open_embedding_model
 from platen.serve.hub.served_model import AnyModel, ModelInfo, ServedModel
-from platen.tokens.gguf_header import is_gguf
 
 _UNCONFIGURED = ServeConfig()
+_NO_NAMES = Resolver()
 log = logging.getLogger(__name__)
 
 
@@ -36,48 +39,57 @@ class ServeError(PlatenError):
 
 
 def open_any(
-    path_or_name: Path | str,
+    reference: ResolvedModel | Location | Path | str,
     name: str,
     config: ServeConfig,
     *,
-    source: str,
+    resolver: Resolver = _NO_NAMES,
+    engine: str | None = None,
     kind: Literal["auto", "text", "embedding"] = "auto",
     pooling: Pooling | None = None,
     report: Report = no_report,
     phase: Phase = no_phase,
 ) -> tuple[AnyModel, str]:
-    """A model to be served under `name`, and why this engine runs it; `source` is how it was asked for.
+    """A model to be served under `name`, and why this engine runs it.
 
-    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched,
-    MissingExtraError.
+    `engine` must be had; without one, the configured engine is taken if a form of the model is for it.
+    Raises BundleError when the folder can't be opened, ArtifactError when it can't be fetched, ConfigError
+    for an engine that has no form to run, MissingExtraError.
     """
-    if is_gguf(path_or_name):
-        local = open_configured(path_or_name, config, phase=phase)
-        return served_model(local, name, source), local.why
-    held = None
-    if is_url(str(path_or_name)):
-        held = _fetched(str(path_or_name), config, report, phase)
-    path = find_bundle(path_or_name) if held is None else held.path
-    if kind == "embedding" or (kind == "auto" and is_embedding_folder(path)):
-        model = open_embedding_model(
-            path, name, config.batching, pooling, source=source, held=held, phase=phase
+    model = _resolved(reference, config, resolver, report, phase)
+    if kind == "embedding" or (kind == "auto" and is_embedding_folder(model.path)):
+        embedding = open_embedding_model(
+            model.path, name, config.batching, pooling, source=model.reference, held=model.held, phase=phase
         )
-        embedder = model.engine.embedder
+        embedder = embedding.engine.embedder
         how = f"{embedder.config.pooling} of the last hidden states, {embedder.dimensions} dimensions"
-        return model, f"{embedder.encoder.name}: an embedding model ({how})"
-    local = open_configured(path_or_name if held else path, config, held=held, phase=phase)
-    return served_model(local, name, source, config), local.why
+        return embedding, f"{embedder.encoder.name}: an embedding model ({how})"
+    local = open_configured(model, config, engine=engine, phase=phase)
+    return served_model(local, name, model.reference, config), local.why
+
+
+def _resolved(
+    reference: ResolvedModel | Location | Path | str,
+    config: ServeConfig,
+    resolver: Resolver,
+    report: Report,
+    phase: Phase,
+) -> ResolvedModel:
+    """The model, fetched into the cache that is configured."""
+    if isinstance(reference, ResolvedModel):
+        return reference
+    return replace(resolver, fetch=partial(_fetched, config)).resolve(reference, report=report, phase=phase)
 
 
 def further_models(
     config: ServeConfig,
     first: str | None,
-    find: Callable[[str], Path | str],
+    resolver: Resolver = _NO_NAMES,
     *,
     report: Report = no_report,
     phase: Phase = no_phase,
 ) -> list[AnyModel]:
-    """The models that `serve.models` adds to the one named `first`, if any; `find` tells where each is.
+    """The models that `serve.models` adds to the one named `first`, if any.
 
     Raises ConfigError when two have one name, and what `open_any` does.
     """
@@ -89,10 +101,10 @@ def further_models(
         )
     return [
         open_any(
-            find(entry.path),
+            entry.path,
             entry.name,
             config,
-            source=entry.path,
+            resolver=resolver,
             kind=entry.kind,
             pooling=entry.pooling,
             report=report,
@@ -102,37 +114,52 @@ def further_models(
     ]
 
 
+def _engine_for(model: ResolvedModel, config: ServeConfig) -> str:
+    """The configured engine, if the model has a form for it."""
+    name = config.wanted_engine
+    if name == AUTO or any(form.form in engine_named(name).forms for form in model.forms):
+        return name
+    return AUTO
+
+
 def open_configured(
-    path_or_name: Path | str,
+    reference: ResolvedModel | Location | Path | str,
     config: ServeConfig,
     *,
-    held: HeldFolder | None = None,
+    engine: str | None = None,
+    resolver: Resolver = _NO_NAMES,
     report: Report = no_report,
     phase: Phase = no_phase,
 ) -> LocalModel:
     """Open a model that writes, as configured; it has written a short text when this returns.
 
-    `held` is what is at the URL, if it has been fetched already. Raises PlatenError.
+    Raises PlatenError.
     """
-    model = open_model(
-        path_or_name,
-        max_concurrent=config.max_concurrent,
-        max_queue=config.max_queue,
-        max_wait=config.queue_seconds,
-        fetched=lambda url: held or _fetched(url, config, report, phase),
-        vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
-        draft=None if config.draft is None else _draft_options(config.draft),
-        phase=phase,
-    )
+    resolved = _resolved(reference, config, resolver, report, phase)
+    wanted = engine or _engine_for(resolved, config)
+    model = open_model(resolved, engine_options(config), engine=wanted, phase=phase)
     try:
         with phase("warm-up"):
             asyncio.run(warm_up(model))
     except EngineFailed as error:
         asyncio.run(model.engine.close())
         raise ServeError(
-            f"{path_or_name} opens, but can't write: {error}", hint="Check it with platen generate."
+            f"{resolved.reference} opens, but can't write: {error}", hint="Check it with platen generate."
         ) from None
     return model
+
+
+def engine_options(config: ServeConfig) -> EngineOptions:
+    """How the configured service's engines are to run."""
+    return EngineOptions(
+        max_concurrent=config.max_concurrent,
+        max_queue=config.max_queue,
+        max_wait=config.queue_seconds,
+        dtype=config.dtype,
+        device=config.device,
+        draft=None if config.draft is None else _draft_options(config.draft),
+        vllm=config.vllm,
+    )
 
 
 def _draft_options(config: DraftConfig) -> DraftOptions:
@@ -140,7 +167,7 @@ def _draft_options(config: DraftConfig) -> DraftOptions:
     return DraftOptions(config.tokens, config.match, config.step_tokens, ngram)
 
 
-def _fetched(url: str, config: ServeConfig, report: Report, phase: Phase) -> HeldFolder:
+def _fetched(config: ServeConfig, url: str, report: Report, phase: Phase) -> HeldFolder:
     def waiting(shown: str) -> None:
         log.warning("waiting for another process that is downloading %s", shown)
 
@@ -161,6 +188,8 @@ def served_model(
         fingerprint=model.fingerprint,
         created=int(model.path.stat().st_mtime),
         version=model.fingerprint[:12],
+        registered=model.version,
         defaults=defaults,
     )
+    tool_format(model.tokenizer)  # which runs the template, so not when a request waits for it
     return ServedModel(model.engine, model.tokenizer, info, source)

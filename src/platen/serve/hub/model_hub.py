@@ -40,7 +40,9 @@ class Lease:
     @property
     def headers(self) -> dict[str, str]:
         """Which version and variant answers, for the response."""
-        return {"x-platen-version": self.model.info.version, "x-platen-variant": self.label}
+        info = self.model.info
+        told = {"x-platen-version": info.version, "x-platen-variant": self.label}
+        return told if info.registered is None else told | {"x-platen-registered": info.registered}
 
     def elsewhere(self) -> Lease | None:
         """A lease on the stable variant, for a request that another one failed; None on the stable one."""

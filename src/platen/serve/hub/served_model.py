@@ -46,7 +46,8 @@ class ModelInfo:
     """What clients are told of the model. `kind` base continues text; chat was trained on turns; embedding
     writes nothing.
 
-    `version` tells the models apart that come to answer to one name.
+    `version` tells the models apart that come to answer to one name: the beginning of the `fingerprint`, by
+    which `platen models find` gives the registered version.
     """
 
     name: str
@@ -56,6 +57,8 @@ class ModelInfo:
     fingerprint: str
     created: int
     version: str = "1"
+    registered: str | None = None
+    """MODEL@NUMBER in a registry, where that is known."""
     defaults: SamplingDefaults = NO_DEFAULTS
     """What a request is given that says nothing of how to sample."""
 
@@ -67,6 +70,8 @@ class ModelInfo:
             parameters=self.parameters,
             kind=self.kind,
             version=self.version,
+            fingerprint=self.fingerprint,
+            registered=self.registered,
             default_sampling_params=self.defaults.as_dict() or None,
         )
 
@@ -119,7 +124,7 @@ class ServedModel:
         """The model with `incoming` before it, if there is one."""
         return self if incoming is None else replace(self, incoming=incoming)
 
-    @cached_property
+    @property
     def tool_format(self) -> ToolFormat | None:
         """How the model writes calls of tools; None when it was not made for them."""
         return tool_format(self.tokenizer)

@@ -1,7 +1,7 @@
 // The page: a sheet that the model goes on writing, or a chat. All of the model's text goes in as text nodes.
 
 import { Problem, countTokens, healthy, served, stream } from "./api.js";
-import { apiKey, askForKey, instructions, sampling, setUp } from "./settings.js";
+import { apiKey, askForKey, instructions, sampling, setUp, suggest } from "./settings.js";
 import { NOBODY, WORDS } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -306,6 +306,7 @@ function choose(one) {
   $("model-name").textContent = model?.id ?? "no model";
   $("model-facts").textContent = model ? factsOf(model) : "";
   document.title = model ? `${model.id} · Platen` : "Platen";
+  suggest(model?.default_sampling_params);
   refresh();
 }
 

@@ -5,6 +5,7 @@ const KEY = "platen.settings";
 const SECRET = "platen.key"; // kept for as long as the tab is open
 const field = (name) => document.getElementById(name);
 
+let defaults = { ...DEFAULTS };
 let values = { ...DEFAULTS };
 
 function stored() {
@@ -60,10 +61,17 @@ export function setUp() {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   field("open-settings").addEventListener("click", () => dialog.showModal());
   field("reset").addEventListener("click", () => {
-    values = { ...DEFAULTS };
+    values = { ...defaults };
     show();
     read();
   });
+}
+
+/** What a model asks for itself holds until somebody changes it. */
+export function suggest({ temperature, top_p } = {}) {
+  defaults = { ...DEFAULTS, ...(temperature === undefined ? {} : { temperature }), ...(top_p === undefined ? {} : { top_p }) };
+  values = { ...defaults, ...stored() };
+  show();
 }
 
 /** Opens the dialog at the field of the API key. */

@@ -1,7 +1,7 @@
 // What a decoder layer computes, in float32: products with bfloat16's weights, norms, rotations, attention.
 //
 // A token's numbers do not depend on what else is computed beside it: every sum runs over the same lanes in
-// the same order. Letters in shapes as in llama.py; all pointers are to contiguous memory but where a stride
+// the same order. Letters in shapes as in decoder.py; all pointers are to contiguous memory but where a stride
 // is given, counted in floats.
 
 #include <cmath>
@@ -64,13 +64,44 @@ inline Lanes exponential(Lanes x) {
     return y * power;
 }
 
-// Turn one head's pairs (i, i + D/2) by their angles; the sines' first half is negative.
-inline void rotate(const float* x, const float* cos, const float* sin, float* to, int64_t size) {
-    const int64_t half = size / 2;
+// cap * tanh(x / cap): near 0 by tanh's series, as the difference below would lose most of x there.
+inline Lanes capped(Lanes x, float cap) {
+    const Lanes y = x * (1 / cap), squared = y * y;
+    Lanes series = all(62.0f / 2835);
+    series = series * squared - 17.0f / 315;
+    series = series * squared + 2.0f / 15;
+    series = series * squared - 1.0f / 3;
+    series = x + x * squared * series;
+    const Lanes far = cap - 2 * cap / (exponential(y * 2.0f) + 1.0f);
+    return squared < all(0.0625f) ? series : far;
+}
+
+constexpr int64_t LARGEST_HEAD = 256;
+
+// RMSNorm of one head.
+inline void normalise(const float* x, const float* gain, float eps, float* to, int64_t size) {
+    Lanes squares = Lanes{};
+    for (int64_t i = 0; i < size; i += LANES) squares += load(x + i) * load(x + i);
+    const Lanes scale = all(1.0f / std::sqrt(sum(squares) / (float)size + eps));
+    for (int64_t i = 0; i < size; i += LANES) store(to + i, load(x + i) * scale * load(gain + i));
+}
+
+// Turn the pairs (i, i + R/2) of a head's first R dimensions by their angles; the sines' first half is negative.
+inline void turn(const float* x, const float* cos, const float* sin, float* to, int64_t size, int64_t R) {
+    const int64_t half = R / 2;
     for (int64_t i = 0; i < half; ++i) {
         to[i] = x[i] * cos[i] + x[i + half] * sin[i];
         to[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half];
     }
+    if (R < size) std::memcpy(to + R, x + R, (size - R) * sizeof(float));
+}
+
+// The same after RMSNorm, unless there is no gain.
+inline void rotate(const float* x, const float* gain, float eps, const float* cos, const float* sin, float* to,
+                   int64_t size, int64_t R) {
+    float normal[LARGEST_HEAD];
+    if (gain) normalise(x, gain, eps, normal, size);
+    turn(gain ? normal : x, cos, sin, to, size, R);
 }
 
 inline int64_t in_lanes(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
@@ -93,38 +124,55 @@ inline float weigh(float* scores, int64_t count, int64_t full) {
     return sum(total);
 }
 
+// How scores become weights: score * scale, then cap * tanh of it over cap unless cap is 0; of the keys before a
+// query's limit only the last `window` count.
+struct Scoring {
+    float scale, cap;
+    int64_t window;
+    int64_t first(int64_t limit) const { return limit > window ? limit - window : 0; }
+};
+
 // `rows` queries (rows, D) look at the keys and values (S, D) of their head: the first limits[r] of them.
 template <int D>
 void look(const float* queries, const float* keys, const float* values, const int64_t* limits, int64_t rows,
-          float* const* out, std::vector<float>& scratch) {
+          float* const* out, std::vector<float>& scratch, const Scoring& scoring) {
     constexpr int PARTS = D / LANES;
-    int64_t span = 0;
-    for (int64_t r = 0; r < rows; ++r) span = limits[r] > span ? limits[r] : span;
-    const int64_t width = in_lanes(span);
+    int64_t span = 0, begin = limits[0];
+    for (int64_t r = 0; r < rows; ++r) {
+        span = limits[r] > span ? limits[r] : span;
+        const int64_t first = scoring.first(limits[r]);
+        begin = first < begin ? first : begin;
+    }
+    begin = begin / LANES * LANES;  // so that each key stays in its lane, wherever others begin
+    const int64_t width = in_lanes(span) - begin;
     if ((int64_t)scratch.size() < rows * (width + 1)) scratch.resize(rows * (width + 1));
     float *scores = scratch.data(), *totals = scores + rows * width;
-    const float scale = 1.0f / std::sqrt((float)D);
-    for (int64_t s = 0; s < span; ++s) {
+    for (int64_t s = begin; s < span; ++s) {
         Lanes key[PARTS];
         for (int p = 0; p < PARTS; ++p) key[p] = load(keys + s * D + p * LANES);
         for (int64_t r = 0; r < rows; ++r) {
             Lanes product = key[0] * load(queries + r * D);
             for (int p = 1; p < PARTS; ++p) product += key[p] * load(queries + r * D + p * LANES);
-            scores[r * width + s] = sum(product) * scale;
+            scores[r * width + s - begin] = sum(product) * scoring.scale;
         }
     }
     constexpr int64_t BLOCK = 64;  // values that stay in the first cache for all rows
     for (int64_t r = 0; r < rows; ++r) {
-        totals[r] = weigh(scores + r * width, limits[r], in_lanes(limits[r]));
+        float* own = scores + r * width;
+        const int64_t count = limits[r] - begin, first = scoring.first(limits[r]) - begin;
+        if (scoring.cap != 0)
+            for (int64_t s = 0; s < in_lanes(count); s += LANES) store(own + s, capped(load(own + s), scoring.cap));
+        for (int64_t s = 0; s < first; ++s) own[s] = -INFINITY;
+        totals[r] = weigh(own, count, in_lanes(count));
         std::memset(out[r], 0, D * sizeof(float));
     }
-    for (int64_t begin = 0; begin < span; begin += BLOCK) {
+    for (int64_t block = begin; block < span; block += BLOCK) {
         for (int64_t r = 0; r < rows; ++r) {
-            const int64_t end = limits[r] < begin + BLOCK ? limits[r] : begin + BLOCK;
+            const int64_t end = limits[r] < block + BLOCK ? limits[r] : block + BLOCK;
             Lanes sums[PARTS];
             for (int p = 0; p < PARTS; ++p) sums[p] = load(out[r] + p * LANES);
-            for (int64_t s = begin; s < end; ++s) {
-                const Lanes weight = all(scores[r * width + s]);
+            for (int64_t s = block; s < end; ++s) {
+                const Lanes weight = all(scores[r * width + s - begin]);
                 for (int p = 0; p < PARTS; ++p) sums[p] += weight * load(values + s * D + p * LANES);
             }
             for (int p = 0; p < PARTS; ++p) store(out[r] + p * LANES, sums[p]);
@@ -177,21 +225,30 @@ constexpr int64_t KEYS = 64;  // that are turned together
 // the keys in blocks (D, KEYS); `scores` has room for R rows of all keys in whole blocks.
 template <int D, int R>
 void read(const float* queries, const float* turned, const float* values, int64_t limit, float* out,
-          int64_t out_stride, float* scores) {
+          int64_t out_stride, float* scores, const Scoring& scoring) {
     constexpr int P = KEYS / LANES, PARTS = D / LANES % 4 == 0 ? 4 : D / LANES % 3 == 0 ? 3 : D / LANES;
-    const int64_t span = limit + R - 1, width = (span + KEYS - 1) / KEYS * KEYS;
-    const Lanes scale = all(1.0f / std::sqrt((float)D));
-    for (int64_t s = 0; s < span; s += KEYS) {
+    const int64_t span = limit + R - 1, begin = scoring.first(limit) / KEYS * KEYS;
+    const int64_t width = (span - begin + KEYS - 1) / KEYS * KEYS;
+    const Lanes scale = all(scoring.scale);
+    for (int64_t s = begin; s < span; s += KEYS) {
         Lanes sums[R][P] = {};
         multiply(queries, D, Floats{turned + s * D, KEYS}, D, sums);
         for (int r = 0; r < R; ++r)
-            for (int p = 0; p < P; ++p) store(scores + r * width + s + p * LANES, sums[r][p] * scale);
+            for (int p = 0; p < P; ++p) {
+                const Lanes score = sums[r][p] * scale;
+                store(scores + r * width + s - begin + p * LANES,
+                      scoring.cap != 0 ? capped(score, scoring.cap) : score);
+            }
     }
     float totals[R];
-    for (int r = 0; r < R; ++r) totals[r] = weigh(scores + r * width, limit + r, in_lanes(span));
+    for (int r = 0; r < R; ++r) {
+        float* own = scores + r * width;
+        for (int64_t s = begin; s < scoring.first(limit + r); ++s) own[s - begin] = -INFINITY;
+        totals[r] = weigh(own, limit + r - begin, in_lanes(span) - begin);
+    }
     for (int64_t d = 0; d < D; d += PARTS * LANES) {
         Lanes sums[R][PARTS] = {};
-        multiply(scores, width, Floats{values + d, D}, span, sums);
+        multiply(scores, width, Floats{values + begin * D + d, D}, span - begin, sums);
         for (int r = 0; r < R; ++r)
             for (int p = 0; p < PARTS; ++p)
                 store(out + r * out_stride + d + p * LANES, sums[r][p] / totals[r]);
@@ -201,16 +258,17 @@ void read(const float* queries, const float* turned, const float* values, int64_
 // All of a row's queries (H, T, D), token t of which looks at the first start + t + 1 of the keys.
 template <int D>
 void read_row(const float* queries, const float* keys, const float* values, int64_t head_stride,
-              int64_t start, float* out, int64_t T, int64_t H, int64_t K) {
+              int64_t start, float* out, int64_t T, int64_t H, int64_t K, const Scoring& scoring) {
     constexpr int R = 4;
-    const int64_t blocks = (start + T + KEYS - 1) / KEYS, pieces = (T + R - 1) / R;
+    const int64_t before = scoring.first(start + 1) / KEYS;  // blocks that no query looks at
+    const int64_t blocks = (start + T + KEYS - 1) / KEYS - before, pieces = (T + R - 1) / R;
     std::vector<float> turned(K * blocks * D * KEYS);
 #pragma omp parallel
     {
         std::vector<float> scores(R * blocks * KEYS);
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < K * blocks; ++block) {
-            const int64_t first = block % blocks * KEYS;
+            const int64_t first = (before + block % blocks) * KEYS;
             const int64_t count = start + T - first < KEYS ? start + T - first : KEYS;
             const float* from = keys + block / blocks * head_stride + first * D;
             for (int64_t s = 0; s < count; ++s)
@@ -221,11 +279,11 @@ void read_row(const float* queries, const float* keys, const float* values, int6
         for (int64_t task = H * pieces - 1; task >= 0; --task) {
             const int64_t h = task % H, k = h / (H / K), t = task / H * R;
             const float* q = queries + (h * T + t) * D;
-            const float* turned_keys = turned.data() + k * blocks * D * KEYS;
+            const float* turned_keys = turned.data() + (k * blocks - before) * D * KEYS;
             for (int64_t r = t; r < T && r < t + R; r += T - t < R ? 1 : R) {
                 auto work = T - t < R ? read<D, 1> : read<D, R>;  // the text's last few one by one
                 work(q + (r - t) * D, turned_keys, values + k * head_stride, start + r + 1,
-                     out + (r * H + h) * D, H * D, scores.data());
+                     out + (r * H + h) * D, H * D, scores.data(), scoring);
             }
         }
     }
@@ -323,34 +381,39 @@ void rms_norm(const float* x, const float* gain, float eps, float* out, int64_t 
     }
 }
 
-// silu(gate) * up of gate_up (rows, 2 * size), gate first.
-void gated(const float* gate_up, float* out, int64_t rows, int64_t size) {
+// silu(gate) * up of gate_up (rows, 2 * size), gate first; or gelu(gate) * up, by the formula with tanh.
+void gated(const float* gate_up, float* out, int64_t rows, int64_t size, int64_t gelu) {
 #pragma omp parallel for schedule(static) if (rows * size > 8192)
     for (int64_t row = 0; row < rows; ++row) {
         const float* gate = gate_up + row * 2 * size;
         const float* up = gate + size;
         for (int64_t i = 0; i < size; i += LANES) {
             const Lanes x = load(gate + i);
-            store(out + row * size + i, x / (1.0f + exponential(-x)) * load(up + i));
+            // (1 + tanh(z)) / 2 is the logistic function of 2z
+            const Lanes z = gelu ? x * (1.0f + x * x * 0.044715f) * 1.5957691216f : x;
+            store(out + row * size + i, x / (1.0f + exponential(-z)) * load(up + i));
         }
     }
 }
 
 // Split qkv (B, T, (H + 2K) * D): rotated queries to `queries` (B, H, T, D), rotated keys and values to their
-// rows of a cache, (B, K, capacity, D), from each row's own start on. Angles are (T, D), for all rows (stride
-// 0) or each row's own.
-void rotate_and_keep(const float* qkv, const float* cos, const float* sin, int64_t angle_stride,
-                     float* queries, float* keys, float* values, int64_t row_stride, int64_t head_stride,
-                     const int64_t* starts, int64_t B, int64_t T, int64_t H, int64_t K, int64_t D) {
+// rows of a cache, (B, K, capacity, D), from each row's own start on. Angles are (T, R), for all rows (stride
+// 0) or each row's own; R, the dimensions of a head that are rotated, may be 0. Where there are gains (D), heads
+// of queries and keys are normalised first.
+void rotate_and_keep(const float* qkv, const float* query_gain, const float* key_gain, float eps, const float* cos,
+                     const float* sin, int64_t angle_stride, float* queries, float* keys, float* values,
+                     int64_t row_stride, int64_t head_stride, const int64_t* starts, int64_t B, int64_t T, int64_t H,
+                     int64_t K, int64_t D, int64_t R) {
 #pragma omp parallel for schedule(static) if (B * T * (H + K) * D > 16384)
     for (int64_t token = 0; token < B * T; ++token) {
         const int64_t b = token / T, t = token % T;
         const float* from = qkv + token * (H + 2 * K) * D;
-        const float *c = cos + b * angle_stride + t * D, *s = sin + b * angle_stride + t * D;
-        for (int64_t h = 0; h < H; ++h) rotate(from + h * D, c, s, queries + ((b * H + h) * T + t) * D, D);
+        const float *c = cos + b * angle_stride + t * R, *s = sin + b * angle_stride + t * R;
+        for (int64_t h = 0; h < H; ++h)
+            rotate(from + h * D, query_gain, eps, c, s, queries + ((b * H + h) * T + t) * D, D, R);
         const int64_t place = b * row_stride + (starts[b] + t) * D;
         for (int64_t k = 0; k < K; ++k) {
-            rotate(from + (H + k) * D, c, s, keys + place + k * head_stride, D);
+            rotate(from + (H + k) * D, key_gain, eps, c, s, keys + place + k * head_stride, D, R);
             std::memcpy(values + place + k * head_stride, from + (H + K + k) * D, D * sizeof(float));
         }
     }
@@ -360,7 +423,8 @@ void rotate_and_keep(const float* qkv, const float* cos, const float* sin, int64
 // D is one of kernels.py's HEAD_SIZES.
 void attend(const float* queries, const float* keys, const float* values, int64_t row_stride,
             int64_t head_stride, const int64_t* starts, float* out, int64_t B, int64_t T, int64_t H,
-            int64_t K, int64_t D) {
+            int64_t K, int64_t D, float scale, float cap, int64_t window) {
+    const Scoring scoring{scale, cap, window};
     // All the queries of a key head in one go, unless that leaves threads without work: a query's numbers
     // are the same either way.
     const int64_t heads = H / K, together = B * K >= 8 ? heads * T : 1, groups = heads * T / together;
@@ -383,21 +447,24 @@ void attend(const float* queries, const float* keys, const float* values, int64_
                         : D == 32 ? look<32>
                         : D == 64 ? look<64>
                         : D == 96 ? look<96>
-                                  : look<128>;
-            work(q, keys + place, values + place, limits.data(), together, to.data(), scratch);
+                        : D == 128 ? look<128>
+                                   : look<256>;
+            work(q, keys + place, values + place, limits.data(), together, to.data(), scratch, scoring);
         }
     }
 }
 
 // The same for a row of many tokens, a prompt's: queries (H, T, D), keys and values (K, capacity, D).
 void attend_prompt(const float* queries, const float* keys, const float* values, int64_t head_stride,
-                   int64_t start, float* out, int64_t T, int64_t H, int64_t K, int64_t D) {
+                   int64_t start, float* out, int64_t T, int64_t H, int64_t K, int64_t D, float scale, float cap,
+                   int64_t window) {
     auto work = D == 16   ? read_row<16>
                 : D == 32 ? read_row<32>
                 : D == 64 ? read_row<64>
                 : D == 96 ? read_row<96>
-                          : read_row<128>;
-    work(queries, keys, values, head_stride, start, out, T, H, K);
+                : D == 128 ? read_row<128>
+                           : read_row<256>;
+    work(queries, keys, values, head_stride, start, out, T, H, K, Scoring{scale, cap, window});
 }
 
 }  // extern "C"

@@ -9,6 +9,7 @@ Letters in shapes as in `platen.models.arch.decoder`.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,18 +19,34 @@ from torch import Tensor
 from platen.engines.native import load_native
 from platen.models.arch.config import DecoderConfig
 
-HEAD_SIZES = (16, 32, 64, 96, 128)
+HEAD_SIZES = (16, 32, 64, 96, 128, 256)
+NO_WINDOW = 2**62
 _LANES = 16
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+_POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
-    "rms_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _SIZE, _SIZE),
-    "gated": (_POINTER, _POINTER, _SIZE, _SIZE),
-    "rotate_and_keep": (*[_POINTER] * 3, _SIZE, *[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 5),
-    "attend": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, _POINTER, *[_SIZE] * 5),
+    "rms_norm": (_POINTER, _POINTER, _FLOAT, _POINTER, _SIZE, _SIZE),
+    "gated": (_POINTER, _POINTER, _SIZE, _SIZE, _SIZE),
+    "rotate_and_keep": (
+        *(*[_POINTER] * 3, _FLOAT, _POINTER, _POINTER, _SIZE),
+        *(*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 6),
+    ),
+    "attend": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, _POINTER, *[_SIZE] * 5, _FLOAT, _FLOAT, _SIZE),
     "product": (*[_POINTER] * 4, *[_SIZE] * 3),
-    "attend_prompt": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 4),
+    "attend_prompt": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 4, _FLOAT, _FLOAT, _SIZE),
 }
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How scores become weights: times `scale`, then softcap * tanh(score / softcap) unless that is 0.
+
+    A token attends to itself and the `window` - 1 before it.
+    """
+
+    scale: float
+    softcap: float = 0.0
+    window: int = NO_WINDOW
 
 
 class Kernels:
@@ -57,31 +74,45 @@ class Kernels:
         self._library.rms_norm(x.data_ptr(), gain.data_ptr(), eps, out.data_ptr(), x.numel() // size, size)
         return out
 
-    def gated(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up, (…, I), of both side by side, (…, 2 * I)."""
+    def gated(self, gate_up: Tensor, *, gelu: bool = False) -> Tensor:
+        """silu(gate) * up, or gelu's tanh formula, (…, I), of both side by side, (…, 2 * I)."""
         size = gate_up.shape[-1] // 2
         out = gate_up.new_empty((*gate_up.shape[:-1], size))
-        self._library.gated(gate_up.data_ptr(), out.data_ptr(), out.numel() // size, size)
+        self._library.gated(gate_up.data_ptr(), out.data_ptr(), out.numel() // size, size, gelu)
         return out
 
     def rotate_and_keep(
-        self, qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, starts: Tensor
+        self,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        keys: Tensor,
+        values: Tensor,
+        starts: Tensor,
+        gains: tuple[Tensor, Tensor] | None = None,
+        eps: float = 0.0,
     ) -> Tensor:
         """Rotate queries and keys; put keys and values into a cache; return the queries, (B, H, T, D).
 
-        qkv (B, T, (H + 2K) * D) has queries, keys and values side by side. `cos` and `sin` are (T, D), or
-        (B, 1, T, D) for rows of different positions. `keys` and `values` (B, K, capacity, D) are written
-        from `starts` (B), int64, on.
+        qkv (B, T, (H + 2K) * D) has queries, keys and values side by side. Cosines and sines are (T, R), or
+        (B, 1, T, R) for rows of different positions; of a head the first R dimensions are rotated. `keys` and
+        `values` (B, K, capacity, D) are written from `starts` (B), int64, on. With `gains` (D) each head of
+        queries and of keys is normalised first.
         """
+        cos, sin = angles or (qkv, qkv)  # of which nothing is read
+        rotary_dim = cos.shape[-1] if angles else 0
+        query_gain, key_gain = (gain.data_ptr() for gain in gains) if gains else (None, None)
         rows, tokens, width = qkv.shape
         held, size = keys.shape[1], keys.shape[3]
         heads = width // size - 2 * held
         queries = qkv.new_empty((rows, heads, tokens, size))
         self._library.rotate_and_keep(
             qkv.data_ptr(),
+            query_gain,
+            key_gain,
+            eps,
             cos.data_ptr(),
             sin.data_ptr(),
-            tokens * size if cos.dim() == 4 else 0,
+            tokens * rotary_dim if cos.dim() == 4 else 0,
             queries.data_ptr(),
             *_place(keys, values, starts),
             rows,
@@ -89,10 +120,13 @@ class Kernels:
             heads,
             held,
             size,
+            rotary_dim,
         )
         return queries
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor) -> Tensor:
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, scoring: Scoring
+    ) -> Tensor:
         """Attention of few new tokens, (B, T, H * D): in row b, token t looks at starts[b] + t + 1 keys.
 
         queries (B, H, T, D), keys and values (B, K, capacity, D) as `rotate_and_keep` leaves them.
@@ -108,10 +142,13 @@ class Kernels:
             heads,
             keys.shape[1],
             size,
+            *_scoring(scoring),
         )
         return out
 
-    def attend_prompt(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
+    def attend_prompt(
+        self, queries: Tensor, keys: Tensor, values: Tensor, start: int, scoring: Scoring
+    ) -> Tensor:
         """Attention of many new tokens, (B, T, H * D), in rows that all hold `start` tokens before them."""
         rows, heads, tokens, size = queries.shape
         out = queries.new_empty((rows, tokens, heads * size))
@@ -127,8 +164,13 @@ class Kernels:
                 heads,
                 keys.shape[1],
                 size,
+                *_scoring(scoring),
             )
         return out
+
+
+def _scoring(scoring: Scoring) -> tuple[float, float, int]:
+    return scoring.scale, scoring.softcap, scoring.window
 
 
 def _place(keys: Tensor, values: Tensor, starts: Tensor) -> tuple[int, ...]:
@@ -148,7 +190,8 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 def kernels_for(config: DecoderConfig) -> Kernels | None:
     """The kernels, if they fit the network's sizes and can be had on this machine."""
-    fits = config.head_dim in HEAD_SIZES and not (config.hidden_size | config.intermediate_size) % _LANES
+    sizes = config.hidden_size | config.intermediate_size | config.moe_intermediate_size
+    fits = config.head_dim in HEAD_SIZES and not sizes % _LANES
     return load_kernels() if fits else None
 
 

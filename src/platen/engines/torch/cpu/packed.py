@@ -9,16 +9,17 @@ Letters in shapes as in `platen.models.arch.decoder`; I inputs, O outputs.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from platen.engines.torch.cpu.kernels import Kernels, kernels_for, pack_weight
+from platen.engines.torch.cpu.kernels import NO_WINDOW, Kernels, Scoring, kernels_for, pack_weight
+from platen.models.arch.attention import Angles, Attention, Visible, attend
 from platen.models.arch.cache import Cache
+from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder, DecoderLayer
-from platen.models.arch.layers import RMSNorm
+from platen.models.arch.layers import ACTIVATIONS, FeedForward, MixtureOfExperts, RMSNorm
 from platen.models.arch.rope import rotate
 
 _ROWS = 8
@@ -30,10 +31,11 @@ _MANY = 16
 
 
 class PackedLinear(nn.Module):
-    """x (…, I) times the transpose of a weight (O, I), without bias; plus `added` (…, O) if given."""
+    """x (…, I) times the transpose of a weight (O, I), plus a bias (O) if it has one, plus `added` (…, O)."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
+        self._bias = bias
         self._long = weight.shape[1] > _LONG_ROW
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
 
@@ -46,8 +48,8 @@ class PackedLinear(nn.Module):
     def _product(self, x: Tensor, added: Tensor | None) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise
         if added is None:
-            return product.default(x, self._packed, None, "none", [], "")  # type: ignore[no-any-return]
-        return product.binary(x, added, self._packed, None, "add")  # type: ignore[no-any-return]
+            return product.default(x, self._packed, self._bias, "none", [], "")  # type: ignore[no-any-return]
+        return product.binary(x, added, self._packed, self._bias, "add")  # type: ignore[no-any-return]
 
 
 class Float16Linear(nn.Module):
@@ -59,9 +61,9 @@ class Float16Linear(nn.Module):
     LOSS = 2.0**-25
     """What a weight may lose, half of float16's smallest step: less than float32 rounds off a sum near 1."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self._packed = torch.ops.quantized.linear_prepack_fp16(weight.detach(), None)
+        self._packed = torch.ops.quantized.linear_prepack_fp16(weight.detach(), bias)
 
     @classmethod
     def can_hold(cls, weight: Tensor) -> bool:
@@ -78,9 +80,9 @@ class Float16Linear(nn.Module):
 class BFloat16Linear(nn.Module):
     """The same for a weight of bfloat16's values, by our own kernel."""
 
-    def __init__(self, weight: Tensor, kernels: Kernels) -> None:
+    def __init__(self, weight: Tensor, kernels: Kernels, bias: Tensor | None = None) -> None:
         super().__init__()
-        self._kernels, self._outputs = kernels, weight.shape[0]
+        self._kernels, self._outputs, self._bias = kernels, weight.shape[0], bias
         self._packed = pack_weight(weight.detach())
 
     @classmethod
@@ -88,15 +90,23 @@ class BFloat16Linear(nn.Module):
         return weight.dtype == torch.float32 and torch.equal(weight.bfloat16().float(), weight)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        return self._kernels.product(x, self._packed, self._outputs, added)
+        product = self._kernels.product(x, self._packed, self._outputs, added)
+        return product if self._bias is None else product.add_(self._bias)
 
 
-def packed_linear(weight: Tensor, kernels: Kernels | None = None) -> nn.Module:
+def packed_linear(weight: Tensor, kernels: Kernels | None = None, bias: Tensor | None = None) -> nn.Module:
     """The fastest layer for a weight (O, I) that multiplies as exactly as the plain one."""
-    weight = weight.detach()
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     if kernels is not None and BFloat16Linear.can_hold(weight):
-        return BFloat16Linear(weight, kernels)
-    return Float16Linear(weight) if Float16Linear.can_hold(weight) else PackedLinear(weight)
+        return BFloat16Linear(weight, kernels, bias)
+    return Float16Linear(weight, bias) if Float16Linear.can_hold(weight) else PackedLinear(weight, bias)
+
+
+def side_by_side(linears: list[nn.Linear], kernels: Kernels | None) -> nn.Module:
+    """Several layers of the same inputs as one, their outputs one behind the other."""
+    weight = torch.cat(tuple(linear.weight for linear in linears))
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    return packed_linear(weight, kernels, torch.cat(biases) if biases else None)
 
 
 class PackedNorm(nn.Module):
@@ -104,98 +114,168 @@ class PackedNorm(nn.Module):
 
     def __init__(self, norm: RMSNorm, kernels: Kernels | None) -> None:
         super().__init__()
-        self._gain = norm.weight.detach()
-        self._eps, self._eps_tensor = norm.eps, torch.tensor(norm.eps)
+        self.gain = norm.gain.detach()
+        self.eps, self._eps_tensor = norm.eps, torch.tensor(norm.eps)
         self._kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._kernels is not None:
-            return self._kernels.rms_norm(x, self._gain, self._eps)
+        if self._kernels is not None and x.is_contiguous():
+            return self._kernels.rms_norm(x, self.gain, self.eps)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps_tensor, length, length, value=1 / x.shape[-1]).rsqrt_()
-        return (x * scale).mul_(self._gain).to(x.dtype)
+        return (x * scale).mul_(self.gain).to(x.dtype)
+
+
+def packed_norm(norm: nn.Module | None, kernels: Kernels | None) -> nn.Module | None:
+    """PyTorch's LayerNorm is one operation already."""
+    return PackedNorm(norm, kernels) if isinstance(norm, RMSNorm) else norm
+
+
+class PackedFeedForward(nn.Module):
+    """What `FeedForward` computes, plus `added` if given."""
+
+    def __init__(self, mlp: FeedForward, config: DecoderConfig, kernels: Kernels | None) -> None:
+        super().__init__()
+        gated = mlp.gate_proj is not None
+        self.inner = mlp.up_proj.out_features
+        self.up = side_by_side([*([mlp.gate_proj] if mlp.gate_proj else []), mlp.up_proj], kernels)
+        self.down = packed_linear(mlp.down_proj.weight, kernels, mlp.down_proj.bias)
+        self._gated, self._activation = gated, ACTIVATIONS[config.activation]
+        self._gelu = config.activation == "gelu_tanh"
+        has_kernel = gated and config.activation in ("silu", "gelu_tanh") and self.inner % 16 == 0
+        self._kernels = kernels if has_kernel else None
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        return self.down(self._activated(self.up(x)), added)  # type: ignore[no-any-return]
+
+    def _activated(self, up: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._kernels.gated(up, gelu=self._gelu)
+        if not self._gated:
+            return self._activation(up)
+        gate, up = up.chunk(2, dim=-1)
+        return self._activation(gate).mul_(up)
+
+
+def packed_experts(mlp: MixtureOfExperts, config: DecoderConfig, kernels: Kernels | None) -> nn.Module:
+    """The same mixture with its router and experts packed."""
+    packed = copy.copy(mlp)
+    experts = [PackedFeedForward(expert, config, kernels) for expert in mlp.experts]  # type: ignore[arg-type]
+    packed._modules = {
+        "gate": packed_linear(mlp.gate.weight, kernels),
+        "experts": nn.ModuleList(experts),
+    }
+    return packed
 
 
 class PackedLayer(nn.Module):
     """What `DecoderLayer` computes."""
 
-    def __init__(self, layer: DecoderLayer, kernels: Kernels | None) -> None:
+    def __init__(self, layer: DecoderLayer, config: DecoderConfig, kernels: Kernels | None) -> None:
         super().__init__()
         self._kernels = kernels
         attention, mlp = layer.self_attn, layer.mlp
+        self._attention_of(attention, config, kernels)
+        norms = [None if norm is None else packed_norm(norm, kernels) for norm in layer.norms]
+        self._before_attention, self._after_attention, self._before_mlp, self._after_mlp = norms
+        self._parallel, self._multiplier = layer.parallel, layer.multiplier
+        self.mlp: nn.Module
+        if isinstance(mlp, FeedForward):
+            self.mlp = PackedFeedForward(mlp, config, kernels)
+            gate = self.mlp.inner if mlp.gate_proj is not None else 0
+            self.projections["mlp.gate_proj"] = (self.mlp.up, slice(0, gate))
+            self.projections["mlp.up_proj"] = (self.mlp.up, slice(gate, None))
+            self.projections["mlp.down_proj"] = (self.mlp.down, slice(None))
+        else:
+            assert isinstance(mlp, MixtureOfExperts)
+            self.mlp = packed_experts(mlp, config, kernels)
+
+    def _attention_of(self, attention: Attention, config: DecoderConfig, kernels: Kernels | None) -> None:
         self._layer, self._head_dim = attention.layer, attention.head_dim
-        queries, keys = attention.q_proj.out_features, attention.k_proj.out_features
-        self._heads = (queries // self._head_dim, keys // self._head_dim)
-        self._before_attention = PackedNorm(layer.input_layernorm, kernels)
-        self._before_mlp = PackedNorm(layer.post_attention_layernorm, kernels)
-        self.qkv = packed_linear(
-            torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)), kernels
-        )
-        self.out = packed_linear(attention.o_proj.weight, kernels)
-        self.gate_up = packed_linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), kernels)
-        self.down = packed_linear(mlp.down_proj.weight, kernels)
-        inner = mlp.gate_proj.out_features
+        queries, keys = config.query_size, config.key_size
+        self._sizes = (queries, keys)
+        self._scale, self._window, self._softcap = attention.scale, attention.window, attention.softcap
+        self._scoring = Scoring(attention.scale, attention.softcap or 0.0, attention.window or NO_WINDOW)
+        # Kernels normalise single heads; the heads of a projection together are as wide as any norm.
+        by_projection = kernels if not (queries | keys) % 16 else None
+        own = None if attention.norm_by_head else by_projection
+        self._query_norm = packed_norm(attention.q_norm, own)
+        self._key_norm = packed_norm(attention.k_norm, own)
+        self._norm_by_head = attention.norm_by_head
+        self.qkv = side_by_side([attention.q_proj, attention.k_proj, attention.v_proj], kernels)
+        self.out = packed_linear(attention.o_proj.weight, kernels, attention.o_proj.bias)
         self.projections: dict[str, tuple[nn.Module, slice]] = {
             "self_attn.q_proj": (self.qkv, slice(0, queries)),
             "self_attn.k_proj": (self.qkv, slice(queries, queries + keys)),
             "self_attn.v_proj": (self.qkv, slice(queries + keys, None)),
             "self_attn.o_proj": (self.out, slice(None)),
-            "mlp.gate_proj": (self.gate_up, slice(0, inner)),
-            "mlp.up_proj": (self.gate_up, slice(inner, None)),
-            "mlp.down_proj": (self.down, slice(None)),
         }
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
-    ) -> Tensor:
-        qkv = self.qkv(self._before_attention(x))
+    def forward(self, x: Tensor, angles: Angles | None, visible: Visible, cache: Cache | None) -> Tensor:
+        qkv = self.qkv(_normal(self._before_attention, x))
+        if self._query_norm is not None and not self._norm_by_head:
+            self._normalise_projections(qkv)
         if self._kernels is None or cache is None:
-            y = self._attention(*self._split(qkv, cos, sin, cache), mask, causal)
+            y = self._joined(self._split(qkv, angles, cache), visible)
         else:
-            y = self._with_kernels(self._kernels, qkv, cos, sin, mask, cache)
-        x = self.out(y, x)
-        return self.down(self._gated(self.gate_up(self._before_mlp(x))), x)  # type: ignore[no-any-return]
+            y = self._with_kernels(self._kernels, qkv, angles, visible, cache)
+        attended = self._added(self.out, y, x, self._after_attention)
+        before = x if self._parallel else attended
+        return self._added(self.mlp, _normal(self._before_mlp, before), attended, self._after_mlp)
+
+    def _added(self, branch: nn.Module, y: Tensor, x: Tensor, norm: nn.Module | None) -> Tensor:
+        """x plus what a branch gives for y; in one go where nothing is done to it before."""
+        if norm is None and self._multiplier == 1.0 and not isinstance(branch, MixtureOfExperts):
+            return branch(y, x)  # type: ignore[no-any-return]
+        out = _normal(norm, branch(y))
+        return x + (out if self._multiplier == 1.0 else out * self._multiplier)
+
+    def _normalise_projections(self, qkv: Tensor) -> None:
+        queries, keys = self._sizes
+        for norm, first, size in ((self._query_norm, 0, queries), (self._key_norm, queries, keys)):
+            assert norm is not None
+            part = qkv[..., first : first + size]
+            part.copy_(norm(part.contiguous()))
 
     def _with_kernels(
-        self, kernels: Kernels, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache
+        self, kernels: Kernels, qkv: Tensor, angles: Angles | None, visible: Visible, cache: Cache
     ) -> Tensor:
         """From queries, keys and values side by side to the heads' outputs, (B, T, H * D)."""
         tokens = qkv.shape[1]
         keys, values, starts = cache.room(self._layer, tokens)
-        queries = kernels.rotate_and_keep(qkv, cos, sin, keys, values, starts)
-        if mask is not None and mask.dim() == 4 and not cache.ragged:  # padding: not just what comes before
+        gains, eps = None, 0.0
+        if isinstance(self._query_norm, PackedNorm) and self._norm_by_head:
+            assert isinstance(self._key_norm, PackedNorm)
+            gains, eps = (self._query_norm.gain, self._key_norm.gain), self._query_norm.eps
+        queries = kernels.rotate_and_keep(qkv, angles, keys, values, starts, gains, eps)
+        if visible.padded:  # not just what comes before
             end = cache.length + tokens
-            return self._attention(queries, keys[:, :, :end], values[:, :, :end], mask, causal=False)
+            return self._joined((queries, keys[:, :, :end], values[:, :, :end]), visible)
         if cache.ragged or tokens < _MANY:
-            return kernels.attend(queries, keys, values, starts)
-        return kernels.attend_prompt(queries, keys, values, cache.length)
+            return kernels.attend(queries, keys, values, starts, self._scoring)
+        return kernels.attend_prompt(queries, keys, values, cache.length, self._scoring)
 
     def _split(
-        self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None
+        self, qkv: Tensor, angles: Angles | None, cache: Cache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D) and all keys and values (B, K, S, D)."""
-        rows, tokens, _ = qkv.shape
-        queries, keys = self._heads
-        heads = qkv.view(rows, tokens, queries + 2 * keys, self._head_dim).transpose(1, 2)
-        turned = rotate(heads[:, : queries + keys], cos, sin)
-        q, k, v = turned[:, :queries], turned[:, queries:], heads[:, queries + keys :]
+        sizes = [*self._sizes, self._sizes[1]]
+        q, k, v = (part.view(*part.shape[:2], -1, self._head_dim) for part in torch.split(qkv, sizes, -1))
+        if self._query_norm is not None and self._key_norm is not None and self._norm_by_head:
+            q, k = self._query_norm(q), self._key_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if angles is not None:
+            q, k = rotate(q, *angles), rotate(k, *angles)
         return (q, k, v) if cache is None else (q, *cache.update(self._layer, k, v))
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    def _joined(self, qkv: tuple[Tensor, Tensor, Tensor], visible: Visible) -> Tensor:
         """(B, T, H * D)."""
-        rows, heads, tokens, size = q.shape
-        if tokens == 1:  # the heads of a group look at the same keys: as rows of one product
-            q = q.reshape(rows, k.shape[1], -1, size)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, 1, -1)
-        grouped = heads != k.shape[1]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-        return y.transpose(1, 2).reshape(rows, tokens, -1)
+        y = attend(*qkv, visible, scale=self._scale, window=self._window, softcap=self._softcap)
+        return y.transpose(1, 2).flatten(2)
 
-    def _gated(self, gate_up: Tensor) -> Tensor:
-        if self._kernels is not None:
-            return self._kernels.gated(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+
+def _normal(norm: nn.Module | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
 
 
 def can_pack(model: Decoder) -> bool:
@@ -205,27 +285,10 @@ def can_pack(model: Decoder) -> bool:
     return on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def pack(model: Decoder) -> None:
-    """Exchange the model's layers for packed ones. It can then be neither trained nor saved.
-
-    A tied output layer becomes a matrix of its own, so memory grows by the embedding's size.
-    """
-    layers = model.model.layers
+def usable_kernels(model: Decoder) -> Kernels | None:
+    """The compiled kernels, if they compute in the model's numbers and sizes."""
     in_float32 = model.model.embed_tokens.weight.dtype == torch.float32
-    kernels = kernels_for(model.config) if in_float32 else None
-
-    def packed_layer(layer: nn.Module) -> PackedLayer:
-        assert isinstance(layer, DecoderLayer)
-        return PackedLayer(layer, kernels)
-
-    # Layer beside layer: within one weight, threads wait for each other 200 times over, which on a busy
-    # machine takes 5 times as long as the work.
-    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="platen-pack") as pool:
-        output = pool.submit(packed_linear, model.output_weight, kernels)
-        for number, layer in enumerate(pool.map(packed_layer, layers)):
-            layers[number] = layer
-        model.packed_output = output.result()
-    model.model.norm = PackedNorm(model.model.norm, kernels)  # type: ignore[assignment]
+    return kernels_for(model.config) if in_float32 else None
 
 
 def projection(model: Decoder, name: str) -> tuple[nn.Module, slice]:

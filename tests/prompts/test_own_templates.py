@@ -8,6 +8,7 @@ import pytest
 
 from platen.data.instruct.shapes import read_shape
 from platen.prompts.messages import Message
+from platen.prompts.templates import TemplateOptions, apply_chat_template
 from platen.tokens.chat_templates import CHAT_TEMPLATES
 from platen.tokens.folder import TEMPLATE_FILE
 from platen.tokens.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ ASKED = Message("user", "Translate this sentence to Japanese.", "Good morning.")
 
 
 def test_task_material_and_answer_have_their_landmarks(instruct: Tokenizer) -> None:
-    assert instruct.apply_chat_template([ASKED.as_chat()]) == (
+    assert apply_chat_template(instruct, [ASKED.as_chat()]) == (
         "###Instruction\nTranslate this sentence to Japanese.\n###Input\nGood morning.\n###Response\n"
     )
 
@@ -38,7 +39,9 @@ def test_a_rendered_conversation_reads_back(instruct: Tokenizer) -> None:
         Message("user", "And good night?"),
         Message("assistant", "おやすみなさい。"),
     )
-    text = instruct.apply_chat_template([m.as_chat() for m in conversation], add_generation_prompt=False)
+    text = apply_chat_template(
+        instruct, [m.as_chat() for m in conversation], TemplateOptions(add_generation_prompt=False)
+    )
     assert text.endswith("<|end|>\n")
     assert read_shape({"text": text.replace("<|end|>", "")}) == ("instruct", [conversation])
 
