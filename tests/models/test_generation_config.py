@@ -17,11 +17,11 @@ from platen.tokens.tokenizer import Tokenizer
 
 def read(folder: Path, content: dict[str, Any] | list[Any]) -> GenerationConfig:
     (folder / "generation_config.json").write_text(json.dumps(content))
-    return read_generation_config(folder)
+    return read_generation_config(folder, 320)
 
 
 def test_what_makers_of_models_write(tmp_path: Path) -> None:
-    assert read_generation_config(tmp_path) == GenerationConfig()
+    assert read_generation_config(tmp_path, 320) == GenerationConfig()
     assert read(
         tmp_path,
         {
@@ -45,11 +45,18 @@ def test_what_makers_of_models_write(tmp_path: Path) -> None:
     )
 
 
+def test_tokens_that_are_never_taken(tmp_path: Path) -> None:
+    sampling = read(tmp_path, {"suppress_tokens": [3, 5, 320], "eos_token_id": [7, 320]}).sampling
+    assert sampling.suppress_tokens == (3, 5)  # the model has 320 tokens
+    assert sampling.biases({5: 1.0, 9: 2.0}) == ((3, -100.0), (5, 1.0), (9, 2.0))
+    assert sampling.as_dict() == {}
+
+
 def test_bundles_that_platen_writes_have_no_wishes(
     tiny_llama: Decoder, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     save_bundle(tmp_path / "bundle", tiny_llama, tiny_tokenizer)
-    assert read_generation_config(tmp_path / "bundle") == GenerationConfig((0,), SamplingDefaults())
+    assert read_generation_config(tmp_path / "bundle", 320) == GenerationConfig((0,), SamplingDefaults())
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,7 @@ def test_bundles_that_platen_writes_have_no_wishes(
         ({"top_p": 1.5}, "top_p is 1.5.*at most 1"),
         ({"top_k": True}, "top_k is True"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens is"),
         ({"eos_token_id": ["</s>"]}, "eos_token_id is .*a list of them"),
         ([1], "not a JSON object"),
     ],

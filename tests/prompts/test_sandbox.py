@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from platen.prompts.sandbox import TemplateEnvironment, TemplateLimit
+from platen.prompts.sandbox import TemplateEnvironment
+from platen.prompts.template_limits import TemplateLimit
 from platen.prompts.templates import ChatTemplateError, apply_chat_template
 from platen.tokens.tokenizer import Tokenizer
 from tests.prompts.family_templates import LLAMA_3, QWEN_3
@@ -69,6 +70,9 @@ TOO_MUCH = {
     "indent": "{{ ('x\\n' * 90000) | indent(9999) }}",
     "indent by a text": "{{ ('x\\n' * 90000) | indent('a' * 9999) }}",
     "to_bytes": "{{ (5).to_bytes(10 ** 10, 'big') }}",
+    "bytes": "{{ ('a' * 100000).encode() }}",
+    "bytes of a number": "{{ (5).to_bytes(9, 'big') }}",
+    "titles": "{{ ('a b ' * 1000000) | title }}",
     "a width": "{{ '%10000000000d' % 3 }}",
     "a width in the filter": "{{ '%10000000000d' | format(3) }}",
     "a width in braces": "{{ '{:10000000000d}'.format(3) }}",

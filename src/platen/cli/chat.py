@@ -40,7 +40,9 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A bundle's folder or Hub name, or MODEL@VERSION; with --url a name there."
+            "--model",
+            "-m",
+            help="A bundle's folder, GGUF file or Hub name, or MODEL@VERSION; with --url a name there.",
         ),
     ] = None,
     project: ProjectOption = HERE,

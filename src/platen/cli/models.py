@@ -1,4 +1,4 @@
-"""`platen models`: what is registered; promote and delete."""
+"""`platen models`: what is registered; promote and delete; import a GGUF file."""
 
 from __future__ import annotations
 
@@ -129,6 +129,45 @@ def delete(
         typer.confirm(f"Delete {found.name}?", abort=True)
     registry.delete(found)
     typer.echo(f"{found.name} is deleted")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A GGUF file; the first of several.")],
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    dtype: Annotated[
+        str, typer.Option(help="How weights are kept: bfloat16, float16 or float32.")
+    ] = "bfloat16",
+    verify: Annotated[
+        bool, typer.Option(help="Compare its predictions with llama.cpp's, if that is installed.")
+    ] = True,
+) -> None:
+    """Make a bundle of a GGUF file: weights dequantized, tokenizer, chat template, end tokens.
+
+    A bundle runs on every engine and can be trained further; to serve the file alone, platen serve FILE.gguf.
+
+    Example:  platen models import smollm2.gguf --out ./smollm2
+    """
+    import importlib.util
+
+    from platen.cli.console import ConsoleObserver, human_size
+    from platen.core.files import replaced_folder
+    from platen.models.gguf_import import import_gguf
+
+    with replaced_folder(out) as new:
+        with ConsoleObserver().task("importing", unit="B") as task:
+            config = import_gguf(
+                file, new, dtype=dtype, report=lambda done, total: task.update(done, total=total)
+            )
+        if verify and importlib.util.find_spec("llama_cpp") is not None:
+            from platen.engines.llamacpp.agreement import require_agreement
+
+            typer.echo(f"beside llama.cpp: {require_agreement(file, new)}")
+        elif verify:
+            typer.echo("platen: not compared with llama.cpp, which is not installed: extra [edge]", err=True)
+    size = sum(one.stat().st_size for one in out.iterdir())
+    typer.echo(f"{out}: {config.to_hf()['architectures'][0]}, {dtype}, {human_size(size)}")
+    typer.echo(f"Next:  platen serve {out if out.is_absolute() else f'./{out}'}")
 
 
 def _open(project: Path, wanted: str) -> tuple[Pipeline, Registry, Version]:

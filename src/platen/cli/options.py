@@ -63,6 +63,7 @@ def sampling_params(
         top_k=first_given(top_k, own.top_k, 0),
         min_p=first_given(None, own.min_p, 0.0),
         repetition_penalty=first_given(None, own.repetition_penalty, 1.0),
+        logit_bias=own.biases(),
         **given,
     )
 

@@ -1,108 +1,73 @@
-"""A bundle as one GGUF file, the format of llama.cpp: weights in its names and order, vocabulary, template.
-
-llama.cpp turns neighbouring pairs (2i, 2i+1) of a head where Hugging Face turns (i, i + D/2), so the rows of
-the query and key matrices are reordered.
-"""
+"""A bundle as one GGUF file, llama.cpp's format: weights in its names and order, vocabulary, template."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from platen.models.arch.config import DecoderConfig
-from platen.models.arch.rope import rope_frequencies
 from platen.models.bundle import Bundle
-from platen.tokens.gguf_vocabulary import add_vocabulary
+from platen.models.gguf_config import metadata_of
+from platen.models.gguf_rope import scaling_tensors
+from platen.models.gguf_tensors import architecture_of, gguf_entries
+from platen.tokens.gguf_write_vocabulary import add_vocabulary
 
-_LAYER = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_TOP = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
+_BLOCK = 32
+"""Numbers that share a scale in q8_0."""
+_MISTAKEN = re.compile("phi-?3|modern-bert", re.IGNORECASE)
+"""Names from which llama.cpp concludes that a vocabulary has certain tokens, and fails if it lacks them."""
 
 
 def write_gguf(bundle: Bundle, file: Path, weights: str) -> None:
-    """Write `bundle` to `file`; matrices as `weights`, gains in float32.
+    """Write `bundle` to `file`; matrices as `weights`, gains and biases in float32.
 
-    Matrices whose rows are no multiple of a block (32) stay float16.
+    Matrices whose rows are no multiple of a block (32) stay float16. Raises BundleError for a network that
+    llama.cpp can't compute, ConversionError for a tokenizer that it doesn't have.
     """
     import gguf
 
-    writer = gguf.GGUFWriter(file, "llama")
-    _describe(writer, bundle.config, bundle.path.name)
-    add_vocabulary(writer, bundle.tokenizer, bundle.config.vocab_size)
-    for name, tensor in bundle.model.state_dict().items():
-        _add(writer, _renamed(name), _reordered(name, tensor.float(), bundle.config).numpy(), weights)
-    if bundle.config.rope_scaling is not None:
-        config = bundle.config
-        plain = rope_frequencies(config.head_dim, config.rope_theta, None)
-        scaled = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        writer.add_tensor("rope_freqs.weight", (plain / scaled).numpy().astype(np.float32))
+    config = bundle.config
+    writer = gguf.GGUFWriter(file, architecture_of(config))
+    if not _MISTAKEN.search(bundle.path.name):
+        writer.add_name(bundle.path.name)
+    for key, value in metadata_of(config).items():
+        _add_value(writer, f"{architecture_of(config)}.{key}", value)
+    add_vocabulary(writer, bundle.tokenizer, config.vocab_size)
+    parameters = bundle.model.state_dict()
+    for name, entry in gguf_entries(config).items():
+        tensor = entry.join(config, parameters)
+        _add(writer, name, tensor.float().contiguous().numpy(), weights)
+    for name, factors in scaling_tensors(config).items():
+        writer.add_tensor(name, factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _renamed(name: str) -> str:
-    if name in _TOP:
-        return _TOP[name]
-    layer, _, part = name.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{_LAYER[part.removesuffix('.weight')]}.weight"
-
-
-def _reordered(name: str, tensor: Tensor, config: DecoderConfig) -> Tensor:
-    """Query and key rows from Hugging Face's order to llama.cpp's."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for projection, count in heads.items():
-        if projection in name:
-            halves = tensor.reshape(count, 2, config.head_dim // 2, -1)
-            return halves.transpose(1, 2).reshape(tensor.shape)
-    return tensor
+def _add_value(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)
 
 
 def _add(writer: Any, name: str, values: NDArray[np.float32], weights: str) -> None:
     import gguf
 
-    if values.ndim == 1:
-        writer.add_tensor(name, values)
+    if values.ndim == 1 or name.endswith(("ffn_gate_inp.weight", "position_embd.weight")):
+        writer.add_tensor(name, values)  # llama.cpp reads these in float32 alone
         return
-    kind = {
-        "q8_0": gguf.GGMLQuantizationType.Q8_0,
-        "f16": gguf.GGMLQuantizationType.F16,
-        "bf16": gguf.GGMLQuantizationType.BF16,
-    }[weights]
-    if weights == "q8_0" and values.shape[-1] % 32:
+    kind = gguf.GGMLQuantizationType[weights.upper()]
+    if weights == "q8_0" and values.shape[-1] % _BLOCK:
         kind = gguf.GGMLQuantizationType.F16
     writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-
-
-def _describe(writer: Any, config: DecoderConfig, name: str) -> None:
-    writer.add_name(name)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.norm_eps)

@@ -23,6 +23,7 @@ from platen.models.remote import is_url, name_in
 if TYPE_CHECKING:
     from platen.models.compiled import Compiled
     from platen.models.generation_config import GenerationConfig
+    from platen.models.gguf import GgufModel
     from platen.models.stated_config import StatedConfig
     from platen.models.store import HeldFolder
     from platen.tokens.tokenizer import Tokenizer
@@ -106,17 +107,26 @@ class ResolvedModel:
 
     @cached_property
     def config(self) -> StatedConfig:
-        """What `config.json` says. Raises BundleError when it is missing or damaged."""
+        """What `config.json` or a GGUF file's metadata say. Raises BundleError when missing or damaged."""
         from platen.models.stated_config import StatedConfig
 
-        return StatedConfig.read(self.path)
+        return StatedConfig.read(self.path) if self.file is None else StatedConfig.of_gguf(self.file)
+
+    @cached_property
+    def file(self) -> GgufModel | None:
+        """The metadata of a GGUF file that is served as it is. Raises BundleError when it is damaged."""
+        if not self.path.is_file():
+            return None
+        from platen.models.gguf import GgufModel
+
+        return GgufModel.open(self.path)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises BundleError when it is missing or damaged."""
         from platen.tokens.convert import open_tokenizer
 
-        return open_tokenizer(self.path)
+        return open_tokenizer(self.path) if self.file is None else self.file.tokenizer()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -129,7 +139,9 @@ class ResolvedModel:
         from platen.models.store import remembered_digests
 
         with remembered_digests() as digest:
-            return digest(self.path)[:16] if self.path.is_file() else bundle_fingerprint(self.path, digest)
+            if self.file is not None:
+                return self.file.fingerprint(digest)
+            return bundle_fingerprint(self.path, digest)
 
     @cached_property
     def parameters(self) -> int:
@@ -138,18 +150,24 @@ class ResolvedModel:
 
         if self.compiled is not None:
             return self.compiled.parameters
-        return 0 if self.form == REMOTE else count_parameters(self.path, self.config)
+        if self.form == REMOTE:
+            return 0
+        return count_parameters(self.path, self.config) if self.file is None else self.file.parameters
 
     @cached_property
     def generation(self) -> GenerationConfig:
         """How its makers would sample. Raises BundleError for values out of range."""
         from platen.models.generation_config import GenerationConfig, read_generation_config
 
-        return read_generation_config(self.path) if self.path.is_dir() else GenerationConfig()
+        if not self.path.is_dir():
+            return GenerationConfig()
+        return read_generation_config(self.path, self.config.vocab_size)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
         """The tokens that end a sequence, as the config, the tokenizer and the generation config say."""
+        if self.file is not None:
+            return self.file.eos_ids
         eos = self.tokenizer.eos_id
         own = (*self.config.eos_token_ids, *(() if eos is None else (eos,)))
         return tuple(dict.fromkeys((*own, *self.generation.eos_token_ids)))
@@ -160,6 +178,8 @@ class ResolvedModel:
         return (self, *self.others)
 
     def __str__(self) -> str:
+        if self.file is not None:
+            return f"a GGUF file of {self.file.architecture}, {self.file.weights}"
         if self.compiled is None:
             return "the bundle itself" if self.form == BUNDLE else self.form
         return f"compiled to {self.form}, {self.weights}"

@@ -18,6 +18,7 @@ from platen.core.errors import BundleError
 
 if TYPE_CHECKING:
     from platen.models.arch.config import DecoderConfig
+    from platen.models.gguf import GgufModel
 
 _WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
 _LENGTH_BYTES = 8
@@ -36,6 +37,18 @@ class StatedConfig:
         from platen.models.bundle import read_json
 
         return cls(read_json(folder / "config.json"))
+
+    @classmethod
+    def of_gguf(cls, file: GgufModel) -> StatedConfig:
+        """What the metadata of a GGUF file say, under the keys of a `config.json`."""
+        return cls(
+            {
+                "architectures": [file.architecture],
+                "vocab_size": file.vocab_size,
+                "max_position_embeddings": file.context_window,
+                "eos_token_id": list(file.eos_ids),
+            }
+        )
 
     @property
     def architecture(self) -> str:

@@ -37,13 +37,13 @@ DEFAULT_LIMIT = 100 * 10**9
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
 
-def read_ahead(folder: Path) -> None:
-    """Read a model's weights on a thread, so that they are in the page cache when they are mapped."""
+def read_ahead(path: Path) -> None:
+    """Read weights, a folder's or one file's, on a thread, so that they are in the page cache when mapped."""
 
     def read() -> None:
         buffer = bytearray(4 * 2**20)
         with suppress(OSError):  # whoever opens the model says what is wrong with it
-            for file in sorted(folder.iterdir()):
+            for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 if file.suffix in WEIGHT_SUFFIXES:
                     with file.open("rb", buffering=0) as opened:
                         while opened.readinto(buffer):

@@ -11,7 +11,6 @@ import functools
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,120 +24,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MOST_SECONDS = 1.0
-"""For one rendering, the second half of it of the processor; a long conversation takes a hundredth."""
-MOST_CHARACTERS = 16_000_000
-"""In one text or list, with all that it contains."""
-MOST_IN_ALL = 256_000_000
-"""Characters in all texts that one rendering makes on its way."""
-_ENTRY = 16
-"""What an entry of a list weighs beside what it holds, in characters."""
-_MOST_WIDTH = 10_000
-"""To which a text is padded, or by which it is indented."""
-_MOST_BITS = 16_384
+from platen.prompts.template_limits import MOST_WIDTH, Meter, TemplateLimit
 
+_SLOW = ("title", "wordcount", "urlencode")
+_SLOWNESS = 16
+"""For these filters a character counts as so many."""
 # Nobody's chat template makes HTML or filler text, and these have loops of their own that nothing can stop.
 _LEFT_OUT = ("urlize", "striptags", "wordwrap", "pprint", "xmlattr")
 _BOUNDED_BY_NUMBERS = ("find", "rfind", "index", "rindex", "count", "split", "rsplit")
+_TO_BYTES = ("encode", "to_bytes")  # which have methods of their own
 _GROWING = ("+", "*", "**", "%")
-
-
-class TemplateLimit(jinja2.TemplateRuntimeError):
-    """A template takes too long or makes too much."""
-
-
-class Meter:
-    """What one rendering has used. Containers never weigh more than the limit, aliases counted each time, so
-    comparing, hashing or printing one is bounded too."""
-
-    def __init__(self, seconds: float = MOST_SECONDS) -> None:
-        self._seconds = seconds
-        # Asking for the processor's time is slow, so it begins to count after half of the time on the clock.
-        self._look = time.monotonic() + seconds / 2
-        self._end: float | None = None
-        self._made = 0
-        self._weights: dict[int, tuple[object, int]] = {}  # with the object, so that its id stays its own
-
-    def tick(self) -> None:
-        """To be called before everything that takes time. Raises TemplateLimit."""
-        now = time.monotonic()
-        if now < self._look:
-            return
-        spent = time.thread_time()
-        if self._end is None:
-            self._end = spent + self._seconds / 2
-        elif spent >= self._end:
-            raise TemplateLimit(f"it takes longer than {self._seconds:g} s")
-        self._look = now + self._end - spent
-
-    def allow(self, characters: int) -> None:
-        """Raises TemplateLimit when something of this size may not be made."""
-        if characters > MOST_CHARACTERS:
-            raise TemplateLimit(f"it makes a text or list of more than {MOST_CHARACTERS:,} characters")
-
-    def admit(self, value: Any) -> Any:
-        """Count a value that has been made; returns it."""
-        if isinstance(value, (str, bytes)):
-            self.count(len(value))
-        elif isinstance(value, (list, tuple, dict)):
-            self.allow(self.weigh(value))
-            self.count(_ENTRY * len(value))
-        return value
-
-    def count(self, characters: int) -> None:
-        """Count a text that is about to be made."""
-        self.allow(characters)
-        self._made += characters
-        if self._made > MOST_IN_ALL:
-            raise TemplateLimit(f"it makes more than {MOST_IN_ALL:,} characters on its way")
-
-    def weigh(self, value: Any) -> int:
-        """The characters that a value would make as text, roughly."""
-        if isinstance(value, (str, bytes)):
-            return len(value)
-        if isinstance(value, int):
-            return 1 + value.bit_length() // 3
-        if not isinstance(value, (list, tuple, dict)):
-            return 1
-        known = self._weights.get(id(value))
-        if known is not None:
-            return known[1]
-        total = _ENTRY * len(value)
-        for child in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
-            total += self.weigh(child)
-            self.allow(total)
-        self._weights[id(value)] = (value, total)
-        return total
-
-    def allow_format(self, template: str, given: Any) -> None:
-        """Check widths and sizes before a text is filled in, with `%` or in braces."""
-        if re.search(r"%[^a-zA-Z%]*\d{5}|:[^{}]*\d{5}|\{[^{}]*\{|%[^a-zA-Z%]*\*", template):
-            raise TemplateLimit("it fills in a text with a width that is too large, or not written out")
-        fields = template.count("%") + template.count("{")
-        self.allow(len(template) + fields * self.weigh(given))
-
-    def allow_power(self, operator: str, left: Any, right: Any) -> None:
-        """Check the size of a product or a power."""
-        for one, other in ((left, right), (right, left)):
-            if operator == "*" and isinstance(one, (str, bytes, list, tuple)) and isinstance(other, int):
-                self.allow(self.weigh(one) * max(0, other))
-        if isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
-            if bits > _MOST_BITS:
-                raise TemplateLimit("it computes with numbers that are too large")
-
-    def allow_method(self, text: str, name: str, given: list[Any]) -> None:
-        """Check a method of a text that can make a much larger one."""
-        if name == "replace" and len(given) > 1 and all(isinstance(one, str) for one in given[:2]):
-            self.allow(len(text) + text.count(given[0]) * len(given[1]))
-        elif name == "join" and given:
-            self.allow(sum(len(text) + self.weigh(item) for item in given[0]))
-        elif name == "expandtabs":
-            self.allow(
-                len(text) + text.count("\t") * max([8, *(one for one in given if isinstance(one, int))])
-            )
-        elif name in ("translate", "striptags"):
-            raise TemplateLimit(f"{name} is not for chat templates")
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
@@ -242,8 +137,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         meter, owner = __self.meter, getattr(__obj, "__self__", None)
         meter.tick()
-        if isinstance(owner, (str, bytes, int, float)):
-            large = any(isinstance(one, int) and abs(one) > _MOST_WIDTH for one in (*args, *kwargs.values()))
+        if isinstance(owner, (str, int, float)):
+            large = any(isinstance(one, int) and abs(one) > MOST_WIDTH for one in (*args, *kwargs.values()))
+            if __obj.__name__ in _TO_BYTES:
+                raise TemplateLimit(f"{__obj.__name__} is not for chat templates")
             if large and __obj.__name__ not in _BOUNDED_BY_NUMBERS:
                 raise TemplateLimit(f"it calls {__obj.__name__} with a number that is too large")
             if isinstance(owner, str):
@@ -282,11 +179,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                     meter.allow_method(between, "join", given)
                 else:
                     meter.allow_method(str(value), "replace", [str(one) for one in given])
+            elif name in _SLOW:
+                meter.allow(_SLOWNESS * meter.weigh(value))
             elif name == "format":
                 meter.allow_format(str(value), rest)
             elif name in ("indent", "center", "batch", "slice", "truncate", "round"):
                 _check_widths(meter, value, rest)
-            elif name == "sum" and not isinstance(value, (str, bytes)):
+            elif name == "sum" and not isinstance(value, str):
                 args = (*args[:first], value := list(value), *args[first + 1 :])
                 meter.allow(sum(map(meter.weigh, value)) + sum(map(meter.weigh, rest)))
             return meter.admit(work(*args, **kwargs))
@@ -427,7 +326,7 @@ def _check_widths(meter: Meter, value: Any, given: list[Any]) -> None:
     text = str(value) if isinstance(value, str) else ""
     for one in given:
         if isinstance(one, int):
-            if abs(one) > _MOST_WIDTH:
+            if abs(one) > MOST_WIDTH:
                 raise TemplateLimit("it formats with a width that is too large")
             meter.allow((text.count("\n") + 1) * abs(one))
         elif isinstance(one, str):

@@ -72,7 +72,7 @@ class Registry:
         if not found:
             raise RegistryError(
                 f"No registered version has a bundle with the fingerprint {wanted}.",
-                hint="it was registered elsewhere, or before fingerprints were kept; see `platen models`",
+                hint="it was registered elsewhere or by an older version; `platen models` lists what is here",
             )
         return found
 

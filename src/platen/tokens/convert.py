@@ -16,7 +16,8 @@ from typing import Any
 
 from platen.core.errors import BundleError
 from platen.tokens.folder import SENTENCEPIECE_FILE, TOKENIZER_FILE
-from platen.tokens.gguf_vocabulary import read_gguf_vocabulary, write_gguf_vocabulary
+from platen.tokens.gguf_vocabulary import read_gguf_vocabulary
+from platen.tokens.gguf_write_vocabulary import write_gguf_vocabulary
 from platen.tokens.languages import SENTENCES
 from platen.tokens.pieces import ConversionError, from_tokenizer, to_tokenizer
 from platen.tokens.ranks import LLAMA3_PATTERN, Ranks, ranks_of, read_ranks, tokenizer_of, write_ranks
@@ -57,9 +58,9 @@ def open_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise BundleError(f"there is no tokenizer {path}", hint="Give a folder or a file.")
     form = form_of(path)
+    if form is Form.gguf:
+        return read_gguf_vocabulary(path)
     try:
-        if form is Form.gguf:
-            return read_gguf_vocabulary(path)
         data = path.read_bytes()
         if form is Form.json:
             return Tokenizer.from_dir(path.parent) if path.name == TOKENIZER_FILE else Tokenizer(data, {})

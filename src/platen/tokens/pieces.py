@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
@@ -58,7 +58,14 @@ class PieceModel:
     bos_id: int | None = None
     eos_id: int | None = None
     pad_id: int | None = None
-    chat_template: str | None = None
+    chat_template: Any = None
+    """Jinja, or several by name as `tokenizer_config.json` lists them."""
+    begins: bool = False
+    """`bos_id` goes before a text that is framed."""
+    ends: bool = False
+    """`eos_id` goes after it."""
+    stripping: frozenset[str] = frozenset()
+    """Marks that take the blanks after them along."""
 
     @property
     def unknown_id(self) -> int:
@@ -72,9 +79,12 @@ class PieceModel:
         return found[0]
 
 
-def to_tokenizer(model: PieceModel) -> Tokenizer:
-    """The same as a `tokenizer.json`. Raises ConversionError for unused pieces, which it has no word for."""
-    if any(piece.kind is Kind.UNUSED for piece in model.pieces):
+def to_tokenizer(model: PieceModel, *, skip_unused: bool = False) -> Tokenizer:
+    """The same as a `tokenizer.json`.
+
+    Raises ConversionError for unused pieces, which it has no word for, unless they are to be left out.
+    """
+    if not skip_unused and any(piece.kind is Kind.UNUSED for piece in model.pieces):
         raise ConversionError(
             "the model has pieces that are marked unused, and tokenizer.json can't say so",
             hint="Export the model without restricting its vocabulary.",
@@ -82,6 +92,7 @@ def to_tokenizer(model: PieceModel) -> Tokenizer:
     unknown = model.unknown_id
     added = [
         added_token(id, piece.text, piece.kind is not Kind.USER_DEFINED)
+        | {"rstrip": piece.text in model.stripping}
         for id, piece in enumerate(model.pieces)
         if piece.kind in (Kind.CONTROL, Kind.UNKNOWN, Kind.USER_DEFINED)
     ]
@@ -93,7 +104,14 @@ def to_tokenizer(model: PieceModel) -> Tokenizer:
         "added_tokens": added,
         "normalizer": {"type": "Sequence", "normalizers": list(_normalizers(model))},
         "pre_tokenizer": None,
-        "post_processor": None,
+        "post_processor": frame(
+            (model.pieces[model.bos_id].text, model.bos_id)
+            if model.begins and model.bos_id is not None
+            else None,
+            (model.pieces[model.eos_id].text, model.eos_id)
+            if model.ends and model.eos_id is not None
+            else None,
+        ),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -111,19 +129,43 @@ def to_tokenizer(model: PieceModel) -> Tokenizer:
     config |= {"unk_token": model.pieces[unknown].text, "clean_up_tokenization_spaces": False}
     if model.chat_template is not None:
         config["chat_template"] = model.chat_template
-    return Tokenizer((json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode(), config)
+    return Tokenizer(json.dumps(raw, ensure_ascii=False).encode(), config)
+
+
+def frame(begin: tuple[str, int] | None, end: tuple[str, int] | None) -> dict[str, Any] | None:
+    """The post-processor that puts these tokens (text and id) around a text; None for none."""
+    if begin is None and end is None:
+        return None
+
+    def mark(token: tuple[str, int] | None, sequence: int) -> list[dict[str, Any]]:
+        return [] if token is None else [{"SpecialToken": {"id": token[0], "type_id": sequence}}]
+
+    def part(name: str, sequence: int) -> list[dict[str, Any]]:
+        text = {"Sequence": {"id": name, "type_id": sequence}}
+        return [*mark(begin, sequence), text, *mark(end, sequence)]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": part("A", 0),
+        "pair": [*part("A", 0), *part("B", 1)],
+        "special_tokens": {
+            token[0]: {"id": token[0], "ids": [token[1]], "tokens": [token[0]]}
+            for token in (begin, end)
+            if token is not None
+        },
+    }
 
 
 def from_tokenizer(tokenizer: Tokenizer) -> PieceModel:
     """The pieces of a tokenizer of SentencePiece's kind. Raises ConversionError for any other."""
     raw = json.loads(tokenizer.raw)
-    if raw.get("pre_tokenizer") is not None:
+    if not is_pieces(raw):
         raise ConversionError(
             f"this tokenizer cuts texts by rules ({_types(raw['pre_tokenizer'])}) that SentencePiece "
             "doesn't have",
             hint="Byte-level BPE goes into tiktoken ranks or GGUF; others stay as tokenizer.json.",
         )
-    prefix, collapse, charsmap = _read_normalizers(raw.get("normalizer"))
+    prefix, collapse, charsmap = _read_normalizers(raw)
     model = raw["model"]
     if model["type"] not in ("BPE", "Unigram"):
         raise ConversionError(
@@ -180,7 +222,7 @@ def _bpe(model: PieceModel, unknown: int) -> dict[str, Any]:
         "fuse_unk": True,
         "byte_fallback": any(piece.kind is Kind.BYTE for piece in model.pieces),
         "ignore_merges": False,
-        "vocab": {piece.text: id for id, piece in enumerate(model.pieces)},
+        "vocab": {piece.text: id for id, piece in enumerate(model.pieces) if piece.kind is not Kind.UNUSED},
         "merges": merges_of(model.pieces),
     }
 
@@ -219,6 +261,13 @@ _COLLAPSE = (
 )
 _PREFIX = {"type": "Prepend", "prepend": BLANK}
 _ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
+_AFTER_ESCAPE = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
+"""Gemma's: there are no blanks any more when it comes."""
 
 
 def _normalizers(model: PieceModel) -> Iterator[dict[str, Any]]:
@@ -231,8 +280,21 @@ def _normalizers(model: PieceModel) -> Iterator[dict[str, Any]]:
     yield _ESCAPE
 
 
-def _read_normalizers(normalizer: dict[str, Any] | None) -> tuple[bool, bool, bytes]:
-    """Dummy prefix, collapsed blanks and character map, from what `_normalizers` writes."""
+def is_pieces(raw: Mapping[str, Any]) -> bool:
+    """Whether a `tokenizer.json` cuts texts as SentencePiece does: not at all before its model."""
+    return _is_metaspace(raw) or raw.get("pre_tokenizer") in (None, _AFTER_ESCAPE)
+
+
+def _is_metaspace(raw: Mapping[str, Any]) -> bool:
+    part = raw.get("pre_tokenizer") or {}
+    return part.get("type") == "Metaspace" and part["replacement"] == BLANK and not part.get("split", True)
+
+
+def _read_normalizers(raw: Mapping[str, Any]) -> tuple[bool, bool, bytes]:
+    """Dummy prefix, collapsed blanks and character map: from what `_normalizers` writes, or a Metaspace."""
+    normalizer = raw.get("normalizer")
+    if _is_metaspace(raw) and normalizer is None:
+        return raw["pre_tokenizer"]["prepend_scheme"] != "never", False, b""
     steps = [] if normalizer is None else list(normalizer.get("normalizers", [normalizer]))
     charsmap = b""
     if steps and steps[0]["type"] == "Precompiled":

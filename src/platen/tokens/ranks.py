@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,18 +112,28 @@ def tokenizer_of(ranks: Ranks, config: Mapping[str, Any]) -> Tokenizer:
             merges.append([_letters(part) for part in _last_merge(token, rank, ranks.ranks)])
     vocabulary = {_letters(token): rank for token, rank in ranks.ranks.items()} | dict(ranks.specials)
     added = [(id, text, True) for text, id in sorted(ranks.specials.items(), key=lambda entry: entry[1])]
-    return byte_level_tokenizer(ranks.pattern, vocabulary, merges, added, config)
+    tokens = [added_token(*entry) for entry in added]
+    return byte_level_tokenizer([ranks.pattern], vocabulary, merges, tokens, config)
 
 
 def byte_level_tokenizer(
-    pattern: str,
+    patterns: Sequence[str],
     vocabulary: Mapping[str, int],
     merges: Sequence[Sequence[str]],
-    added: Iterable[tuple[int, str, bool]],
+    added: Sequence[Mapping[str, Any]],
     config: Mapping[str, Any],
+    *,
+    ignore_merges: bool = False,
+    frame: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
-    """A byte-level BPE that cuts by `pattern`; `added` are ids, texts and whether they are special."""
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    """A byte-level BPE that cuts by `patterns`, one after the other; `added` are entries of `added_tokens`.
+
+    With `ignore_merges` a word that is a token becomes that token. `frame` is the post-processor.
+    """
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     model = {
         "type": "BPE",
@@ -133,7 +143,7 @@ def byte_level_tokenizer(
         "end_of_word_suffix": None,
         "fuse_unk": False,
         "byte_fallback": False,
-        "ignore_merges": False,
+        "ignore_merges": ignore_merges,
         "vocab": vocabulary,
         "merges": merges,
     }
@@ -141,14 +151,14 @@ def byte_level_tokenizer(
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [added_token(*entry) for entry in added],
+        "added_tokens": list(added),
         "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+        "post_processor": frame,
         "decoder": byte_level,
         "model": model,
     }
-    return Tokenizer((json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode(), config)
+    return Tokenizer(json.dumps(raw, ensure_ascii=False).encode(), config)
 
 
 def pattern_of(raw: Mapping[str, Any]) -> str | None:

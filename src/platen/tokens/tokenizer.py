@@ -144,13 +144,8 @@ class Tokenizer:
 
     @cached_property
     def _literal(self) -> Any:
-        """The same, but text that reads like a special token is plain text. Made when it is first asked for,
-        as this takes a third of a second for a large vocabulary."""
-        backend = _backend(self._raw)
-        backend.encode_special_tokens = True
-        if self._backend.post_processor is not None:
-            backend.post_processor = self._backend.post_processor
-        return backend
+        """The same, but text that reads like a special token is plain text."""
+        return _literal(self._backend, self._raw)
 
     @property
     def base_vocab_size(self) -> int:
@@ -392,6 +387,23 @@ def _backend(raw: bytes) -> Any:
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def _literal(backend: Any, raw: bytes) -> Any:
+    """The same tokenizer, to which the names of special tokens are plain text.
+
+    It shares the model, which takes a second to read for a vocabulary of 262,144 tokens.
+    """
+    literal = Backend(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if (found := getattr(backend, part)) is not None:
+            setattr(literal, part, found)
+    added = backend.get_added_tokens_decoder()
+    literal.add_tokens([added[id] for id in sorted(added)])
+    if literal.get_added_tokens_decoder() != added:  # ids with gaps can't be given again one by one
+        literal = _backend(raw)
+    literal.encode_special_tokens = True
+    return literal
 
 
 def _decoder_types(backend: Any) -> set[str]:

@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from platen.models.arch import attention
+from platen.models.arch.attention import Visible
 from platen.models.arch.cache import KVCache
+from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.arch.families import FAMILIES
 from platen.models.arch.parameters import parameter_shapes
+from platen.models.arch.tensors import from_stored
 from platen.models.bundle import open_bundle, save_bundle
 from platen.tokens.tokenizer import Tokenizer
 from tests.models.arch.small import CASES, WINDOW, make_theirs
@@ -124,3 +128,43 @@ def test_every_weight_is_trained(pair: tuple[Decoder, Any]) -> None:
     ours.zero_grad()
     left_out = [name for name, grad in gradients.items() if grad is None or not grad.abs().sum() > 0]
     assert [name for name in left_out if ".experts." not in name and not name.endswith("k_proj.bias")] == []
+
+
+@torch.no_grad()
+def test_longrope_is_by_the_length_of_the_sequence() -> None:
+    """Also where the length is told before all tokens are there, as for a prompt in chunks."""
+    theirs = make_theirs("phi4-mini", original_max_position_embeddings=16)
+    config = DecoderConfig.from_hf(theirs.config.to_dict())
+    ours = Decoder(config).eval()
+    ours.load_state_dict(dict(from_stored(config, theirs.state_dict())), strict=False)
+    for length in (16, 17, TOKENS):
+        expected = theirs(tokens()[:, :length]).logits
+        torch.testing.assert_close(ours(tokens()[:, :length]), expected, **TOLERANCE)
+        cache = KVCache(config, 3, length, sequence_length=length)
+        found = [ours(tokens()[:, at : at + 4], kv_cache=cache) for at in range(0, length - length % 4, 4)]
+        torch.testing.assert_close(torch.cat(found, 1), expected[:, : length - length % 4], **TOLERANCE)
+
+
+@torch.no_grad()
+def test_a_mask_is_never_of_all_tokens_by_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With windows of 7 in a sequence of 2000; the blocks that are computed give what one gives."""
+    theirs = make_theirs("gemma3", max_position_embeddings=2048)
+    config = DecoderConfig.from_hf(theirs.config.to_dict())
+    ours = Decoder(config).eval()
+    ours.load_state_dict(dict(from_stored(config, theirs.state_dict())), strict=False)
+    ids = torch.randint(3, 320, (1, 2000), generator=torch.Generator().manual_seed(5))
+    made: list[int] = []
+    mask = Visible.mask
+
+    def noting(self: Visible, *arguments: Any) -> Tensor:
+        result = mask(self, *arguments)
+        made.append(result.numel())
+        return result
+
+    monkeypatch.setattr(Visible, "mask", noting)
+    blockwise = ours(ids)
+    assert made
+    assert max(made) <= attention.QUERY_BLOCK * (attention.QUERY_BLOCK + WINDOW)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4096)
+    torch.testing.assert_close(blockwise, ours(ids), **TOLERANCE)
+    torch.testing.assert_close(blockwise, theirs(ids).logits, **TOLERANCE)

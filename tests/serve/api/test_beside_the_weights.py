@@ -85,6 +85,14 @@ def test_a_request_can_turn_each_of_them_off(serve: Serve, tiny_tokenizer: Token
     assert engine.requests[-1].sampling == SamplingParams(temperature=1, max_tokens=16)
 
 
+@pytest.mark.parametrize("path", sorted(ENDPOINTS))
+def test_suppressed_tokens_are_kept_away(serve: Serve, tiny_tokenizer: Tokenizer, path: str) -> None:
+    engine, wishes = ScriptedEngine(["a"]), SamplingDefaults(suppress_tokens=(3, 5))
+    http = serve(ServedModel(engine, tiny_tokenizer, replace(INFO, defaults=wishes)))
+    post(http, path, **ENDPOINTS[path])
+    assert engine.requests[-1].sampling.logit_bias == ((3, -100.0), (5, -100.0))
+
+
 def test_the_card_tells_what_the_model_asks_for(serve: Serve, tiny_tokenizer: Tokenizer) -> None:
     http = serve(ServedModel(ScriptedEngine([]), tiny_tokenizer, replace(INFO, defaults=WISHES)))
     asked = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.1}
@@ -119,7 +127,7 @@ def test_generation_config_ends_and_samples_as_in_transformers(
     at = next(n for n, token in enumerate(written) if n > 2 and token not in written[:n])
     ended = copied(tiny_bundle, tmp_path / "ended", do_sample=False, eos_token_id=[0, written[at]])
     assert theirs(ended) == written[: at + 1]
-    http = serve(served_model(open_model(ended, max_concurrent=2), "tiny", "x"))
+    http = serve(served_model(open_model(ended), "tiny", "x"))
     choice = post(http, "/v1/completions", prompt=prompt, max_tokens=20)["choices"][0]
     assert choice["finish_reason"] == "stop"
     assert choice["text"] == tiny_tokenizer.decode(written[:at])
@@ -127,7 +135,7 @@ def test_generation_config_ends_and_samples_as_in_transformers(
 
 def test_generation_config_none_samples_as_openai_does(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = copied(tiny_bundle, tmp_path / "model", temperature=0.2, eos_token_id=[0, 7])
-    model = open_model(folder, max_concurrent=1)
+    model = open_model(folder)
     assert served_model(model, "m", "m").info.defaults == SamplingDefaults(temperature=0.2)
     neutral = ServeConfig(generation_config="none")
     assert served_model(model, "m", "m", neutral).info.defaults == SamplingDefaults()
@@ -260,4 +268,4 @@ def test_a_broken_template_is_told_when_the_model_opens(tiny_bundle: Path, tmp_p
     folder = copied(tiny_bundle, tmp_path / "model")
     (folder / "chat_template.jinja").write_text("fine\n{% for m in messages %}")
     with pytest.raises(ChatTemplateError, match=r"chat_template\.jinja, line 2: .*not valid Jinja"):
-        open_model(folder, max_concurrent=1)
+        open_model(folder)

@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
     from platen.engines.batching.opening import PREFILL_CHUNK, open_batching
     from platen.engines.llamacpp.runner import LlamaCppRunner
-    from platen.models.arch.config import DecoderConfig
     from platen.models.compiled import GGUF_FILE
+    from platen.models.gguf import GgufModel
 
-    config = DecoderConfig.from_hf(model.config.raw)
-    # Two numbers of 2 bytes a key/value head's element, in every layer.
-    token_bytes = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    window = config.max_position_embeddings
+    file = model.file or GgufModel.open(model.path / GGUF_FILE)
+    token_bytes = 2 * file.kv_elements_per_token  # float16
+    window = file.context_window
     # As many slots again as may be in use, for sequences that are over.
     slots = min(2 * options.max_concurrent, options.cache_budget() // (token_bytes * window))
     with phase("open weights"):
         runner = LlamaCppRunner(
-            model.path / GGUF_FILE,
+            file.path,
             context_window=window,
             slots=max(1, slots),
             step_tokens=2 * PREFILL_CHUNK + options.max_concurrent,

@@ -56,6 +56,10 @@ class BatchCache:
         self._data[:, :, row, :, :length] = sequence.data[:, :, 0, :, :length]
         self.lengths.append(length)
 
+    def replace(self, row: int, sequence: KVCache) -> None:
+        """Put a one-row cache of as many tokens in the place of what a row holds."""
+        self._data[:, :, row, :, : sequence.length] = sequence.data[:, :, 0, :, : sequence.length]
+
     def row(self, row: int) -> Tensor:
         """A view of a row's keys and values, (2, layers, K, S, D)."""
         return self._data[:, :, row, :, : self.lengths[row]]

@@ -1,4 +1,4 @@
-"""Runs Llama in PyTorch: rows of a contiguous cache for those who write, blocks for reuse.
+"""Runs a decoder in PyTorch: rows of a contiguous cache for those who write, blocks for reuse.
 
 Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the
 attention itself. What prompts computed is copied into blocks, out of which later prompts that begin alike
@@ -33,6 +33,10 @@ would fill hundreds of megabytes with them, and what it drops again would leave 
 
 SHORT = 64
 """Tokens up to which layers in 16 bits, which are not oneDNN's, are given no more than they are asked for."""
+
+
+RECOMPUTE_STEP = 512
+"""Tokens computed at once where keys are computed anew."""
 
 
 class BlockStore:
@@ -87,6 +91,10 @@ class TorchRunner:
         half = any(isinstance(module, Float16Linear | BFloat16Linear) for module in model.modules())
         self._short = SHORT if half else READ_STEP
         self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
+        scaling = model.config.rope_scaling
+        self._original = (
+            scaling.original_max_position_embeddings if scaling and scaling.short_factors else None
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -96,20 +104,28 @@ class TorchRunner:
         self._batch = BatchCache(config, max_rows=self._max_rows, dtype=self._dtype, device=self._device)
         self._store = BlockStore(config, self._reuse_bytes, self._dtype, self._device)
         self._reused = 0
+        self._shorter: set[Request] = set()
+        """LongRoPE: sequences whose keys are rotated by the factors for short ones."""
 
     def fits(self, tokens: int) -> bool:
         return tokens <= self.context_window
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
         room = min(_rounded(sequence.prompt_length + READ_STEP - 1), self.context_window)
-        cache = KVCache(self._model.config, 1, room, dtype=self._dtype, device=self._device)
+        cache = self._cache(room, sequence.prompt_length)
         self._prompts[sequence] = cache
-        if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1], _root(sequence))):
+        if self._original is not None and sequence.prompt_length <= self._original:
+            self._shorter.add(sequence)
+        if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1], self._root(sequence))):
             self._store.read(blocks, cache)
             self._store.pool.hold(blocks)  # used just now: last to go
             self._store.pool.release(blocks)
             self._reused += cache.length
         return cache.length
+
+    def _cache(self, capacity: int, sequence_length: int) -> KVCache:
+        config, dtype = self._model.config, self._dtype
+        return KVCache(config, 1, capacity, dtype=dtype, device=self._device, sequence_length=sequence_length)
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         found: list[Tensor] = []
@@ -125,6 +141,9 @@ class TorchRunner:
         texts = [[s.tokens[-1], *chunks[s].draft] for s in self._rows]
         ids = torch.tensor([text + [0] * (new - len(text)) for text in texts], device=self._device)
         self._batch.rewind([sequence.computed for sequence in self._rows])
+        for row, sequence in enumerate(self._rows):
+            if sequence in self._shorter and sequence.computed >= (self._original or 0):
+                self._rotate_anew(row, sequence)
         positions, mask = self._batch.begin_step(new)
         with self.adapters.writing([sequence.adapter for sequence in self._rows]):
             hidden = self._model.hidden_states(
@@ -133,6 +152,17 @@ class TorchRunner:
         slot = {sequence: new * row for row, sequence in enumerate(self._rows)}
         wanted = [slot[chunk.sequence] + index for chunk in chunks.values() for index in range(chunk.rows)]
         return self._model.logits(hidden.flatten(0, 1)[torch.tensor(wanted, device=self._device)])
+
+    def _rotate_anew(self, row: int, sequence: Request) -> None:
+        """The sequence has outgrown LongRoPE's factors for short ones: compute its keys with the others."""
+        tokens = sequence.tokens[: sequence.computed]
+        cache = self._cache(len(tokens), len(tokens) + 1)
+        with self.adapters.reading(sequence.adapter):
+            for start in range(0, len(tokens), RECOMPUTE_STEP):
+                ids = torch.tensor([tokens[start : start + RECOMPUTE_STEP]], device=self._device)
+                self._model.hidden_states(ids, kv_cache=cache)
+        self._batch.replace(row, cache)
+        self._shorter.discard(sequence)
 
     def _read(self, chunk: Chunk) -> Tensor:
         """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
@@ -151,20 +181,28 @@ class TorchRunner:
             del self._prompts[sequence]
             self._batch.add(cache)
             self._rows.append(sequence)
-            self._store.write(sequence.tokens, cache.data[:, :, 0], _root(sequence))
+            self._store.write(sequence.tokens, cache.data[:, :, 0], self._root(sequence))
         return logits
 
     def release(self, sequence: Request) -> None:
         self._prompts.pop(sequence, None)
         if sequence not in self._rows:
+            self._shorter.discard(sequence)
             return
         row = self._rows.index(sequence)
         computed = sequence.tokens[: sequence.computed]
         if len(computed) // BlockStore.BLOCK_TOKENS > sequence.prompt_length // BlockStore.BLOCK_TOKENS:
-            self._store.write(computed, self._batch.row(row), _root(sequence))
+            self._store.write(computed, self._batch.row(row), self._root(sequence))
         self._batch.remove(row)
         self._rows[row] = self._rows[-1]
         self._rows.pop()
+        self._shorter.discard(sequence)
+
+    def _root(self, sequence: Request) -> Key:
+        """What tells a sequence's blocks from those of the same tokens whose keys are others."""
+        root = ROOT if sequence.adapter is None else sequence.adapter.fingerprint.encode()
+        is_long = self._original is not None and sequence not in self._shorter
+        return root + b"long" if is_long else root
 
     def close(self) -> None:
         self._prompts.clear()
@@ -186,8 +224,3 @@ class TorchRunner:
 def _rounded(tokens: int) -> int:
     """Up to a multiple of READ_STEP."""
     return -(-tokens // READ_STEP) * READ_STEP
-
-
-def _root(sequence: Request) -> Key:
-    """What tells a text's blocks from those of the same text read with another adapter."""
-    return ROOT if sequence.adapter is None else sequence.adapter.fingerprint.encode()

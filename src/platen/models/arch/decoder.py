@@ -143,22 +143,26 @@ class Trunk(nn.Module):
             local = _taken(self.local_rotary, position_ids, past, tokens, dtype)
         if self.long_rotary is not None:
             long = _taken(self.long_rotary, position_ids, past, tokens, dtype)
-            full = self._long_or_short(
-                long, full, position_ids, max(end, cache.sequence_length if cache else 0)
-            )
+            full = self._long_or_short(long, full, position_ids, end, cache)
         return full, local
 
     @property
     def _positions(self) -> int:
         return self.config.max_position_embeddings
 
-    def _long_or_short(self, long: Angles, short: Angles, position_ids: Tensor | None, length: int) -> Angles:
-        """LongRoPE: each row's factors are by its own length."""
+    def _long_or_short(
+        self, long: Angles, short: Angles, position_ids: Tensor | None, end: int, cache: Cache | None
+    ) -> Angles:
+        """LongRoPE: the factors are by a row's length. In a ragged cache, rows are as long as their first new
+        token makes them: those behind it may be drafts.
+        """
         assert self.config.rope_scaling is not None
         original = self.config.rope_scaling.original_max_position_embeddings
         if position_ids is None:
+            length = (cache.sequence_length if cache else 0) or end
             return long if length > original else short
-        is_long = (position_ids.amax(dim=1) >= original)[:, None, None, None]
+        newest = position_ids[:, 0] if cache is not None and cache.ragged else position_ids.amax(dim=1)
+        is_long = (newest >= original)[:, None, None, None]
         return torch.where(is_long, long[0], short[0]), torch.where(is_long, long[1], short[1])
 
 

@@ -26,7 +26,8 @@ def rope_frequencies(
     is for LongRoPE: whether the sequence is longer than the original context.
     """
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
-    frequencies = theta**-exponents
+    # As models were trained: theta**-exponents differs in the last bit, which 100,000 positions multiply.
+    frequencies = 1.0 / theta**exponents
     if scaling is None or scaling.kind == "dynamic":
         return frequencies
     if scaling.kind == "linear":

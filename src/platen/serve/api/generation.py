@@ -335,7 +335,7 @@ def sampling_of(
         repetition_penalty=first_given(body.repetition_penalty, own.repetition_penalty, 1.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
+        logit_bias=own.biases({int(token): bias for token, bias in (body.logit_bias or {}).items()}),
         seed=body.seed,
         stop=body.stops,
         stop_token_ids=tuple(body.stop_token_ids or ()),

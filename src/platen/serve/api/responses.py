@@ -118,6 +118,7 @@ class _Work:
             top_p=first_given(body.top_p, own.top_p, 1.0),
             min_p=first_given(None, own.min_p, 0.0),
             repetition_penalty=first_given(None, own.repetition_penalty, 1.0),
+            logit_bias=own.biases(),
             max_tokens=body.max_output_tokens,
             grammar=body.text.format.to_grammar() if body.text and body.text.format else None,
         )

@@ -106,8 +106,9 @@ def test_real_models(raw: dict[str, Any], parameters: int) -> None:
 
 def test_a_mistral_that_leaves_its_window_out_has_one() -> None:
     raw = {key: value for key, value in MISTRAL_7B_V03.items() if key != "sliding_window"}
-    with pytest.raises(BundleError, match="MistralForCausalLM with sliding_window: 4096"):
-        DecoderConfig.from_hf(raw)
+    windows = [DecoderConfig.from_hf(raw).window(layer) for layer in range(32)]
+    assert windows == [4096] * 32
+    assert DecoderConfig.from_hf(MISTRAL_7B_V03).window(0) is None
 
 
 def test_llama_32_details() -> None:
@@ -147,15 +148,16 @@ def test_a_mistral_without_key_value_heads_has_eight() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
-        ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM"),
+        ({"architectures": ["BloomForCausalLM"]}, "BloomForCausalLM"),
         ({"architectures": None, "model_type": "mamba"}, "mamba"),
-        ({"sliding_window": 4096}, "sliding_window: 4096"),
-        ({"attention_bias": True}, "attention_bias: True"),
-        ({"mlp_bias": True}, "mlp_bias: True"),
-        ({"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
+        ({"hidden_act": "laplace"}, "'laplace'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ({"rope_scaling": {"type": "proportional", "factor": 2.0}}, "'proportional'"),
+        ({"rope_scaling": {"type": "linear"}}, "linear has no factor"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": []}}, "longrope has no short_factor"),
+        ({"architectures": ["MixtralForCausalLM"], "num_experts_per_tok": 9}, "9 experts per token of 8"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "decoder_sparse_step": "two"}, "Qwen3MoeForCausalLM"),
+        ({"architectures": ["Gemma2ForCausalLM"], "use_bidirectional_attention": True}, "bidirectional"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_scaling": "llama3"}, "not an object"),
         (
