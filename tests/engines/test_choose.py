@@ -17,8 +17,8 @@ from platen.engines.benchmark_cache import (
     write_measurements,
 )
 from platen.engines.choose import choose
-from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.compiled import Compiled
+from platen.models.folder import bundle_fingerprint, read_json
 from platen.models.llama_config import LlamaConfig
 
 

@@ -10,7 +10,7 @@ from platen.core.errors import BundleError
 from platen.engines.benchmark_cache import SpeedMeasurement, read_measurements
 from platen.engines.choose import ENGINES, choose, form_of, installed
 from platen.loadtest.engine_speed import Missing, measure, measure_engines
-from platen.models.bundle import read_json
+from platen.models.folder import read_json
 from platen.models.llama_config import LlamaConfig
 
 

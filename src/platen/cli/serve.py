@@ -53,6 +53,12 @@ def command(
             help="auto: the fastest measured here, else a compiled form, else the bundle; vllm: on GPUs."
         ),
     ] = Engine.auto,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-memory", help="Memory for keys and values: 4GB, 512MB or 25%, a share of what is free."
+        ),
+    ] = None,
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
@@ -93,7 +99,7 @@ def command(
     from platen.serve.config import ServeConfig
 
     find = _finder(lambda: open_pipeline(project), engine)
-    options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
+    options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys, "kv_memory": kv_memory}
     changes = {key: value for key, value in options.items() if value is not None}
     phases = start_phases() if explain_start else None
     loaded = _service(project, overrides, needed=model is None or "keys" in changes)

@@ -14,8 +14,8 @@ from typing import Literal
 
 from platen.core.errors import ConfigError, MissingExtraError
 from platen.engines.benchmark_cache import AT_ONCE, SpeedMeasurement, cached_forms, read_measurements
-from platen.models.bundle import bundle_fingerprint, read_json
 from platen.models.compiled import read_compiled
+from platen.models.folder import bundle_fingerprint, read_json
 from platen.models.llama_config import LlamaConfig
 
 EngineName = Literal["torch", "openvino", "llamacpp"]

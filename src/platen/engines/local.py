@@ -10,10 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
-
-import psutil
-import torch
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from platen.core.errors import BundleError, ConfigError, MissingExtraError
 from platen.core.phases import Phase, no_phase
@@ -21,20 +18,22 @@ from platen.engines.batching.detokenize import Detokenizer
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.engine import BatchingEngine
 from platen.engines.batching.grammar import GrammarCompiler
+from platen.engines.batching.kv_budget import DEFAULT, budget_bytes
 from platen.engines.batching.runner import Runner
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams, TokenEvent
 from platen.engines.threads import on_passing_thread
-from platen.engines.torch.cpu.packed import can_pack, pack
-from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
 from platen.engines.vllm.engine import VllmEngine
 from platen.engines.vllm.process import VllmChild, VllmOptions, find_vllm
-from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
 from platen.models.compiled import GGUF_FILE, Compiled, read_compiled
+from platen.models.folder import bundle_fingerprint, find_bundle, read_json
 from platen.models.llama_config import LlamaConfig
 from platen.models.remote import is_url
 from platen.models.store import HeldFolder, ModelCache, remembered_digests
 from platen.prompts.messages import ModelKind, kind_of, text_prompt, truncated_chat_prompt
 from platen.tokens.tokenizer import TextStream, Tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 PREFILL_CHUNK = 512
 """Prompt tokens read beside the writing of others in one step."""
@@ -60,7 +59,7 @@ def open_model(
     max_queue: int = 64,
     max_wait: float = math.inf,
     cache_bytes: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: str = "cpu",
     fetched: Callable[[str], HeldFolder] | None = None,
     vllm: VllmOptions | None = None,
@@ -85,7 +84,7 @@ def open_model(
     path = find_bundle(path_or_name) if files is None else files.path
     compiled = read_compiled(path)
     if cache_bytes is None:
-        cache_bytes = psutil.virtual_memory().available // 4
+        cache_bytes = budget_bytes(DEFAULT)
     if compiled is not None and vllm is not None:
         raise BundleError(
             f"{path} is compiled to {compiled.to}; vLLM runs bundles", hint="Give the bundle's own folder."
@@ -103,14 +102,19 @@ def open_model(
             fingerprint = bundle_fingerprint(path, digest)
         why = "vllm: as configured"
     elif compiled is None:
+        with phase("import PyTorch"):
+            import torch
+
+            from platen.engines.torch.cpu.packed import can_pack, pack
+            from platen.engines.torch.runner import TorchRunner
+            from platen.models.bundle import open_bundle
         with phase("open weights"):
-            bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype, device=device))
+            bundle = on_passing_thread(lambda: open_bundle(path, dtype=dtype or torch.float32, device=device))
         _check_ngram(draft, bundle.tokenizer, path)
         with phase("pack"):
             if can_pack(bundle.model):
                 on_passing_thread(lambda: pack(bundle.model))
-            reuse_bytes = min(REUSE_BYTES, cache_bytes)
-            runner = TorchRunner(bundle.model, max_rows=max_concurrent, reuse_bytes=reuse_bytes)
+            runner = TorchRunner(bundle.model, max_rows=max_concurrent, cache_bytes=cache_bytes)
         with phase("fingerprint"), remembered_digests() as digest:
             fingerprint = bundle_fingerprint(path, digest)
         config, tokenizer = bundle.config, bundle.tokenizer
@@ -191,15 +195,12 @@ def _compiled_runner(
             return OpenVinoRunner(path, max_rows=max_rows, cache_bytes=cache_bytes)
         from platen.engines.llamacpp.runner import LlamaCppRunner
 
-        # Two numbers of 2 bytes a key/value head's element, in every layer.
-        cell = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        # As many places again as may be in use, for sequences that are over.
-        places = min(2 * max_rows, cache_bytes // (cell * config.max_position_embeddings))
         return LlamaCppRunner(
             path / GGUF_FILE,
             context_window=config.max_position_embeddings,
-            slots=max(1, places),
+            max_rows=max_rows,
             step_tokens=2 * PREFILL_CHUNK + max_rows,
+            cache_bytes=cache_bytes,
         )
     except ImportError:
         extra = "openvino" if compiled.to == "openvino" else "edge"

@@ -28,8 +28,8 @@ from platen.engines.benchmark_cache import (
 )
 from platen.engines.choose import COMPILE_TO, ENGINES, EXTRAS, Form, form_of, installed
 from platen.engines.protocol import Engine, GenerationRequest, SamplingParams
-from platen.models.bundle import bundle_fingerprint, find_bundle, read_json
 from platen.models.compiled import read_compiled
+from platen.models.folder import bundle_fingerprint, find_bundle, read_json
 from platen.models.llama_config import LlamaConfig
 
 PROMPT_TOKENS, NEW_TOKENS = 250, 32

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from platen.core.errors import BundleError
-from platen.models.bundle import read_json
+from platen.models.folder import read_json
 from platen.models.llama_config import LlamaConfig
 
 CONFIG_FILE = "adapter_config.json"

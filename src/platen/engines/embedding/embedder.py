@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from platen.core.errors import BundleError
-from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
+from platen.models.bundle import open_bundle
+from platen.models.folder import bundle_fingerprint, find_bundle, read_json
 from platen.models.hub_models import open_transformers, positions
 from platen.models.llama_config import SUPPORTED_ARCHITECTURES
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config

@@ -14,10 +14,11 @@ from platen.core.phases import Phase, no_phase
 from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
+from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.protocol import EngineFailed
 from platen.engines.vllm.process import VllmOptions
-from platen.models.bundle import find_bundle
+from platen.models.folder import find_bundle
 from platen.models.remote import is_url
 from platen.models.sentence import Pooling, is_embedding_folder
 from platen.models.store import HeldFolder, ModelCache
@@ -113,6 +114,7 @@ def open_configured(
         max_concurrent=config.max_concurrent,
         max_queue=config.max_queue,
         max_wait=config.queue_seconds,
+        cache_bytes=budget_bytes(config.kv_memory),
         fetched=lambda url: held or _fetched(url, config, report, phase),
         vllm=None if config.vllm is None else VllmOptions(**config.vllm.model_dump()),
         draft=None if config.draft is None else _draft_options(config.draft),
