@@ -81,7 +81,9 @@ def _best(found: Sequence[Choice], model: ResolvedModel) -> Choice:
     specs = [spec for spec in engines().values() if model.form in spec.forms]
     reasons = [reason for spec in specs if spec.installed and (reason := spec.refuses(model))]
     if reasons:
-        raise BundleError(f"{model.path}: {reasons[0]}", hint="vLLM may know it: platen serve --engine vllm.")
+        raise BundleError(
+            f"{model.path}: {'; '.join(reasons)}", hint="vLLM may know it: platen serve --engine vllm."
+        )
     if not specs:
         raise ConfigError(f"no engine here runs {model}", hint=f"engines: {', '.join(engines())}")
     raise ConfigError(

@@ -58,11 +58,10 @@ class NoRegistry:
     """Where there is no project: every name is unknown."""
 
     def find(self, reference: str | None) -> RegisteredModel:
-        named = (
-            "no model is named" if reference is None else f"{reference} is no model's folder, URL or Hub name"
-        )
-        raise ConfigError(
-            named,
+        if reference is None:
+            raise ConfigError("no model is named", hint="Name one, or a project with -p.")
+        raise BundleError(
+            f"there is no model folder {reference}",
             hint="Give a folder, or a name on the Hugging Face Hub such as HuggingFaceTB/SmolLM2-135M.",
         )
 
