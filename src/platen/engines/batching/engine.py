@@ -81,6 +81,7 @@ class BatchingEngine:
         draft: DraftOptions | None = None,
     ) -> None:
         self.name = runner.name
+        self.kv_bytes, self.longest = runner.kv_bytes, runner.longest
         self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
         self._vocab_size = runner.vocab_size
         self._new_detokenizer, self._scores = new_detokenizer, Scores(token_text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from platen.core.phases import Phase, no_phase
 from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
+from platen.engines.batching.engine import BatchingEngine
 from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.protocol import EngineFailed
@@ -129,6 +130,12 @@ def open_configured(
             f"{path_or_name} opens, but can't write: {error}", hint="Check it with platen generate."
         ) from None
     return model
+
+
+def kv_limits(models: Sequence[AnyModel]) -> tuple[int, int]:
+    """Of the first model: bytes that its keys and values may take and tokens of the longest request, or 0."""
+    engine = models[0].engine if models and isinstance(models[0], ServedModel) else None
+    return (engine.kv_bytes, engine.longest) if isinstance(engine, BatchingEngine) else (0, 0)
 
 
 def _draft_options(config: DraftConfig) -> DraftOptions:
