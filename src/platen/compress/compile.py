@@ -10,8 +10,9 @@ from platen.core.artifacts import Artifact, Store
 from platen.core.errors import BundleError, MissingExtraError
 from platen.core.stage import StageContext, StageResult
 from platen.engines.registry import engines
-from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
+from platen.models.bundle import Bundle, open_bundle
 from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
+from platen.models.folder import bundle_fingerprint
 from platen.tokens.folder import tokenizer_files
 
 KIND = "compiled"

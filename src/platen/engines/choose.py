@@ -81,7 +81,9 @@ def _best(found: Sequence[Choice], model: ResolvedModel) -> Choice:
     specs = [spec for spec in engines().values() if model.form in spec.forms]
     reasons = [reason for spec in specs if spec.installed and (reason := spec.refuses(model))]
     if reasons:
-        raise BundleError(f"{model.path}: {reasons[0]}", hint="vLLM may know it: platen serve --engine vllm.")
+        raise BundleError(
+            f"{model.path}: {'; '.join(reasons)}", hint="vLLM may know it: platen serve --engine vllm."
+        )
     if not specs:
         raise ConfigError(f"no engine here runs {model}", hint=f"engines: {', '.join(engines())}")
     raise ConfigError(
@@ -111,7 +113,9 @@ def _named(model: ResolvedModel, spec: EngineSpec, device: str) -> Choice:
         if BUNDLE in spec.forms:
             raise ConfigError(
                 f"{spec.name} runs a bundle; of {model.name} there is only: {there}",
-                hint="name the bundle's folder",
+                hint="name the bundle's folder"
+                if model.file is None
+                else f"make one: platen models import {model.path} --out FOLDER",
             )
         raise ConfigError(
             f"{spec.name} runs a form that is not there ({' or '.join(spec.forms)}); there is {there}",

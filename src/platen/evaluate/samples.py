@@ -49,7 +49,7 @@ def _continue(subject: Subject, prompt: str, params: SamplingParams, seed: int) 
         while ids and len(written) < (params.max_tokens or 0):
             row = torch.tensor([(ids + written)[-subject.context :]], device=subject.device)
             logits = subject.model(row, logits_to_keep=1)[:, -1]
-            (chosen,) = sample(logits, [Row(params, stream.uniform())])
+            (chosen,) = sample(logits.float().cpu().numpy(), [Row(params, stream.uniform())])
             if chosen == tokenizer.eos_id:
                 return Sample(prompt, tokenizer.decode(written), len(written), "stop")
             written.append(chosen)

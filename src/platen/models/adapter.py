@@ -22,7 +22,7 @@ from torch import Tensor
 from platen.core.errors import BundleError
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.parameters import projection_shapes
-from platen.models.bundle import read_json
+from platen.models.folder import read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -48,7 +48,7 @@ def register(ctx: StageContext) -> StageResult:
 
     Raises GateFailed, with by how much, before anything is registered.
     """
-    from platen.models.bundle import bundle_fingerprint
+    from platen.models.folder import bundle_fingerprint
 
     config: ReleaseConfig = ctx.config
     train, evaluation = ctx.inputs["train"], ctx.inputs["evaluate"]

@@ -198,7 +198,7 @@ class Text:
 
 
 texts = [Text(seed) for seed in range(8)]
-runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, slots=8, step_tokens=64)
+runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, max_rows=8, step_tokens=64, cache_bytes=2**28)
 for text in texts:
     runner.admit(text, reuse=False)
 np.save(sys.argv[2], runner.forward([Chunk(text, 0, 6, "all") for text in texts]).numpy())

@@ -54,7 +54,7 @@ def test_all_that_a_step_computes_is_on_the_models_device(monkeypatch: pytest.Mo
             model = Decoder(CONFIG)
         model = model.to_empty(device="meta")
         model.reset_tables(torch.device("meta"))
-        runner = TorchRunner(model, max_rows=4, reuse_bytes=2**20)
+        runner = TorchRunner(model, max_rows=4, cache_bytes=2**26)
         sequences = [running("a", range(20)), running("b", range(7))]
         for sequence in sequences:
             assert runner.admit(sequence, reuse=True) == 0

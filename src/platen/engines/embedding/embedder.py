@@ -20,7 +20,8 @@ from torch import Tensor
 
 from platen.core.errors import BundleError
 from platen.models.arch.families import ARCHITECTURES
-from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
+from platen.models.bundle import open_bundle
+from platen.models.folder import bundle_fingerprint, find_bundle, read_json
 from platen.models.hub_models import open_transformers, positions
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests

@@ -15,6 +15,7 @@ from platen.core.phases import Phase, no_phase
 from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
+from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.choose import AUTO
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.options import EngineOptions
@@ -155,6 +156,7 @@ def engine_options(config: ServeConfig) -> EngineOptions:
         max_concurrent=config.max_concurrent,
         max_queue=config.max_queue,
         max_wait=config.queue_seconds,
+        kv_cache_bytes=budget_bytes(config.kv_memory),
         dtype=config.dtype,
         device=config.device,
         draft=None if config.draft is None else _draft_options(config.draft),

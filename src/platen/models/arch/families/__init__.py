@@ -53,12 +53,18 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         )
     inner = raw.get("text_config")
     keys = {**family.defaults, **(raw if not isinstance(inner, Mapping) else {**raw, **inner})}
-    for key, allowed in {**family.computed, "quantization_config": ()}.items():
+    for key, allowed in family.computed.items():
         if (found := keys.get(key)) is not None and found not in allowed:
             raise BundleError(
                 f"{architecture} with {key}: {found!r} is not supported",
-                hint=f"Platen computes {key}: {allowed[0]!r} only." if allowed else _QUANTIZED,
+                hint=f"Platen computes {key}: {allowed[0]!r} only.",
             )
+    if quantized := keys.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
+        raise BundleError(
+            f"{architecture} with quantized weights (quantization_config: {method}) is not supported",
+            hint="Open the model as it was before that, or its GGUF; Platen quantizes models itself.",
+        )
     common = read_common(family, keys)
     try:
         return DecoderConfig(**{**common, **family.read(keys)})
@@ -66,9 +72,6 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         raise BundleError(
             f"config.json doesn't describe a {architecture}: {type(error).__name__}: {error}", hint=TAKE_AGAIN
         ) from None
-
-
-_QUANTIZED = "Open the model as it was before it was quantized; Platen quantizes itself (compress)."
 
 
 def architecture_of(raw: Mapping[str, Any]) -> str:
