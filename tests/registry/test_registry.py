@@ -98,7 +98,7 @@ def test_the_fingerprint_that_a_server_tells_leads_to_its_version(registry, proj
     add(registry, "poet", "def")
     for told in (content, content[:12], f"fp_{content[:12]}"):
         assert registry.with_content(told) == [made]
-    assert Registry(project).get("poet", 1).content == content
+    assert Registry(project).get("poet", made.number).content == content
     with pytest.raises(RegistryError, match="No registered version has a bundle with the fingerprint 123456"):
         registry.with_content("fp_123456")
     with pytest.raises(RegistryError, match="too short"):

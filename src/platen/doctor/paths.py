@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platen.core.errors import ConfigError
+from platen.core.errors import BundleError, ConfigError
 from platen.core.wording import counted
 from platen.data.filters.config import ContaminationBlock, PerplexityBlock, PiiBlock, ToxicityBlock
 from platen.data.readers.config import Source
@@ -166,7 +166,10 @@ def _model(reference: str, loaded: LoadedService) -> str:
     from platen.models.resolve import Resolver
 
     here = loaded.directory / reference
-    location = Resolver(_Registered(loaded)).locate(str(here) if here.exists() else reference)
+    try:
+        location = Resolver(_Registered(loaded)).locate(str(here) if here.exists() else reference)
+    except BundleError as error:
+        raise ConfigError(error.message, hint=f"Correct serve.models. {error.hint}") from None
     match location.kind:
         case "folder":
             return _folder(location.folders[0], ("config.json",), "Give a model's folder.")
