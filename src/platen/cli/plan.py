@@ -98,6 +98,7 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
 
     rule = sizing.RULE_OF_THUMB_CACHE_BYTES
     per_token = sizing.cache_bytes_per_token(subject.config) if subject.config else rule
+    held = sizing.cache_bytes(subject.config, context) // context if subject.config else rule
     table = Table(
         "to serve", "weights", f"cache, {context} tokens × {batch}", "in all", box=None, pad_edge=False
     )
@@ -107,7 +108,7 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
             bits=bits,
             tokens=context,
             batch=batch,
-            cache_per_token=per_token,
+            cache_per_token=held,
             embedding_model=embedding_model,
         )
         cells = (memory.weights, memory.cache, memory.total)
@@ -119,7 +120,7 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
         + f"; by rule of thumb {_round(rule)}: {_round(rule * context)} for {context} tokens, "
         + f"{_round(rule * context * batch)} for a batch of {batch}"
     )
-    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=per_token)
+    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=held)
     grid = Table("cards needed", *(f"{bits} bits" for bits in sizing.BITS), box=None, pad_edge=False)
     for gpu in sizing.GPUS:
         row = [fit for fit in fits if fit.gpu == gpu]
