@@ -47,7 +47,7 @@ def running(name: str, prompt: Sequence[int]) -> Running:
 
 
 def test_all_that_a_step_computes_is_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device stands in for a GPU: tensors of the CPU beside its own raise there, as on a GPU."""
+    """The meta device stands in for a GPU: there too, keys and values can't be put into a cache elsewhere."""
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # which knows no meta device
     with torch.inference_mode():
         with torch.device("meta"):

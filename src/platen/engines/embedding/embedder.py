@@ -1,8 +1,8 @@
 """Texts to vectors: the last hidden states of a model, pooled.
 
-`open_embedder` opens a bundle of any family that `models.arch` has, or a sentence-transformers folder of an encoder
-(BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in shapes:
-B texts, T tokens, C hidden size.
+`open_embedder` opens a bundle of any family that `models.arch` has, a sentence-transformers folder of an
+encoder (BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in
+shapes: B texts, T tokens, C hidden size.
 """
 
 from __future__ import annotations
