@@ -121,16 +121,12 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
         + f"; by rule of thumb {_round(rule)}: {_round(rule * context)} for {context} tokens, "
         + f"{_round(rule * context * batch)} for a batch of {batch}"
     )
-<<<<<<< HEAD
-    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=held)
-=======
     budget = budget_bytes(DEFAULT)
     console.print(
         f"platen serve gives the cache {DEFAULT} of the memory that is free (serve.kv_memory): here "
         f"{_round(budget)}, {budget // per_token:,} tokens of all requests at 16 bits"
     )
-    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=per_token)
->>>>>>> main
+    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=held)
     grid = Table("cards needed", *(f"{bits} bits" for bits in sizing.BITS), box=None, pad_edge=False)
     for gpu in sizing.GPUS:
         row = [fit for fit in fits if fit.gpu == gpu]
