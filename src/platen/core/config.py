@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+StepName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
 class Section(BaseModel):
