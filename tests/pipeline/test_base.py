@@ -182,7 +182,7 @@ def test_steps_from_nothing_begin_with_the_projects_model(tmp_path: Path) -> Non
         (["train=[{kind: dpo, name: a, steps: 1}]"], "allowed: one of pretrain"),
         (["train=[{kind: pretrian, name: a, steps: 1}]"], "did you mean pretrain"),
         (["train=[{kind: pretrain, steps: 1}]"], "name: missing"),
-        (["train=[{kind: pretrain, name: a, steps: 1}, {kind: pretrain, name: a, steps: 1}]"], "two steps of"),
+        (["train=[" + 2 * "{kind: pretrain, name: a, steps: 1}, " + "]"], "two steps of the name a"),
         (["train=[]"], "empty list"),
         (["variants={a: {model: {hidden_size: 32}}}", "train={steps: 1}"], "the network is that of base"),
         (["variants={a: {}}"], "variants without train"),

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from platen.compress.config import CompileConfig
 from platen.core.checks import check_cron
-from platen.core.config import Section, Text
+from platen.core.config import PathInFile, Section, Text
 from platen.core.errors import ConfigError
 from platen.core.overlay import overlaid
 from platen.core.wording import suggestion
@@ -187,6 +187,10 @@ class Project(Section):
         for number, step in enumerate(self.steps):
             if isinstance(step, TrainConfig):
                 yield f"train.{number}", step
+
+    def paths(self) -> Iterator[PathInFile]:
+        if self.base is not None:
+            yield PathInFile("base", self.base, "model", self)
 
     @property
     def steps(self) -> tuple[Step, ...]:
