@@ -35,6 +35,7 @@ from platen.core.artifacts import Artifact, Manifest
 from platen.core.config import Section
 from platen.core.stage import StageContext
 from platen.evaluate.perplexity import sliding_window_nll
+from platen.evaluate.scorer import TorchScorer
 from platen.models.bundle import open_bundle
 from platen.project.file import load_project
 from platen.tokens.files import TokenFiles
@@ -119,7 +120,9 @@ def score(
     stride = context // 2
     model.eval()
     with autocast("auto", torch.device("cpu")):
-        found = sliding_window_nll(model, ids, context=context, stride=stride, byte_count=byte_count)
+        found = sliding_window_nll(
+            TorchScorer(model), ids, context=context, stride=stride, byte_count=byte_count
+        )
     return found.bits_per_byte, stride
 
 

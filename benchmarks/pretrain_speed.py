@@ -20,7 +20,7 @@ import torch
 from _harness import Result, interleaved, median_step_seconds, options, report
 from _peers import transformers_llama
 
-from platen.core.stage import NullTracker, SilentProgress
+from platen.core.progress import NullTracker, SilentProgress
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.training_history import read_curves

@@ -23,7 +23,7 @@ from _harness import Result, interleaved, options, report
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from platen.core.stage import SilentProgress
+from platen.core.progress import SilentProgress
 from platen.tokens.config import TokenizerConfig
 from platen.tokens.learn import learn_tokenizer
 from platen.tokens.ranks import LLAMA3_PATTERN, ranks_of

@@ -15,7 +15,7 @@ from platen.baselines.comparison.networks import NETWORKS, NetworkOptions, netwo
 from platen.baselines.comparison.run_comparison import MODELS, compare
 from platen.cli.main import app
 from platen.core.errors import DataError
-from platen.core.stage import SilentProgress
+from platen.core.progress import SilentProgress
 
 OPTIONS = NetworkOptions(size=16, length=16, batch=8, steps=4, seconds=60)
 

@@ -50,7 +50,7 @@ class Said:
     lines: list[str] = field(default_factory=list)
 
     def task(self, description, *, total=None, unit=""):
-        from platen.core.stage import SilentProgress
+        from platen.core.progress import SilentProgress
 
         return SilentProgress().task(description)
 

@@ -8,6 +8,7 @@ import torch
 
 from platen.core.errors import DataError
 from platen.evaluate.perplexity import bits_per_byte, loss_by_position, sliding_window_nll
+from platen.evaluate.scorer import TorchScorer
 
 VOCAB = 7
 
@@ -72,7 +73,12 @@ def test_every_token_is_scored_once_with_the_promised_context(n, context, stride
 
     model.longest = 0
     scored = sliding_window_nll(
-        model, np.array(ids, dtype=np.uint16), context=context, stride=stride, batch_size=batch, byte_count=n
+        TorchScorer(model),
+        np.array(ids, dtype=np.uint16),
+        context=context,
+        stride=stride,
+        batch_size=batch,
+        byte_count=n,
     )
 
     assert scored.tokens == n - 1
@@ -83,7 +89,9 @@ def test_every_token_is_scored_once_with_the_promised_context(n, context, stride
 
 def test_a_uniform_model_costs_log2_v_bits_a_token():
     # 12 tokens scored over 30 bytes: log2(7) * 12 / 30 bits per byte, perplexity 7.
-    scored = sliding_window_nll(Uniform(), [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5], context=4, byte_count=30)
+    scored = sliding_window_nll(
+        TorchScorer(Uniform()), [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5], context=4, byte_count=30
+    )
     assert scored.bits_per_byte == pytest.approx(math.log2(7) * 12 / 30)
     assert scored.perplexity == pytest.approx(7, rel=1e-5)
     assert scored.nats == pytest.approx(12 * math.log(7), rel=1e-5)
@@ -98,8 +106,8 @@ def test_bits_per_byte_of_a_nat_per_byte_is_log2_e():
 def test_default_stride_is_half_the_context():
     ids = list(range(VOCAB)) * 6
     model = SeesEverything()
-    default = sliding_window_nll(model, ids, context=8, byte_count=41)
-    stated = sliding_window_nll(model, ids, context=8, stride=4, byte_count=41)
+    default = sliding_window_nll(TorchScorer(model), ids, context=8, byte_count=41)
+    stated = sliding_window_nll(TorchScorer(model), ids, context=8, stride=4, byte_count=41)
     np.testing.assert_array_equal(default.nll, stated.nll)
 
 
@@ -109,29 +117,31 @@ def test_loss_by_position_is_the_mean_over_windows_that_do_not_overlap():
     windows = [
         one_token_at_a_time(model, ids[start : start + 9].tolist(), 8, 8)[0] for start in (0, 8, 16, 24)
     ]
-    np.testing.assert_allclose(loss_by_position(model, ids, context=8), np.mean(windows, axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        loss_by_position(TorchScorer(model), ids, context=8), np.mean(windows, axis=0), atol=1e-5
+    )
 
 
 def test_loss_by_position_takes_a_spread_of_windows():
     ids = np.random.default_rng(1).integers(0, VOCAB, 41)
     model = SeesEverything()
     windows = [one_token_at_a_time(model, ids[start : start + 9].tolist(), 8, 8)[0] for start in (0, 16)]
-    found = loss_by_position(model, ids, context=8, windows=2)
+    found = loss_by_position(TorchScorer(model), ids, context=8, windows=2)
     np.testing.assert_allclose(found, np.mean(windows, axis=0), atol=1e-5)
 
 
 def test_text_too_short_and_broken_weights_are_refused():
     with pytest.raises(DataError, match="two are needed"):
-        sliding_window_nll(Uniform(), [3], context=4, byte_count=1)
+        sliding_window_nll(TorchScorer(Uniform()), [3], context=4, byte_count=1)
 
     def broken(input_ids, *, logits_to_keep=0):
         return torch.full((*input_ids.shape, VOCAB), math.nan)[:, -logits_to_keep:]
 
     with pytest.raises(DataError, match="not a number at token 1"):
-        sliding_window_nll(broken, [1, 2, 3], context=4, byte_count=3)
+        sliding_window_nll(TorchScorer(broken), [1, 2, 3], context=4, byte_count=3)
 
 
 @pytest.mark.parametrize("stride", [0, 5])
 def test_a_stride_outside_the_window_is_refused(stride):
     with pytest.raises(ValueError, match="stride"):
-        sliding_window_nll(Uniform(), [1, 2, 3], context=4, stride=stride, byte_count=3)
+        sliding_window_nll(TorchScorer(Uniform()), [1, 2, 3], context=4, stride=stride, byte_count=3)

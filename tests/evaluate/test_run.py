@@ -2,13 +2,14 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from platen.core.artifacts import sha256_file
 from platen.core.errors import ConfigError, DataError
-from platen.evaluate.stage import evaluate
+from platen.evaluate.measure import evaluate
 from platen.models import ladder
 from tests.evaluate.conftest import PLAYS, artifact
 
@@ -135,7 +136,8 @@ def test_what_cannot_be_evaluated_says_why(corpus, baseline, tmp_path, tiny_toke
 
 def test_a_model_that_gets_worse_with_context_is_noticed(corpus, tmp_path, tiny_tokenizer, monkeypatch):
     """Positions past 40 get noise: what a context window longer than the training sequences looks like."""
-    from platen.evaluate import stage as module
+    from platen.evaluate import measure as module
+    from platen.evaluate.scorer import TorchScorer
     from platen.evaluate.subject import Subject
 
     class Short(torch.nn.Module):
@@ -144,7 +146,8 @@ def test_a_model_that_gets_worse_with_context_is_noticed(corpus, tmp_path, tiny_
             strength = torch.where(torch.arange(input_ids.shape[1]) < 40, 3.0, 0.5)[None, :, None]
             return (sharp * strength)[:, -logits_to_keep:]
 
-    monkeypatch.setattr(module, "open_subject", lambda path, device: Subject(Short(), tiny_tokenizer, 128, 0))
+    subject = Subject(TorchScorer(Short()), tiny_tokenizer, 128, 0)
+    monkeypatch.setattr(module, "open_subject", lambda path, device: nullcontext(subject))
     ctx = corpus.context(artifact(tmp_path, "train", "model"), tmp_path / "out", sample_tokens=0)
     evaluate(ctx)
     assert any("worse beyond about" in line for line in ctx.progress.lines)

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,9 +53,7 @@ def again(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_one_command_makes_every_stage_and_a_second_makes_none(finished: Path) -> None:
-    started = time.monotonic()
     result = platen(finished, "run")
-    assert time.monotonic() - started < 20  # generous on a loaded machine; the benchmark has the figure
     assert result.returncode == 0
     assert "nothing to do" in result.stdout
     assert all(entry.fresh for entry in pipeline_of(finished).plan())

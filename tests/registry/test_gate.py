@@ -5,14 +5,18 @@ import math
 import pytest
 
 from platen.core.errors import ConfigError
+from platen.evaluate.metrics import OWN
 from platen.registry.config import GateRule
 from platen.registry.gate import check
 
+KNOWN = {metric.name: metric for metric in OWN}
 METRICS = {"bits_per_byte": 2.10, "tokens_per_second": 900.0, "parameters": 1000.0}
 
 
 def outcome(metrics=METRICS, production=None, **rule):
-    return check([GateRule(metric="bits_per_byte") if not rule else GateRule(**rule)], metrics, production)
+    return check(
+        [GateRule(metric="bits_per_byte") if not rule else GateRule(**rule)], metrics, production, KNOWN
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,9 +65,9 @@ def test_a_metric_that_production_lacks_fails():
 
 @pytest.mark.parametrize("rule", [{"max": 9.0}, {"min": 0.0}, {"no_worse_than": "production"}])
 def test_a_metric_that_is_not_a_number_meets_nothing(rule):
-    found = check([GateRule(metric="loss", **rule)], {"loss": math.nan}, {"loss": 1.0})
+    found = check([GateRule(metric="loss", **rule)], {"loss": math.nan}, {"loss": 1.0}, KNOWN)
     assert not found.passed
-    assert not check([GateRule(metric="loss", **rule)], {"loss": math.nan}, None).passed
+    assert not check([GateRule(metric="loss", **rule)], {"loss": math.nan}, None, KNOWN).passed
 
 
 def test_an_unknown_metric_lists_what_there_is():
@@ -80,7 +84,7 @@ def test_a_metric_without_a_better_side_cannot_be_compared():
 
 def test_every_condition_counts_and_gets_its_line():
     rule = GateRule(metric="bits_per_byte", max=3.0, min=2.5, no_worse_than="production")
-    found = check([rule], METRICS, None)
+    found = check([rule], METRICS, None, KNOWN)
     assert [line[0] for line in found.lines] == ["✓", "✗", "✓"]
     assert not found.passed
-    assert check([], METRICS, None).passed
+    assert check([], METRICS, None, KNOWN).passed

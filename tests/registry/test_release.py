@@ -6,6 +6,7 @@ import pytest
 
 from platen.core.errors import ArtifactError, GateFailed
 from platen.core.stage import StageContext
+from platen.evaluate.metrics import OWN
 from platen.registry.config import GateRule, ReleaseConfig
 from platen.registry.gate import GateOutcome
 from platen.registry.release import Release, register
@@ -39,6 +40,7 @@ def release(project, tmp_path):
             project_dir=project,
             seed=0,
             progress=Said(),
+            metrics={metric.name: metric for metric in OWN},
         )
         return ctx, register(ctx)
 

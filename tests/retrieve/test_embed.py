@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from platen.cli.data import source_config
 from platen.cli.main import app
 from platen.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError, PlatenError
-from platen.core.stage import SilentProgress, Task
+from platen.core.progress import SilentProgress, Task
 from platen.data.intake import Intake
 from platen.data.sources import find_files
 from platen.engines.embedding.embedder import Embedder

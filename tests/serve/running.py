@@ -186,14 +186,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 @contextmanager
 def platen_serve(
-    *arguments: str, cwd: Path | None = None, quiet: bool = True
+    *arguments: str, cwd: Path | None = None, quiet: bool = True, command: str = "serve"
 ) -> Iterator[tuple[httpx.Client, str]]:
-    """A client of the server that this command line starts, and what that said.
+    """A client of the server that a command line of `platen serve`, or `command`, starts; and what it said.
 
     It has to end well, and to say no more if it is to be `quiet`.
     """
     server = subprocess.Popen(
-        [sys.executable, "-m", "platen", "serve", *arguments],
+        [sys.executable, "-m", "platen", command, *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

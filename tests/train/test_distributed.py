@@ -1,25 +1,25 @@
-"""Two processes started by torchrun give the model of one."""
+"""Two processes that a stage starts give the model of one, and their artifact enters the store."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from platen.core.errors import ConfigError
-from platen.pipeline.train_rank import main
+from platen.core.artifacts import Artifact
+from platen.core.errors import ConfigError, TrainingError
+from platen.pipeline.runner import Pipeline
+from platen.project.file import load_project
 from platen.train.distributed import joined
+from tests.pipeline.conftest import write_project
 
 PROJECT = """
 name: tiny
-data: {sources: [{path: text.txt}]}
+data: {sources: [{path: corpus/*.txt}], split: {validation: [d]}}
+tokenizer: {vocab_size: 300}
 model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4}
 train: {steps: 12, batch_size: 8, sequence_length: 16, evaluate_every: 6, evaluate_tokens: 256,
   precision: float32, threads: 1}
@@ -32,57 +32,38 @@ def curve(out: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in rows]
 
 
-@pytest.fixture
-def arguments(tmp_path: Path, corpus: tuple[Path, Path]) -> list[str]:
-    (tmp_path / "platen.yaml").write_text(PROJECT)
-    (tmp_path / "text.txt").write_text("text")
-    tokens, tokenizer = corpus
-    return [str(tmp_path), "--tokens", str(tokens), "--tokenizer", str(tokenizer)]
+def train(directory: Path, *overrides: str) -> Artifact:
+    pipeline = Pipeline(load_project(directory, overrides))
+    report = pipeline.run(("train",))
+    for error in report.errors.values():
+        raise error
+    entry = next(entry for entry in pipeline.plan() if entry.stage.name == "train")
+    return pipeline.artifact(entry)
 
 
-def test_two_processes_take_the_steps_of_one(arguments: list[str], tmp_path: Path) -> None:
-    arguments.append("--out")
-    assert main([*arguments, str(tmp_path / "one")]) == 0
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    worker = [
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "platen.pipeline.train_rank",
-        *arguments,
-        str(tmp_path / "two"),
-    ]
-    worker += ["--set", "train.accumulation=2"]
-    process = subprocess.Popen(
-        [sys.executable, *torchrun, *worker],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=90)
-    finally:
-        if process.poll() is None:  # torchrun's workers are in its session
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors.decode()[-3000:]
-    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
-    assert [row.get("step") for row in one] == [row.get("step") for row in two]
-    assert two[0] == pytest.approx(one[0], abs=2e-6)  # same weights, so loss and gradient of one batch
-    for a, b in zip(one[1:], two[1:], strict=True):  # rounding grows through Adam's division
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    one = train(write_project(tmp_path / "one", PROJECT), "train.accumulation=2")
+    two = train(write_project(tmp_path / "two", PROJECT), "train.accumulation=2", "train.processes=2")
+    assert two.manifest.fingerprint == one.manifest.fingerprint  # nothing that the model depends on
+    assert two.manifest.metrics["steps"] == 12
+    first, second = curve(one.path), curve(two.path)
+    assert [row.get("step") for row in first] == [row.get("step") for row in second]
+    assert second[0] == pytest.approx(first[0], abs=2e-6)  # same weights, so loss and gradient of one batch
+    for a, b in zip(first[1:], second[1:], strict=True):  # rounding grows through Adam's division
         assert b == pytest.approx(a, abs=5e-4)
-    weights = [load_file(tmp_path / out / "model.safetensors") for out in ("one", "two")]
+    weights = [load_file(artifact.path / "model.safetensors") for artifact in (one, two)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=2e-3, rtol=0)
+
+
+def test_an_error_of_the_processes_is_the_stages(tmp_path: Path) -> None:
+    directory = write_project(tmp_path / "tiny", PROJECT)
+    with pytest.raises(TrainingError, match="one step of 4000 sequences") as caught:
+        train(directory, "train.batch_size=4000", "train.processes=2")
+    assert "lower train.batch_size" in (caught.value.hint or "")
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match=r"batch_size \(8\) can't be shared by 3 processes"), joined(8, 1):
         pass
-
-
-def test_a_user_error_is_one_line_and_its_exit_code(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*arguments, "--out", str(tmp_path / "out"), "--set", "train.batch_size=400"]) == 6
-    assert "5,000 tokens" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from platen.core.artifacts import Manifest
-from platen.core.stage import Task
+from platen.core.progress import Task
 from platen.pipeline.planner import PlannedStage
 
 

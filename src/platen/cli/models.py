@@ -100,13 +100,20 @@ def promote(
 
     Example:  platen models promote shakespeare@3 production --override --reason "hotfix for the demo"
     """
-    from platen.registry.gate import check
+    from platen.project.stages import declared_metrics
+    from platen.registry.gate import judge
 
     if override != bool(reason.strip()):
         raise ConfigError("--override and --reason go together", hint="--override --reason 'why'")
     pipeline, registry, found = _open(project or ctx.obj, version)
-    current = registry.production(found.model)
-    outcome = check(pipeline.project.gate, found.metrics, current.metrics if current else None)
+    outcome = judge(
+        pipeline.project.gate,
+        found.metrics,
+        registry.production(found.model),
+        declared_metrics(),
+        fingerprint=found.fingerprint,
+        text=found.evaluated_text,
+    )
     for line in outcome.lines:
         typer.echo(line)
     promoted = registry.promote(found, alias, outcome, override_reason=reason or None)
@@ -177,5 +184,5 @@ def _open(project: Path, wanted: str) -> tuple[Pipeline, Registry, Version]:
     return (
         pipeline,
         registry,
-        registry.get(model or pipeline.project.register_as.model or pipeline.project.name, which),
+        registry.get(model or pipeline.project.released_as, which),
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from platen.models.arch.config import DecoderConfig
+    from platen.pipeline.runner import Pipeline
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,28 @@ def _subject(
         except (OSError, ValueError) as error:
             raise ConfigError(f"can't read {file}: {error}") from error
         return _Subject(str(model), config.num_parameters(), config)
-    described = open_pipeline(project, overrides).project
-    described.training()
+    pipeline = open_pipeline(project, overrides)
+    described = pipeline.project
+    described.require_model()
+    if described.base is not None:
+        return _of_base(pipeline, described.base)
     from platen.models.arch.from_project import llama_config
 
     config = llama_config(described.model, described.tokenizer.vocab_size)
     return _Subject(described.name, config.num_parameters(), config)
+
+
+def _of_base(pipeline: Pipeline, reference: str) -> _Subject:
+    """The model that a project starts from; one on the Hub or at a URL is fetched."""
+    from platen.models.resolve import Resolver
+    from platen.pipeline.registered import ProjectModels
+
+    here = pipeline.directory / Path(reference).expanduser()
+    model = Resolver(ProjectModels(lambda: pipeline)).resolve(here if here.exists() else reference)
+    try:
+        return _Subject(reference, model.parameters, model.config.decoder)
+    finally:
+        model.release()
 
 
 def _memory(console: Console, subject: _Subject, context: int, batch: int, embedding_model: bool) -> None:

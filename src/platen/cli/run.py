@@ -44,7 +44,7 @@ def command(
         project = Path(names.pop(0))
     pipeline = open_pipeline(project, overrides)
     if serve:
-        pipeline.project.training()  # said before the work rather than after it
+        pipeline.project.require_model()  # said before the work rather than after it
     report = _make(pipeline, tuple(names), wait)
     if serve:
         from platen.cli.serve import serve_project

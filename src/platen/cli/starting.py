@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from platen.core.phases import Phases
-from platen.core.stage import Task
+from platen.core.progress import Task
 
 if TYPE_CHECKING:
     from platen.serve.config import ServeConfig

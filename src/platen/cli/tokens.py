@@ -229,7 +229,7 @@ def count(
 
       cat notes.txt | platen tokens count -t my-tokenizer
     """
-    from platen.core.stage import SilentProgress
+    from platen.core.progress import SilentProgress
     from platen.tokens.count import Count, Counter, total
     from platen.tokens.texts import find_texts, read_texts
 

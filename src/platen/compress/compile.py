@@ -20,11 +20,11 @@ KIND = "compiled"
 _BESIDE = ("config.json", "generation_config.json", "platen.json")
 
 
-def compile_released(ctx: StageContext) -> StageResult:
+def compile_released(ctx: StageContext[CompileConfig]) -> StageResult:
     """The pipeline's last stage: the model that `register` released, compiled."""
-    config: CompileConfig = ctx.config
+    config = ctx.config
     with ctx.progress.task("compiling"):
-        compiled = compile_bundle(ctx.inputs["train"].path, ctx.out, config.to, config.weights)
+        compiled = compile_bundle(ctx.input("model").path, ctx.out, config.to, config.weights)
     return StageResult(
         metrics={"parameters": compiled.parameters}, notes={"to": compiled.to, "weights": compiled.weights}
     )
@@ -35,7 +35,7 @@ def compiled_forms(store: Store, bundle: str) -> list[Artifact]:
     found = [
         store.find(manifest.name, manifest.fingerprint)
         for manifest in reversed(store.manifests())
-        if manifest.kind == KIND and manifest.inputs.get("train") == bundle
+        if manifest.kind == KIND and bundle in manifest.inputs.values()
     ]
     return [artifact for artifact in found if artifact is not None]
 

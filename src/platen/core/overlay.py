@@ -14,9 +14,13 @@ Model = TypeVar("Model", bound=BaseModel)
 def overlaid(base: Model, changes: Mapping[str, Any]) -> Model:
     """`base` with `changes` in place of what they name, section within section, validated strictly anew.
 
-    Keys that `base` leaves at their defaults stay unset. Raises pydantic's `ValidationError`.
+    Keys that `base` leaves at their defaults stay unset; those that no output depends on are kept too. Raises
+    pydantic's `ValidationError`.
     """
-    data = _over(base.model_dump(mode="json", by_alias=True, exclude_unset=True), changes)
+    below = base.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    fields = type(base).model_fields
+    below |= {name: getattr(base, name) for name in base.model_fields_set if fields[name].exclude}
+    data = _over(below, changes)
     return type(base).model_validate_json(json.dumps(data), strict=True)
 
 

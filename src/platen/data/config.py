@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from platen.core.checks import check_split
-from platen.core.config import Fraction, Section, Text
+from platen.core.config import Fraction, PathInFile, Section, Text
 from platen.data.filters.config import FiltersConfig
 from platen.data.readers.config import OnError, ReadLimits, Source
 
@@ -78,3 +79,7 @@ class DataConfig(Section):
     """Which documents training never sees."""
     filters: FiltersConfig | None = None
     """When given, documents pass these blocks between cleaning and splitting."""
+
+    def paths(self) -> Iterator[PathInFile]:
+        for number, source in enumerate(self.sources):
+            yield PathInFile(f"sources.{number}", source.path, "documents", source)

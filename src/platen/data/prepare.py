@@ -80,13 +80,13 @@ class Report:
     splits: dict[str, SplitReport] = field(default_factory=lambda: {name: SplitReport() for name in SPLITS})
 
 
-def prepare(ctx: StageContext) -> StageResult:
+def prepare(ctx: StageContext[DataConfig]) -> StageResult:
     """Write `train.jsonl`, `validation.jsonl`, `test.jsonl` and `report.json`.
 
     What can't be read is a DataError, or with `on_error: quarantine` a line in `quarantine.jsonl`. Raises
     DataError too for a source of which nothing can be read and for a corpus that can't be split.
     """
-    config: DataConfig = ctx.config
+    config = ctx.config
     report, made = Report(), DataSplits(ctx.out)
     spool = ctx.out / "documents.tmp"
     with Intake(config.on_error, made.quarantine) as intake:
@@ -117,7 +117,7 @@ def prepare(ctx: StageContext) -> StageResult:
     return StageResult(metrics=metrics)
 
 
-def _say_dropped(ctx: StageContext, dropped: Mapping[str, Dropped]) -> None:
+def _say_dropped(ctx: StageContext[DataConfig], dropped: Mapping[str, Dropped]) -> None:
     for reason, lost in dropped.items():
         if lost.documents:
             ctx.progress.say(f"Dropped {counted(lost.documents, 'document')}: {reason.replace('_', ' ')}.")
@@ -149,7 +149,11 @@ def _empty(report: Report) -> DataError:
 
 
 def _read(
-    ctx: StageContext, files: tuple[SourceFile, ...], config: CleanConfig, report: Report, intake: Intake
+    ctx: StageContext[DataConfig],
+    files: tuple[SourceFile, ...],
+    config: CleanConfig,
+    report: Report,
+    intake: Intake,
 ) -> Iterator[Document]:
     """Read and clean every document; those that are too short are dropped."""
     done = kept = 0
@@ -196,7 +200,7 @@ def _keep(documents: Iterable[Document], config: DataConfig, report: Report, spo
 
 
 def _write_splits(
-    ctx: StageContext, spool: Path, items: list[Item], config: DataConfig, report: Report
+    ctx: StageContext[DataConfig], spool: Path, items: list[Item], config: DataConfig, report: Report
 ) -> None:
     try:
         place = assign(items, config.split)

@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 
 from platen.core.cpu import find_compiler
 from platen.core.errors import ConfigError, PlatenError
+from platen.core.urls import shown
 from platen.doctor.paths import NamedPath, project_paths, serving_paths
 from platen.engines.remote.config import UpstreamConfig
 from platen.project.file import LoadedProject, load_project, load_service
@@ -97,7 +98,7 @@ def examine(project_dir: Path | None = None) -> list[Check]:
     checks += [_port(serve), _telemetry(os.environ), *project_checks]
     if loaded is not None:
         checks += [_project_file(loaded), usable := _store(loaded, store)]
-        checks += [_path(named, loaded.redact) for named in project_paths(loaded.project, loaded.directory)]
+        checks += [_path(named, loaded.redact) for named in project_paths(loaded)]
         if usable.status == "ok":
             checks.append(_unfinished(loaded))
     return checks
@@ -350,7 +351,9 @@ def _path(named: NamedPath, redact: Callable[[str], str] = str) -> Check:
 def _project_file(loaded: LoadedProject) -> Check:
     project = loaded.project
     what = f"{len(project.variants)} variants" if project.variants else project.model.architecture
-    if project.train is None:
+    if project.base is not None:
+        what = f"from {shown(project.base)}"
+    elif project.train is None:
         what = "data and tokens, no model" if project.makes_tokens else "data, no model"
     return Check("project file", "ok", f"{loaded.path}: {project.name}, {what}")
 

@@ -1,23 +1,27 @@
 """What the paths in a project file lead to, as `platen doctor` asks: before a run or a server fails of it.
 
-Each is looked up by what reads it later, where that is quick and imports no torch, so that its complaint is
-the same. Nothing is asked over a network.
+Sections name their paths and what has to be there. Each is looked up by what reads it later, where that is
+quick and imports no torch, so that its complaint is the same. Nothing is asked over a network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from platen.core.config import PathInFile, paths_in
 from platen.core.errors import BundleError, ConfigError
 from platen.core.wording import counted
-from platen.data.filters.config import ContaminationBlock, PerplexityBlock, PiiBlock, ToxicityBlock
+from platen.data.instruct.config import InstructConfig
 from platen.data.readers.config import Source
-from platen.project.file import LoadedService
-from platen.project.sections import Project
+from platen.project.file import LoadedProject, LoadedService
+from platen.tokens.config import TokenizerConfig
+
+if TYPE_CHECKING:
+    from platen.registry.versions import Registry
 
 if TYPE_CHECKING:
     from platen.models.resolve import RegisteredModel
@@ -36,113 +40,94 @@ class NamedPath:
     look: Callable[[], str]
 
 
-def project_paths(project: Project, directory: Path) -> Iterator[NamedPath]:
-    """What the stages read. `directory` is where relative paths begin."""
-    for number, source in enumerate(project.data.sources):
-        yield NamedPath(f"data.sources.{number}", partial(_source, project, source, directory))
-    for number, block in enumerate(project.data.filters.blocks if project.data.filters else ()):
-        key = f"data.filters.blocks.{number}"
-        match block:
-            case PerplexityBlock(model=str(name)):
-                yield NamedPath(f"{key}.model", partial(_ngrams, directory / name))
-            case PerplexityBlock(reference=Source() as source):
-                yield NamedPath(f"{key}.reference", partial(_reference, source, directory))
-            case ContaminationBlock():
-                for name in block.against:
-                    yield NamedPath(f"{key}.against: {name}", partial(_file, directory / name))
-            case PiiBlock(names=str(name)):
-                yield NamedPath(
-                    f"{key}.names", partial(_folder, directory / name, ("config.json",), _LABELLER)
-                )
-            case ToxicityBlock():
-                yield from _toxicity(block, key, directory)
-    if project.makes_tokens and project.tokenizer.chat_template is not None:
-        yield NamedPath("tokenizer.chat_template", partial(_template, project, directory))
-    if project.instruct is not None:
-        if project.instruct.sources or project.instruct.acts.labels is not None:
-            yield NamedPath("instruct.sources", partial(_pairs, project, directory))
-        if project.instruct.acts.bundle is not None:
-            bundle, hint = directory / project.instruct.acts.bundle, "Give a model's folder."
-            yield NamedPath("instruct.acts.bundle", partial(_folder, bundle, ("config.json",), hint))
+@dataclass(frozen=True)
+class _Around:
+    """Where relative paths begin, and what knows the registered models."""
+
+    directory: Path
+    registry: Callable[[], Registry]
+    project: LoadedProject | None = None
+
+
+def project_paths(loaded: LoadedProject) -> Iterator[NamedPath]:
+    """What the stages read."""
+    from platen.registry.versions import Registry
+
+    def registry() -> Registry:
+        return Registry(loaded.directory, url=loaded.project.registry, state=loaded.open_state())
+
+    around = _Around(loaded.directory, registry, loaded)
+    for found in paths_in(loaded.project):
+        if not found.key.startswith("serve."):
+            yield NamedPath(found.key, partial(_LOOKS[found.holds], found, around))
 
 
 def serving_paths(loaded: LoadedService) -> Iterator[NamedPath]:
     """What a server reads beside the model that it is started with."""
-    located = loaded.service.serve.located(loaded.directory)
-    for entry in loaded.service.serve.models:
-        yield NamedPath(f"serve.models: {entry.name}", partial(_model, entry.path, loaded))
-    lists = located.guards.blocklist
-    if lists.words is not None:
-        yield NamedPath("serve.guards.blocklist.words", partial(_words, Path(lists.words), "block list"))
-    if lists.patterns is not None:
-        yield NamedPath("serve.guards.blocklist.patterns", partial(_patterns, Path(lists.patterns)))
-    if located.draft is not None and located.draft.ngram is not None:
-        yield NamedPath("serve.draft.ngram", partial(_continuations, Path(located.draft.ngram)))
+    around = _Around(loaded.directory, loaded.open_registry)
+    for found in paths_in(loaded.service):
+        yield NamedPath(found.key, partial(_LOOKS[found.holds], found, around))
 
 
-def _toxicity(block: ToxicityBlock, key: str, directory: Path) -> Iterator[NamedPath]:
-    if block.words is not None:
-        yield NamedPath(f"{key}.words", partial(_words, directory / block.words, "word list"))
-    if block.classifier is not None:
-        marks = ("classifier.json", "config.json")
-        hint = f"{_LABELLER} Or save a classifier of platen.baselines in it."
-        yield NamedPath(f"{key}.classifier", partial(_folder, directory / block.classifier, marks, hint))
-
-
-def _source(project: Project, source: Source, directory: Path) -> str:
+def _documents(found: PathInFile, around: _Around) -> str:
     from platen.data.sources import find_files
 
+    source = cast(Source, found.section)
     if "://" in source.path and source.format != "sql":
         return f"{source.path} (not contacted)"
-    files = find_files(directory, project.data.model_copy(update={"sources": (source,)}))
+    assert around.project is not None
+    data = around.project.project.data.model_copy(update={"sources": (source,)})
+    files = find_files(around.directory, data)
     return f"{source.path}: {counted(len(files), 'file' if source.format is None else 'source')}"
 
 
-def _reference(source: Source, directory: Path) -> str:
+def _reference(found: PathInFile, around: _Around) -> str:
     from platen.data.filters.files import reference_files
 
-    if "://" in source.path:
-        return f"{source.path} (not contacted)"
-    return f"{source.path}: {counted(len(reference_files(directory, source)), 'file')}"
+    if "://" in found.path:
+        return f"{found.path} (not contacted)"
+    files = reference_files(around.directory, cast(Source, found.section))
+    return f"{found.path}: {counted(len(files), 'file')}"
 
 
-def _pairs(project: Project, directory: Path) -> str:
+def _pairs(found: PathInFile, around: _Around) -> str:
     from platen.data.instruct.sources import pair_files
 
-    assert project.instruct is not None
-    return counted(len(pair_files(directory, project.instruct)), "file")
+    return counted(len(pair_files(around.directory, cast(InstructConfig, found.section))), "file")
 
 
-def _template(project: Project, directory: Path) -> str:
+def _template(found: PathInFile, around: _Around) -> str:
     from platen.tokens.learn import chat_template
 
-    chat_template(project.tokenizer, directory)
-    return str(project.tokenizer.chat_template)
+    chat_template(cast(TokenizerConfig, found.section), around.directory)
+    return found.path
 
 
-def _ngrams(folder: Path) -> str:
+def _ngrams(found: PathInFile, around: _Around) -> str:
     from platen.models.classic.ngram import KneserNey
 
-    KneserNey.load(folder)
-    return str(folder)
+    KneserNey.load(around.directory / found.path)
+    return str(around.directory / found.path)
 
 
-def _continuations(folder: Path) -> str:
+def _continuations(found: PathInFile, around: _Around) -> str:
     from platen.engines.batching.draft_ngrams import Continuations
 
-    Continuations.load(folder)
-    return str(folder)
+    Continuations.load(around.directory / found.path)
+    return str(around.directory / found.path)
 
 
-def _words(file: Path, what: str) -> str:
+def _words(found: PathInFile, around: _Around) -> str:
     from platen.scan.lists import read_words
 
-    return f"{file}: {counted(len(read_words(file, what)), 'entry', 'entries')}"
+    file = around.directory / found.path
+    return f"{file}: {counted(len(read_words(file, found.holds)), 'entry', 'entries')}"
 
 
-def _patterns(file: Path) -> str:
+def _patterns(found: PathInFile, around: _Around) -> str:
     from platen.scan.lists import read_lines
 
+    file = around.directory / found.path
     return f"{file}: {counted(len(read_lines(file, 'block list')), 'pattern')}"
 
 
@@ -150,26 +135,28 @@ def _patterns(file: Path) -> str:
 class _Registered:
     """The registered models by name, wherever their files are."""
 
-    loaded: LoadedService
+    registry: Registry
 
     def find(self, reference: str | None) -> RegisteredModel:
         from platen.models.resolve import RegisteredModel
 
-        name, _, version = (reference or self.loaded.service.name).partition("@")
-        found = self.loaded.open_registry().get(name, version or "production")
+        name, _, version = (reference or "").partition("@")
+        found = self.registry.get(name, version or "production")
         return RegisteredModel(found.model, found.name, ())
 
 
-def _model(reference: str, loaded: LoadedService) -> str:
-    """As `platen serve` understands it, from the project file's folder."""
+def _model(found: PathInFile, around: _Around) -> str:
+    """As the commands understand it, from the project file's folder."""
     from platen.core.urls import shown
     from platen.models.resolve import Resolver
 
-    here = loaded.directory / reference
+    reference, here = found.path, around.directory / Path(found.path).expanduser()
     try:
-        location = Resolver(_Registered(loaded)).locate(str(here) if here.exists() else reference)
+        location = Resolver(_Registered(around.registry())).locate(str(here) if here.exists() else reference)
     except BundleError as error:
-        raise ConfigError(error.message, hint=f"Correct serve.models. {error.hint}") from None
+        raise ConfigError(
+            error.message, hint=f"Correct {found.key.partition(':')[0]}. {error.hint}"
+        ) from None
     match location.kind:
         case "folder":
             return _folder(location.folders[0], ("config.json",), "Give a model's folder.")
@@ -182,7 +169,35 @@ def _model(reference: str, loaded: LoadedService) -> str:
     return f"{location.version} in the registry"
 
 
-def _file(path: Path) -> str:
+def _file(found: PathInFile, around: _Around) -> str:
+    return _at(around.directory / found.path)
+
+
+def _marked(marks: tuple[str, ...], hint: str) -> Callable[[PathInFile, _Around], str]:
+    return lambda found, around: _folder(around.directory / found.path, marks, hint)
+
+
+_LOOKS: Mapping[str, Callable[[PathInFile, _Around], str]] = {
+    "documents": _documents,
+    "reference": _reference,
+    "pairs": _pairs,
+    "template": _template,
+    "n-grams": _ngrams,
+    "draft n-grams": _continuations,
+    "word list": _words,
+    "block list": _words,
+    "patterns": _patterns,
+    "model": _model,
+    "file": _file,
+    "bundle": _marked(("config.json",), "Give a model's folder."),
+    "tagger": _marked(("config.json",), _LABELLER),
+    "classifier": _marked(
+        ("classifier.json", "config.json"), f"{_LABELLER} Or save a classifier of platen.baselines in it."
+    ),
+}
+
+
+def _at(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(
             f"{path} {'is no file' if path.exists() else 'does not exist'}",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "platen.engines"
-_BUILT_IN = ("torch", "openvino", "llamacpp", "vllm", "transformers", "remote")
+_BUILT_IN = ("torch", "openvino", "llamacpp", "vllm", "transformers", "ladder", "remote")
 
 
 def _takes_any(model: ResolvedModel) -> str | None:

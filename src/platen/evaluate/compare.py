@@ -15,6 +15,7 @@ from pathlib import Path
 from platen.core import plots
 from platen.core.artifacts import Artifact
 from platen.core.stage import StageContext, StageResult
+from platen.evaluate.config import CompareConfig
 from platen.models.training_history import TrainingRecord, read_curves
 
 
@@ -34,13 +35,13 @@ class Row:
     minutes: float | None
 
 
-def compare(ctx: StageContext) -> StageResult:
+def compare(ctx: StageContext[CompareConfig]) -> StageResult:
     """Put `train@NAME` and `evaluate@NAME` of every variant beside one another.
 
     Writes `comparison.json`, `comparison.md`, `comparison.png`, `quality_by_size.png` and, where training
     kept its history, `curves.png`.
     """
-    names = list(ctx.config.variants)
+    names = ctx.config.variants
     rows = [_row(name, ctx.inputs[f"train@{name}"], ctx.inputs[f"evaluate@{name}"]) for name in names]
     table = {"schema_version": 1, "variants": [asdict(row) for row in rows]}
     (ctx.out / "comparison.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
@@ -72,7 +73,7 @@ def _row(name: str, train: Artifact, evaluation: Artifact) -> Row:
     seconds = trained.get("seconds")
     return Row(
         name=name,
-        architecture=str(train.manifest.config["model"]["architecture"]),
+        architecture=_architecture(train),
         parameters=int(measured["parameters"]),
         train_loss=trained.get("train_loss"),
         loss=measured["loss"],
@@ -82,6 +83,12 @@ def _row(name: str, train: Artifact, evaluation: Artifact) -> Row:
         tokens_seen=trained.get("tokens"),
         minutes=None if seconds is None else seconds / 60,
     )
+
+
+def _architecture(train: Artifact) -> str:
+    """That of the project file, or the word for a network that came with `base`."""
+    shape = train.manifest.config["model"]
+    return "base" if shape is None else str(shape["architecture"])
 
 
 def _validation_losses(train: Path) -> list[tuple[int, float]]:

@@ -7,44 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from platen.evaluate.perplexity import TextLoss, bits_per_byte
+from platen.evaluate.measured import DocumentScore, Spread
 from platen.evaluate.samples import Sample
-from platen.evaluate.subject import DocumentSpan
 
-_LISTED = 5
 _RISE = 1.05
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Percentiles of a quantity; `count` values were measured."""
-
-    count: int
-    p05: float
-    p50: float
-    p90: float
-    p99: float
-
-    @classmethod
-    def of(cls, values: NDArray[Any]) -> Spread:
-        p05, p50, p90, p99 = (float(p) for p in np.percentile(values.astype(np.float64), (5, 50, 90, 99)))
-        return cls(len(values), p05, p50, p90, p99)
-
-
-@dataclass(frozen=True)
-class DocumentScore:
-    id: str
-    tokens: int
-    bytes: int
-    bits_per_byte: float
 
 
 @dataclass(frozen=True)
@@ -77,21 +48,9 @@ class Report:
     samples: tuple[Sample, ...]
     temperature: float
     seed: int
+    further: dict[str, float]
+    """Metrics that packages add, by name."""
     schema_version: int = 1
-
-    def metrics(self) -> dict[str, float]:
-        """What gates and comparisons use."""
-        return {
-            "bits_per_byte": self.bits_per_byte,
-            "perplexity": self.perplexity,
-            "loss": self.loss,
-            "loss_p50": self.token_loss.p50,
-            "loss_p90": self.token_loss.p90,
-            "loss_p99": self.token_loss.p99,
-            "document_bits_per_byte_p90": self.document_bits_per_byte.p90,
-            "tokens_per_second": self.tokens_per_second,
-            "parameters": float(self.parameters),
-        }
 
     def best_context(self) -> int | None:
         """The context beyond which the model gets worse by 5% and more, or None when it does not.
@@ -111,32 +70,6 @@ class Report:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         (out / "report.json").write_text(text, encoding="utf-8")
         (out / "report.md").write_text(_markdown(self), encoding="utf-8")
-
-
-def window_losses(score: TextLoss, width: int) -> NDArray[np.float32]:
-    """Mean loss of each successive piece of `width` tokens; a shorter last one counts when it is all."""
-    whole = score.tokens // width
-    pieces = score.nll[: whole * width].reshape(whole, width) if whole else score.nll[None]
-    means: NDArray[np.float32] = pieces.mean(axis=1)
-    return means
-
-
-def score_documents(score: TextLoss, documents: Sequence[DocumentSpan]) -> list[DocumentScore]:
-    """Bits per byte of each document, its end mark included. Documents without bytes have none."""
-    # Token t's loss is nll[t - 1]; a cumulative sum with a leading zero makes spans differences.
-    sums = np.concatenate(([0.0, 0.0], np.cumsum(score.nll, dtype=np.float64)))
-    return [
-        DocumentScore(d.id, d.stop - d.start, d.bytes, bits_per_byte(sums[d.stop] - sums[d.start], d.bytes))
-        for d in documents
-        if d.bytes
-    ]
-
-
-def extremes(scores: Sequence[DocumentScore]) -> tuple[tuple[DocumentScore, ...], tuple[DocumentScore, ...]]:
-    """The hardest and the easiest documents, five of each at most, none in both."""
-    ordered = sorted(scores, key=lambda score: (-score.bits_per_byte, score.id))
-    listed = min(_LISTED, len(ordered) // 2)
-    return tuple(ordered[:listed]), tuple(reversed(ordered[len(ordered) - listed :]))
 
 
 def _markdown(r: Report) -> str:
@@ -161,6 +94,7 @@ def _markdown(r: Report) -> str:
         f"| loss, nats per token | {r.loss:.4f} (a blind guess: {math.log(r.vocab_size):.4f}) |",
         f"| parameters | {r.parameters:,} |",
         f"| tokens scored per second | {r.tokens_per_second:,.0f} |",
+        *(f"| {_cell(name)} | {value:,.5g} |" for name, value in r.further.items()),
         "",
         "| spread | 5% | median | 90% | 99% | of |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

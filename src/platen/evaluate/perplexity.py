@@ -11,24 +11,17 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from platen.core.errors import DataError
-from platen.core.stage import Progress, SilentProgress
+from platen.core.progress import Progress, SilentProgress
+from platen.evaluate.scorer import Scorer
 
 LOGITS_BYTES = 128 * 2**20
 """Float32 logits held at once; a wide vocabulary lowers the batch to stay below it."""
-
-
-class CausalLM(Protocol):
-    """Anything that gives next-token logits: (B, T) token ids to (B, T or `logits_to_keep`, V)."""
-
-    def __call__(self, input_ids: torch.Tensor, *, logits_to_keep: int = 0) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -83,14 +76,13 @@ def perplexity(loss: float) -> float:
 
 
 def sliding_window_nll(
-    model: CausalLM,
+    scorer: Scorer,
     ids: Sequence[int] | NDArray[Any],
     *,
     context: int,
     byte_count: int,
     stride: int | None = None,
     batch_size: int = 16,
-    device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> TextLoss:
     """Score all of `ids` (n tokens, any integer array or memory map) except the first.
@@ -117,7 +109,7 @@ def sliding_window_nll(
     reporter = progress or SilentProgress()
     with reporter.task("score", total=len(nll), unit="tokens") as bar:
         for group, keep in _batches(starts, keeps, batch_size):
-            losses = _score(model, ids, group, width, keep, device)
+            losses = _score(scorer, ids, group, width, keep)
             for start, row in zip(group, losses, strict=True):
                 nll[start + width - keep : start + width] = row
             done = group[-1] + width
@@ -132,13 +124,12 @@ def sliding_window_nll(
 
 
 def loss_by_position(
-    model: CausalLM,
+    scorer: Scorer,
     ids: Sequence[int] | NDArray[Any],
     *,
     context: int,
     windows: int = 256,
     batch_size: int = 16,
-    device: str | torch.device = "cpu",
 ) -> NDArray[np.float64]:
     """Mean loss in nats against the number of tokens to the left: entry i is for i + 1 of them.
 
@@ -151,7 +142,7 @@ def loss_by_position(
     starts = [(index * fitting // count) * width for index in range(count)]
     total = np.zeros(width, dtype=np.float64)
     for group, keep in _batches(starts, [width] * count, batch_size):
-        total += _score(model, ids, group, width, keep, device).sum(axis=0, dtype=np.float64)
+        total += _score(scorer, ids, group, width, keep).sum(axis=0, dtype=np.float64)
     return total / count
 
 
@@ -177,24 +168,11 @@ def _batches(starts: list[int], keeps: list[int], batch_size: int) -> Iterator[t
 
 
 def _score(
-    model: CausalLM,
-    ids: Sequence[int] | NDArray[Any],
-    starts: list[int],
-    width: int,
-    keep: int,
-    device: str | torch.device,
+    scorer: Scorer, ids: Sequence[int] | NDArray[Any], starts: list[int], width: int, keep: int
 ) -> NDArray[np.float32]:
     """Losses (len(starts), keep) of the last `keep` targets of each window."""
     rows = np.stack([np.asarray(ids[start : start + width + 1], dtype=np.int64) for start in starts])
-    tokens = torch.from_numpy(rows).to(device)
-    with torch.inference_mode():
-        logits = model(tokens[:, :-1], logits_to_keep=keep)
-        losses = [
-            # One row at a time: the float32 copy and the softmax of a whole batch can outgrow the memory.
-            functional.cross_entropy(row.float(), target, reduction="none")
-            for row, target in zip(logits[:, -keep:], tokens[:, -keep:], strict=True)
-        ]
-    return torch.stack(losses).cpu().numpy()
+    return scorer.losses(rows, keep)
 
 
 def batch_size_for(context: int, vocab_size: int) -> int:

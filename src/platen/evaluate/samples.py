@@ -1,15 +1,12 @@
-"""Texts that the model writes, for the evaluation report: seeded, so that the report is repeatable."""
+"""Texts that the model generates, for the evaluation report: seeded, so that the report is repeatable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from platen.engines.batching.sampling import RandomStream, Row, sample
-from platen.engines.protocol import SamplingParams
-from platen.evaluate.subject import Subject
+from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent
+from platen.evaluate.session import EngineSession
 
 
 @dataclass(frozen=True)
@@ -23,34 +20,34 @@ class Sample:
 
 
 def write_samples(
-    subject: Subject, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int
+    session: EngineSession, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int
 ) -> list[Sample]:
-    """Continue each prompt by at most `max_tokens` tokens; the i-th uses seed + i.
+    """Continue each prompt by at most `max_tokens` tokens, or to the end of the context window.
 
-    The whole text so far, cropped to the context window, goes through the model for each token: slower
-    than an engine's cache, and the same for every kind of model that is evaluated.
+    The i-th uses seed + i. A prompt that does not fit the window is continued from its last tokens.
     """
-    return [
-        _continue(
-            subject, prompt, SamplingParams(temperature=temperature, max_tokens=max_tokens), seed + index
+    window = session.model.engine.capacity().context_window
+    requests = {
+        number: GenerationRequest(
+            f"sample-{number}",
+            ids[-(window - 1) :],
+            SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed + number),
         )
-        for index, prompt in enumerate(prompts)
-    ]
+        for number, prompt in enumerate(prompts)
+        if (ids := _prompt_ids(session, prompt))
+    }
+    events = dict(zip(requests, session.run(list(requests.values())), strict=True))
+    return [_sample(prompt, events.get(number, [])) for number, prompt in enumerate(prompts)]
 
 
-def _continue(subject: Subject, prompt: str, params: SamplingParams, seed: int) -> Sample:
-    tokenizer = subject.tokenizer
+def _prompt_ids(session: EngineSession, prompt: str) -> list[int]:
+    """An empty prompt without a begin-of-text token begins with the mark between documents."""
+    tokenizer = session.model.tokenizer
     ids = tokenizer.encode(prompt, add_special_tokens=True)
-    if not ids:  # nothing to continue and no begin-of-text token: the mark between documents begins one
-        ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    written: list[int] = []
-    stream = RandomStream(seed)
-    with torch.inference_mode():
-        while ids and len(written) < (params.max_tokens or 0):
-            row = torch.tensor([(ids + written)[-subject.context :]], device=subject.device)
-            logits = subject.model(row, logits_to_keep=1)[:, -1]
-            (chosen,) = sample(logits.float().cpu().numpy(), [Row(params, stream.uniform())])
-            if chosen == tokenizer.eos_id:
-                return Sample(prompt, tokenizer.decode(written), len(written), "stop")
-            written.append(chosen)
-    return Sample(prompt, tokenizer.decode(written), len(written), "length")
+    return ids or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])
+
+
+def _sample(prompt: str, events: Sequence[TokenEvent]) -> Sample:
+    text = "".join(event.text for event in events)
+    tokens = sum(len(event.token_ids) for event in events)
+    return Sample(prompt, text, tokens, "stop" if events and events[-1].finish_reason == "stop" else "length")

@@ -1,40 +1,41 @@
 """What is being evaluated: a model, its tokenizer, and the text of a split with its token ids.
 
-Bundles and ladder baselines are opened alike, so that they are also measured alike.
+Whatever a model is, it is opened alike, so that it is also measured alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from platen.core.devices import select_device
 from platen.core.errors import DataError
 from platen.core.kinds.data_splits import DataSplits
+from platen.evaluate.scorer import EngineScorer, Scorer, TorchScorer
+from platen.evaluate.session import EngineSession
+from platen.models import ladder
+from platen.models.arch.config import DecoderConfig
+from platen.models.bundle import open_bundle
+from platen.models.resolve import BUNDLE, resolve
 from platen.tokens.files import TokenFiles
 from platen.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An opened model. `model` takes (B, T) ids and `logits_to_keep`; `context` is in tokens."""
+    """A model opened to be scored; `context` is its window in tokens."""
 
-    model: nn.Module
+    scorer: Scorer
     tokenizer: Tokenizer
     context: int
     parameters: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        first = next(self.model.parameters(), None)
-        return torch.device("cpu") if first is None else first.device
 
 
 @dataclass(frozen=True)
@@ -59,26 +60,31 @@ class SplitText:
         return sum(document.bytes for document in self.documents)
 
 
-def open_subject(path: Path, device: str = "cpu") -> Subject:
-    """Open a bundle or a ladder baseline in evaluation mode on a device.
+@contextmanager
+def open_subject(path: Path, device: str = "cpu") -> Iterator[Subject]:
+    """Open a model to be scored: a bundle, a ladder baseline, or any form that an engine runs.
 
-    Raises ConfigError when there is no such device, BundleError.
+    Networks of ours are scored by their logits, others by their engines. Raises ConfigError when there is no
+    such device, BundleError.
     """
-    from platen.models import ladder
-
-    on = select_device(device)
+    model = resolve(path)
     if ladder.is_ladder(path):
         baseline = ladder.open(path)
-        return _subject(baseline.model.to(on), baseline.tokenizer, baseline.config.max_position_embeddings)
-    from platen.models.bundle import open_bundle
+        yield _of_network(baseline.model, baseline.config, baseline.tokenizer, device)
+    elif model.form == BUNDLE and model.config.decoder is not None:
+        bundle = open_bundle(path, device=select_device(device))
+        yield _of_network(bundle.model, bundle.config, bundle.tokenizer, device)
+    else:
+        with EngineSession(path, device) as session:
+            scorer = EngineScorer(session)
+            yield Subject(scorer, model.tokenizer, scorer.context, model.parameters)
 
-    bundle = open_bundle(path, device=on)
-    return _subject(bundle.model, bundle.tokenizer, bundle.config.max_position_embeddings)
 
-
-def _subject(model: nn.Module, tokenizer: Tokenizer, context: int) -> Subject:
+def _of_network(model: nn.Module, config: DecoderConfig, tokenizer: Tokenizer, device: str) -> Subject:
+    on = select_device(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Subject(model.eval(), tokenizer, context, parameters)
+    scorer = TorchScorer(model.to(on).eval(), on)
+    return Subject(scorer, tokenizer, config.max_position_embeddings, parameters)
 
 
 def read_split(tokens: Path, data: Path, split: str, tokenizer: Tokenizer) -> SplitText:

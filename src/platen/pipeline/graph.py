@@ -1,204 +1,137 @@
-"""The stages of a project, in the order they run.
+"""The stages of a project, in the order they run: made from the declared ones and the file's sections.
 
-Each stage's function is named, not imported: its libraries load only when it runs.
+A stage's inputs are found by the kinds of artifacts that it needs: the nearest before it, of its own variant
+or of none. So whatever made a model last is what is evaluated, released and compiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-from platen.core.config import Section
 from platen.core.errors import ConfigError
-from platen.core.stage import Stage, StageContext, StageResult
-from platen.core.urls import shown
-from platen.project.sections import Project, StageName
-from platen.registry.config import ReleaseConfig
-from platen.train.config import PretrainConfig
-
-
-class CompareConfig(Section):
-    variants: tuple[str, ...]
-
-
-def _function(path: str) -> Callable[[StageContext], StageResult]:
-    """A stage function `module:name`, imported at its first call."""
-    module, _, name = path.partition(":")
-
-    def run(ctx: StageContext) -> StageResult:
-        result: StageResult = getattr(import_module(module), name)(ctx)
-        return result
-
-    return run
+from platen.core.stage import Needs, Stage, StageSpec
+from platen.project.sections import Project
+from platen.project.stages import AFTER_TRAINING, BEFORE_TRAINING, OWN, STAGES, TRAINING, added
+from platen.train.config import TrainConfig
 
 
 def build_stages(project: Project, directory: Path) -> tuple[Stage, ...]:
     """The project's stages, upstream first.
 
-    Raises ConfigError when a source matches no file.
+    Raises ConfigError for a stage whose inputs nothing makes, DataError when a source matches no file.
     """
-    from platen.data.filters.files import filter_files
-    from platen.data.sources import source_files
+    planned = _own(project)
+    specs = added()
+    for name, config in project.stages.items():
+        _insert(planned, Stage(name, specs[name], config))
+    made: list[Stage] = []
+    for stage in planned:
+        inputs = _inputs(stage, made)
+        sources = tuple(stage.spec.sources_of(stage.config, directory))
+        made.append(Stage(stage.name, stage.spec, stage.config, inputs, sources))
+    return tuple(made)
 
-    stages = [
-        Stage(
-            name="data",
-            kind="data",
-            version=2,
-            run=_function("platen.data.prepare:prepare"),
-            config=project.data,
-            sources=(*source_files(directory, project.data), *filter_files(project.data.filters, directory)),
-        ),
-        *_instructions(project, directory),
-        *_tokens(project, directory),
+
+def _own(project: Project) -> list[Stage]:
+    """Platen's stages that the sections ask for; those of each variant together."""
+    stages = [stage for spec in BEFORE_TRAINING for stage in _from(spec, project)]
+    shared = tuple(spec for spec in AFTER_TRAINING if not spec.per_variant)
+    each = tuple(spec for spec in AFTER_TRAINING if spec.per_variant)
+    variants = {f"@{name}": project.variant(name) for name in project.variants} or {"": project}
+    for suffix, changed in variants.items():
+        stages += _training(changed, suffix)
+        stages += [stage for spec in each for stage in _from(spec, changed, suffix)]
+    return stages + [stage for spec in shared for stage in _from(spec, project)]
+
+
+def _from(spec: StageSpec[Any], project: Project, suffix: str = "") -> Iterator[Stage]:
+    config = None if spec.settings is None else spec.settings(project)
+    if config is not None:
+        yield Stage(spec.name + suffix, spec, config)
+
+
+def _training(project: Project, suffix: str) -> Iterator[Stage]:
+    """The one section `train` is a step of pretraining without a name."""
+    kinds = TRAINING.all()
+    sections: Sequence[tuple[str, str, Any]] = [
+        (f"train.{step.name}", step.kind, step) for step in project.steps
     ]
-    if project.train is None:
-        return tuple(stages)
-    if not project.variants:
-        return (*stages, *_training(project, ""), _release(project), *_compilation(project))
-    for name in project.variants:
-        stages += _training(project.variant(name), f"@{name}")
-    return (*stages, _comparison(project))
+    if isinstance(project.train, TrainConfig):
+        sections = [("train", "pretrain", project.train)]
+    for number, (name, kind, section) in enumerate(sections):
+        first = number == 0 and project.base is None
+        step = kinds[kind]
+        yield Stage(name + suffix, step.stage, step.settings(project, section, first))
 
 
-def _tokens(project: Project, directory: Path) -> tuple[Stage, ...]:
-    if not project.makes_tokens:
-        return ()
-    return (
-        Stage(
-            name="tokenizer",
-            kind="tokenizer",
-            version=1,
-            run=_function("platen.tokens.train:train_tokenizer"),
-            config=project.tokenizer,
-            inputs={"data": "data"},
-            sources=_template_file(project, directory),
-        ),
-        Stage(
-            name="tokens",
-            kind="tokens",
-            version=1,
-            run=_function("platen.tokens.train:encode_corpus"),
-            config=Section(),
-            inputs={"data": "data", "tokenizer": "tokenizer"},
-        ),
-    )
+def _insert(stages: list[Stage], new: Stage) -> None:
+    """Put a package's stage behind the last one that makes something that it needs."""
+    named = {need.stage for need in new.spec.inputs_of(new.config).values()}
+    kinds = {kind for need in new.spec.inputs_of(new.config).values() for kind in need.kinds}
+    behind = [at for at, stage in enumerate(stages, 1) if stage.kind in kinds or stage.name in named]
+    stages.insert(max(behind, default=0), new)
 
 
-def _instructions(project: Project, directory: Path) -> tuple[Stage, ...]:
-    if project.instruct is None:
-        return ()
-    from platen.data.instruct.sources import pair_files
-
-    return (
-        Stage(
-            name="instruct",
-            kind="instructions",
-            version=2,
-            run=_function("platen.data.instruct.stage:make_instructions"),
-            config=project.instruct,
-            inputs={"data": "data"},
-            sources=tuple(pair_files(directory, project.instruct)),
-        ),
-    )
-
-
-def _template_file(project: Project, directory: Path) -> tuple[Path, ...]:
-    """The chat template's file. One that is not there is the stage's to complain of."""
-    if project.tokenizer.chat_template is None:
-        return ()
-    file = directory / project.tokenizer.chat_template
-    return (file,) if file.is_file() else ()
+def _inputs(stage: Stage, before: Sequence[Stage]) -> Mapping[str, str]:
+    """Role → the name of the stage whose artifact it is. Raises ConfigError for one that nothing makes."""
+    found: dict[str, str] = {}
+    for role, need in stage.spec.inputs_of(stage.config).items():
+        fitting = [other for other in before if _fits(need, other, stage.variant)]
+        if need.every:
+            found |= {other.name: other.name for other in fitting}
+        elif fitting:
+            found[role] = fitting[-1].name
+        elif not need.optional:
+            what = (
+                f"the stage {need.stage}" if need.stage else f"an artifact of the kind {_words(need.kinds)}"
+            )
+            raise ConfigError(
+                f"{stage.name} needs {what}, and no stage of this project before it makes one",
+                hint=f"stages before it: {', '.join(other.name for other in before) or 'none'}",
+            )
+    return found
 
 
-def _training(project: Project, suffix: str) -> list[Stage]:
-    llama = project.model.architecture == "llama"
-    train = Stage(
-        name=f"train{suffix}",
-        kind="model" if llama else "baseline",
-        version=1,
-        run=_function("platen.train.pretrain:pretrain"),
-        config=PretrainConfig(model=project.model, train=project.training()),
-        inputs={"tokens": "tokens", "tokenizer": "tokenizer"},
-        seeded=True,
-        resumable=True,
-        tracked=True,
-    )
-    evaluate = Stage(
-        name=f"evaluate{suffix}",
-        kind="evaluation",
-        version=1,
-        run=_function("platen.evaluate.stage:evaluate"),
-        config=project.evaluate,
-        inputs={"train": train.name, "data": "data", "tokens": "tokens"},
-        seeded=True,
-    )
-    return [train, evaluate]
+def _fits(need: Needs, other: Stage, variant: str) -> bool:
+    if need.stage is not None:
+        return other.name == need.stage
+    here = bool(other.variant) if need.every else other.variant in ("", variant)
+    return here and other.kind in need.kinds
 
 
-def _release(project: Project) -> Stage:
-    return Stage(
-        name="register",
-        kind="release",
-        version=1,
-        run=_function("platen.registry.release:register"),
-        config=ReleaseConfig(
-            model=project.register_as.model or project.name,
-            promote=project.register_as.promote,
-            gate=project.gate,
-            registry=None if project.registry is None else shown(project.registry),
-        ),
-        inputs={"evaluate": "evaluate", "train": "train"},
-    )
-
-
-def _compilation(project: Project) -> tuple[Stage, ...]:
-    if project.compile_to is None:
-        return ()
-    return (
-        Stage(
-            name="compile",
-            kind="compiled",
-            version=1,
-            run=_function("platen.compress.compile:compile_released"),
-            config=project.compile_to,
-            inputs={"train": "train", "register": "register"},
-        ),
-    )
-
-
-def _comparison(project: Project) -> Stage:
-    names = tuple(project.variants)
-    return Stage(
-        name="compare",
-        kind="comparison",
-        version=1,
-        run=_function("platen.evaluate.compare:compare"),
-        config=CompareConfig(variants=names),
-        inputs={f"{stage}@{name}": f"{stage}@{name}" for name in names for stage in ("train", "evaluate")},
-    )
+def _words(kinds: Sequence[str]) -> str:
+    return " or ".join(kinds)
 
 
 def select(stages: tuple[Stage, ...], targets: tuple[str, ...]) -> tuple[Stage, ...]:
     """The named stages and all they need; every stage when none is named.
 
-    A name without its variant (`train` for `train@rope`) means all of them. Raises ConfigError.
+    A name without its variant or step (`train` for `train@rope` or `train.first`) means all of them. Raises
+    ConfigError.
     """
     if not targets:
         return stages
     by_name = {stage.name: stage for stage in stages}
     wanted: set[str] = set()
     for target in targets:
-        named = [name for name in by_name if name == target or name.partition("@")[0] == target]
+        named = [name for name in by_name if target in called(name)]
         if not named:
             hint = f"stages: {', '.join(by_name)}"
-            if target in get_args(StageName):
+            if target in OWN:
                 hint += "; others come with their sections in platen.yaml, such as `train`"
+            elif target in STAGES.all():
+                hint += f"; {target} comes with a section `stages.{target}` in platen.yaml"
             raise ConfigError(f"no stage is called {target!r}", hint=hint)
         wanted.update(named)
     for stage in reversed(stages):
         if stage.name in wanted:
             wanted.update(stage.inputs.values())
     return tuple(stage for stage in stages if stage.name in wanted)
+
+
+def called(name: str) -> tuple[str, ...]:
+    """The names that a stage answers to, the most particular first: without variant, without step."""
+    plain = name.partition("@")[0]
+    return tuple(dict.fromkeys((name, plain, plain.partition(".")[0])))

@@ -45,7 +45,7 @@ def find_garbage(pipeline: Pipeline) -> Garbage:
     roots += [ref for name, ref in pipeline.latest().items() if name in stages]
     roots += [manifest.ref for manifest in manifests if manifest.kind == "release"]
     keep = needed(manifests, roots)
-    resumable = {f"{e.stage.name}-{e.fingerprint}" for e in planned if e.stage.resumable and not e.fresh}
+    resumable = {f"{e.stage.name}-{e.fingerprint}" for e in planned if e.stage.spec.resumable and not e.fresh}
     artifacts = tuple(m for m in manifests if m.ref not in keep)
     leftovers = tuple(p for p in pipeline.store.leftovers() if p.name not in resumable)
     references = _unused_references(pipeline)

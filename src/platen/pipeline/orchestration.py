@@ -7,14 +7,15 @@ The same assets run in this process (`materialize`) and in Dagster's own page or
 from __future__ import annotations
 
 import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from platen.core.artifacts import Manifest
 from platen.core.errors import MissingExtraError, PlatenError
+from platen.pipeline.graph import called
 from platen.pipeline.planner import PlannedStage
-from platen.project.sections import StageName
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -53,8 +54,8 @@ def home(pipeline: Pipeline) -> Path:
 
 
 def asset_key(name: str) -> list[str]:
-    """`train@rope` is the asset `train/rope`."""
-    return name.split("@")
+    """`train@rope` is the asset `train/rope`, and so is `train.rope`."""
+    return re.split("[@.]", name)
 
 
 def materialize(execution: Execution) -> None:
@@ -80,14 +81,15 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
     dagster = import_dagster()
     pipeline, stage = execution.pipeline, entry.stage
     key = dagster.AssetKey(asset_key(stage.name))
-    gated = stage.name == "evaluate" and bool(pipeline.project.gate)
-    retry = pipeline.project.retries.get(cast(StageName, stage.name.partition("@")[0]))
+    gated = bool(pipeline.rules_on(stage))
+    retries = pipeline.project.retries
+    retry = next((retries[name] for name in called(stage.name) if name in retries), None)
 
     @dagster.asset(
         key=key,
         deps=[dagster.AssetKey(asset_key(upstream)) for upstream in stage.inputs.values()],
         kinds={stage.kind},
-        code_version=str(stage.version),
+        code_version=str(stage.spec.version),
         check_specs=[dagster.AssetCheckSpec("gate", asset=key, blocking=True)] if gated else None,
         retry_policy=retry
         and dagster.RetryPolicy(
@@ -101,7 +103,7 @@ def build_asset(execution: Execution, entry: PlannedStage, *, lock_each: bool = 
         try:
             with pipeline.lock() if lock_each else nullcontext():
                 artifact, made = execution.make(entry)
-            outcome = execution.check_gate(artifact) if gated else None
+            outcome = execution.check_gate(entry, artifact) if gated else None
         except (KeyboardInterrupt, dagster.DagsterExecutionInterruptedError):
             execution.interrupted = True  # Dagster takes it for a failed step
             raise

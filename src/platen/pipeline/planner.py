@@ -51,13 +51,13 @@ def plan(
         earlier[manifest.name] = manifest  # the newest of a name wins
     planned: dict[str, PlannedStage] = {}
     for stage in stages:
-        config = redact(stage.config.model_dump(mode="json")) | ({"seed": seed} if stage.seeded else {})
+        config = redact(stage.config.model_dump(mode="json")) | ({"seed": seed} if stage.spec.seeded else {})
         inputs = {
             role: f"{upstream}/{planned[upstream].fingerprint}" for role, upstream in stage.inputs.items()
         }
         sources = tuple(_describe(source, directory, index, redact) for source in stage.sources)
         hashed = inputs | {f"source:{s.path}": s.sha256 for s in sources}
-        print_ = fingerprint(stage.name, stage.version, config, hashed)
+        print_ = fingerprint(stage.name, stage.spec.version, config, hashed)
         made, damage = store.check(stage.name, print_)
         entry = PlannedStage(stage, print_, config, inputs, sources, made, "")
         if made is None:
@@ -87,8 +87,9 @@ def _why(entry: PlannedStage, earlier: Manifest | None, planned: Mapping[str, Pl
     if earlier is None:
         return "never made"
     reasons = []
-    if earlier.code_version != entry.stage.version:
-        reasons.append(f"its code changed (version {earlier.code_version} → {entry.stage.version})")
+    version = entry.stage.spec.version
+    if earlier.code_version != version:
+        reasons.append(f"its code changed (version {earlier.code_version} → {version})")
     reasons += changes(earlier.config, entry.config)
     reasons += _source_changes(earlier.sources, entry.sources)
     for role, ref in entry.inputs.items():

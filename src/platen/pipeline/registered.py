@@ -50,12 +50,11 @@ class ProjectModels:
 
     @property
     def _own(self) -> str:
-        project = self.pipeline.project
-        return project.register_as.model or project.name
+        return self.pipeline.project.released_as
 
     def _version(self, reference: str | None) -> Version:
         if reference is None and not self.has_released:
-            self.pipeline.project.training()  # without it there never will be one: that is what to say
+            self.pipeline.project.require_model()  # without it there never will be one: that is what to say
         model, _, version = (reference or self._own).partition("@")
         return self.pipeline.registry.get(model, version or "production")
 

@@ -11,19 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from platen.core.artifacts import Artifact, Manifest, SourceIndex, Store, made_with, now
-from platen.core.errors import ArtifactError, GateFailed, MissingExtraError, PlatenError
-from platen.core.stage import NullTracker, Progress, SilentProgress, StageContext, Tracker
+from platen.core.errors import ArtifactError, ConfigError, MissingExtraError, PlatenError
+from platen.core.progress import NullTracker, Progress, SilentProgress, Tracker
+from platen.core.stage import Stage, StageContext
 from platen.core.state.embedded import STATE_FOLDER
 from platen.core.state.interface import LockHeldError, StateError
 from platen.pipeline.graph import build_stages, select
+from platen.pipeline.launcher import launch
 from platen.pipeline.planner import PlannedStage, plan
 from platen.project.file import LoadedProject
+from platen.project.stages import declared_metrics
 
 if TYPE_CHECKING:
     from platen.core.state.interface import State
+    from platen.registry.config import GateRule
+    from platen.registry.gate import GateOutcome
     from platen.registry.versions import Registry
 
 LATEST = "latest"
@@ -150,10 +155,11 @@ class Pipeline:
     ) -> Artifact:
         """Run one stage function and publish what it wrote."""
         stage = entry.stage
-        work = self.store.work_dir(stage.name, entry.fingerprint, keep=stage.resumable)
+        work = self.store.work_dir(stage.name, entry.fingerprint, keep=stage.spec.resumable)
         started = time.monotonic()
         with self._tracker(entry) as tracker:
-            result = stage.run(
+            result = launch(
+                stage,
                 StageContext(
                     name=stage.name,
                     fingerprint=entry.fingerprint,
@@ -166,13 +172,14 @@ class Pipeline:
                     seed=self.project.seed,
                     progress=progress,
                     tracker=tracker,
-                )
+                    metrics=declared_metrics(),
+                ),
             )
         manifest = Manifest(
             name=stage.name,
             kind=stage.kind,
             fingerprint=entry.fingerprint,
-            code_version=stage.version,
+            code_version=stage.spec.version,
             config=entry.config,
             inputs=entry.inputs,
             sources=entry.sources,
@@ -185,7 +192,7 @@ class Pipeline:
         return self.store.commit(work, manifest)
 
     def _tracker(self, entry: PlannedStage) -> AbstractContextManager[Tracker]:
-        if not entry.stage.tracked:
+        if not entry.stage.spec.tracked:
             return nullcontext(NullTracker())
         from platen.registry.tracking import MlflowTracker
 
@@ -195,6 +202,12 @@ class Pipeline:
             run_name=entry.stage.name,
             fingerprint=entry.fingerprint,
         )
+
+    def rules_on(self, stage: Stage) -> tuple[GateRule, ...]:
+        """The gate's rules on what a stage reports. Variants are compared and pass no gate."""
+        if self.project.variants:
+            return ()
+        return tuple(rule for rule in self.project.gate if rule.report == stage.name)
 
     def latest(self) -> dict[str, str]:
         """The artifact that each stage last made or found fresh, as `name/fingerprint`."""
@@ -240,7 +253,7 @@ class Execution:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("platen"):
                 raise
-            raise MissingExtraError("train", f"stage {name} (it uses {error.name})") from error
+            raise _missing(entry.stage, error) from error
         self.artifacts[name] = artifact
         self.pipeline.remember([entry])
         self.report.made.append(name)
@@ -253,21 +266,33 @@ class Execution:
             self.artifacts[name] = self.pipeline.artifact(entry)
         return self.artifacts[name]
 
-    def check_gate(self, artifact: Artifact) -> Any:
-        """The gate's outcome on an evaluation; a failure is kept as the run's error."""
-        from platen.registry.gate import check
+    def check_gate(self, entry: PlannedStage, artifact: Artifact) -> GateOutcome:
+        """The outcome of the rules on a report; a failure is kept as the run's error."""
+        from platen.registry.gate import judge, report_metrics
 
-        project = self.pipeline.project
-        production = self.pipeline.registry.production(project.register_as.model or project.name)
-        outcome = check(
-            project.gate, artifact.manifest.metrics, None if production is None else production.metrics
+        pipeline, stage = self.pipeline, entry.stage
+        model = next((self._upstream(name) for name in stage.inputs.values() if self._is_model(name)), None)
+        outcome = judge(
+            pipeline.rules_on(stage),
+            report_metrics({stage.name: artifact.manifest.metrics}),
+            pipeline.registry.production(pipeline.project.released_as),
+            declared_metrics(),
+            fingerprint=None if model is None else model.manifest.fingerprint,
         )
         for line in outcome.lines:
             self.observer.say(line)
         self.report.errors.pop("gate", None)  # an earlier try's
         if not outcome.passed:
-            self.report.errors["gate"] = GateFailed(
-                f"the gate refused this model: {'; '.join(outcome.failures)}",
-                hint="improve the model or change `gate` in platen.yaml; nothing was registered",
-            )
+            self.report.errors["gate"] = outcome.refusal(artifact.manifest.ref)
         return outcome
+
+    def _is_model(self, name: str) -> bool:
+        return next(entry.stage.kind for entry in self.planned if entry.stage.name == name) == "model"
+
+
+def _missing(stage: Stage, error: ModuleNotFoundError) -> PlatenError:
+    """What to say when a stage lacks a library: its own extra, where one brings it."""
+    what = f"stage {stage.name} (it uses {error.name})"
+    if stage.spec.extra is not None:
+        return MissingExtraError(stage.spec.extra, what)
+    return ConfigError(f"{what} lacks a library", hint=f"install {error.name}")

@@ -21,8 +21,9 @@ from pydantic import ValidationError
 
 from platen.core.config import Section
 from platen.core.errors import ConfigError
+from platen.core.wording import suggestion
 from platen.models.config import ModelConfig
-from platen.project.problems import explain, suggestion
+from platen.project.problems import explain
 from platen.project.schema import SchemaNode, get, json_schema, keys_at, reference_markdown
 from platen.project.sections import Project, Service
 from platen.project.templates import new_project

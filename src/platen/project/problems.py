@@ -3,15 +3,15 @@ is allowed, and what was probably meant."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from platen.core.wording import suggestion
 from platen.project.schema import SchemaNode, alternatives, find, get, in_words, keys_at, resolve
 from platen.project.yaml import KeyPath, Problem, Values
 
@@ -152,13 +152,6 @@ def shown(value: Any) -> str:
 def _short(text: str) -> str:
     text = text.replace("\n", "\\n")
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing when no known word is near."""
-    by_lower = {name.lower().replace("-", "_"): name for name in known}
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def _advice(found: Any, schema: SchemaNode, node: SchemaNode) -> str:

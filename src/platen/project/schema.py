@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from platen.project.sections import Project
+from platen.project.stages import STAGES
 from platen.project.yaml import KeyPath
 
 SchemaNode = Mapping[str, Any]
@@ -42,6 +43,9 @@ def json_schema() -> dict[str, Any]:
         # A variant gives some of a section's keys; none of the two sections' keys is required by itself.
         variant[key] = {"$ref": f"#/$defs/{section}", "description": variant[key]["description"]}
     schema["properties"]["variants"]["additionalProperties"] = False
+    schema["properties"]["retries"]["propertyNames"] = {
+        "anyOf": [{"enum": list(STAGES.all())}, {"pattern": r"^train\.[a-z0-9_]{1,40}$"}]
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "platen.yaml",

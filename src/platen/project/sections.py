@@ -5,27 +5,28 @@ Loading, line numbers, `--set` and environment interpolation are in `platen.proj
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from platen.compress.config import CompileConfig
 from platen.core.checks import check_cron
-from platen.core.config import Section, Text
+from platen.core.config import PathInFile, Section, Text
 from platen.core.errors import ConfigError
 from platen.core.overlay import overlaid
+from platen.core.wording import suggestion
 from platen.data.config import DataConfig
 from platen.data.instruct.config import InstructConfig
 from platen.evaluate.config import EvaluateConfig
 from platen.models.config import ModelConfig
+from platen.project.stages import STAGES, AddedSections, Step, Steps
 from platen.registry.config import GateRule, RegisterConfig
 from platen.serve.config import ServeConfig
 from platen.tokens.config import TokenizerConfig
 from platen.train.config import TrainConfig
 
-StageName = Literal[
-    "data", "instruct", "tokenizer", "tokens", "train", "evaluate", "register", "compile", "compare"
-]
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 class RetryConfig(Section):
@@ -60,6 +61,7 @@ class Service(Section):
     """Serving."""
 
 
+_FROM_THE_BASE = ("model", "tokenizer")
 _ABOUT_A_MODEL = ("model", "evaluate", "gate", "register_as", "compile_to", "variants")
 
 
@@ -78,14 +80,17 @@ class Project(Section):
     """MLflow server or database of the runs and registered versions; default: SQLite in `.platen`."""
     data: DataConfig
     """The text."""
+    base: Text | None = None
+    """A model to start from: a folder, a Hub name, a registered MODEL@VERSION, a URL or a GGUF file."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How text becomes tokens."""
     model: ModelConfig = ModelConfig()
     """The network."""
-    train: TrainConfig | None = None
-    """Pretraining; without it the project ends with its data, and its tokens if `tokenizer` is given."""
+    train: TrainConfig | Steps | None = None
+    """Pretraining, or a list of steps that each go on from the model before. Without it, and without `base`,
+    the project ends with its data, and its tokens if `tokenizer` is given."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """Measuring the trained model."""
+    """Measuring the model that training, or `base`, gives."""
     gate: tuple[GateRule, ...] = ()
     """All rules must pass before a model is registered."""
     register_as: RegisterConfig = Field(default=RegisterConfig(), alias="register")
@@ -96,7 +101,9 @@ class Project(Section):
     """Serving it."""
     instruct: InstructConfig | None = None
     """When given, an instruction set is made from the text and from finished pairs."""
-    retries: dict[StageName, RetryConfig] = Field(default_factory=dict)
+    stages: AddedSections = Field(default_factory=dict)
+    """Stages that packages add, by name, with their settings."""
+    retries: dict[str, RetryConfig] = Field(default_factory=dict)
     """Stage name → how often a failure is tried again."""
     schedule: Annotated[str, AfterValidator(check_cron)] | None = None
     """Cron expression of five fields (UTC) on which `platen ui` runs the pipeline."""
@@ -105,7 +112,9 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Project:
-        self._check_trains()
+        self._check_names()
+        self._check_base()
+        self._check_makes_model()
         self._check_context()
         if self.model.architecture != "llama" and not self.variants:
             raise ValueError(
@@ -116,41 +125,127 @@ class Project(Section):
             raise ValueError("evaluate.split is test, but data.split.test leaves that split empty")
         return self
 
-    def _check_trains(self) -> None:
-        """Sections about a model need one that is trained; a section without effect is a mistake."""
+    def _check_names(self) -> None:
+        """Steps have names of their own, variants one section to change, and retries stages that exist."""
+        names = [step.name for step in self.steps]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"train has two steps of the name {twice}; give each its own")
+        if names and self.variants:
+            raise ValueError("variants change one section train, and here it is a list of steps")
+        stages = (*STAGES.all(), *(f"train.{name}" for name in names))
+        for stage in self.retries:
+            if stage not in stages:
+                raise ValueError(
+                    f"retries.{stage}: no stage is called {stage}{suggestion(stage, stages)}; "
+                    f"stages: {', '.join(stages)}"
+                )
+
+    def _check_base(self) -> None:
+        given = [name for name in _FROM_THE_BASE if name in self.model_fields_set]
+        if self.base is not None and given:
+            raise ValueError(
+                f"{' and '.join(given)} with base: the network and its tokenizer are those of {self.base}; "
+                f"leave {'it' if len(given) == 1 else 'them'} out, or leave out base to train from nothing"
+            )
+        if self.base is not None and any(variant.model for variant in self.variants.values()):
+            raise ValueError(f"variants change model, and the network is that of base: {self.base}")
+
+    def _check_makes_model(self) -> None:
+        """Sections about a model need one; a section without effect is a mistake."""
         names = {"register_as": "register", "compile_to": "compile"}
         idle = [names.get(name, name) for name in _ABOUT_A_MODEL if name in self.model_fields_set]
-        if self.train is None and idle:
+        if self.variants and self.train is None:
+            raise ValueError("variants without train: give train, such as `train: {minutes: 2}`")
+        if not self.makes_model and idle:
             raise ValueError(
                 f"{', '.join(idle)} without train: give train, such as `train: {{minutes: 2}}`, "
-                f"or leave {'it' if len(idle) == 1 else 'them'} out too for a project that trains no model"
+                f"or base for a model that is there, "
+                f"or leave {'it' if len(idle) == 1 else 'them'} out too for a project that has no model"
             )
 
     def _check_context(self) -> None:
-        if self.train is None:
+        """Of a base the window is known only when it is opened."""
+        if self.train is None or self.base is not None:
             return
-        if self.train.sequence_length > self.model.max_position_embeddings:
-            raise ValueError(
-                f"train.sequence_length ({self.train.sequence_length}) is longer than "
-                f"model.max_position_embeddings ({self.model.max_position_embeddings})"
-            )
-        if (self.evaluate.stride or 0) > self.model.max_position_embeddings:
+        window = self.model.max_position_embeddings
+        for where, step in self._training_sections():
+            if step.sequence_length > window:
+                raise ValueError(
+                    f"{where}.sequence_length ({step.sequence_length}) is longer than "
+                    f"model.max_position_embeddings ({window})"
+                )
+        if (self.evaluate.stride or 0) > window:
             raise ValueError(
                 f"evaluate.stride ({self.evaluate.stride}) is longer than "
-                f"model.max_position_embeddings ({self.model.max_position_embeddings})"
+                f"model.max_position_embeddings ({window})"
             )
+
+    def _training_sections(self) -> Iterator[tuple[str, TrainConfig]]:
+        """Sections with limits on sequences, by their keys."""
+        if isinstance(self.train, TrainConfig):
+            yield "train", self.train
+        for number, step in enumerate(self.steps):
+            if isinstance(step, TrainConfig):
+                yield f"train.{number}", step
+
+    def paths(self) -> Iterator[PathInFile]:
+        if self.base is not None:
+            yield PathInFile("base", self.base, "model", self)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The named steps of training; none where `train` is one section."""
+        return self.train if isinstance(self.train, tuple) else ()
 
     @property
     def makes_tokens(self) -> bool:
-        """Whether there are a tokenizer and tokens: for a model, or asked for by a section of their own."""
-        return self.train is not None or "tokenizer" in self.model_fields_set
+        """Whether there are tokens: for a model, or asked for by a section of their own."""
+        return self.makes_model or "tokenizer" in self.model_fields_set
+
+    @property
+    def makes_model(self) -> bool:
+        """Whether a model comes out: one is trained, or there is one to start from."""
+        return self.train is not None or self.base is not None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The variants' names."""
+        return tuple(self.variants)
+
+    @property
+    def released_as(self) -> str:
+        """The model's name in the registry."""
+        return self.register_as.model or self.name
+
+    def section(self, key: str, kind: type[SectionT]) -> SectionT | None:
+        """The section under `key`, as `ProjectView` has it."""
+        found = self._value(key)
+        return found if isinstance(found, kind) else None
+
+    def items(self, key: str, kind: type[SectionT]) -> tuple[SectionT, ...]:
+        """The sections of the list under `key`."""
+        found = self._value(key)
+        return tuple(item for item in found if isinstance(item, kind)) if isinstance(found, tuple) else ()
+
+    def _value(self, key: str) -> Any:
+        names = (name for name, field in type(self).model_fields.items() if key in (name, field.alias))
+        name = next(names, None)
+        return None if name is None else getattr(self, name)
+
+    def require_model(self) -> None:
+        """Raises ConfigError when the project makes no model."""
+        if not self.makes_model:
+            raise ConfigError(
+                f"the project {self.name} trains no model: its file has no `train` section, and no `base`",
+                hint="add one, such as `train: {minutes: 2}`, and `platen run`; or name a model",
+            )
 
     def training(self) -> TrainConfig:
-        """How the model is trained. Raises ConfigError when the project trains none."""
-        if self.train is None:
+        """The one section `train`. Raises ConfigError when the project has none, or several steps."""
+        if not isinstance(self.train, TrainConfig):
             raise ConfigError(
-                f"the project {self.name} trains no model: its file has no `train` section",
-                hint="add one, such as `train: {minutes: 2}`, and `platen run`; or name a model",
+                f"the project {self.name} has no single section `train`",
+                hint="add one, such as `train: {minutes: 2}`",
             )
         return self.train
 

@@ -8,12 +8,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from platen.core.config import Section, Text
 
+EVALUATION = "evaluate"
+"""The stage whose metrics are named without it."""
+
 
 class GateRule(Section):
     """One condition on one metric of the evaluation report."""
 
     metric: Text
-    """A metric's name in the report, such as `bits_per_byte`."""
+    """A metric in the evaluation, such as `bits_per_byte`, or in another stage's report: `STAGE.METRIC`."""
     max: float | None = None
     """Fails above this."""
     min: float | None = None
@@ -30,6 +33,11 @@ class GateRule(Section):
         if self.max is not None and self.min is not None and self.min > self.max:
             raise ValueError(f"min ({self.min:g}) is above max ({self.max:g}); nothing can pass")
         return self
+
+    @property
+    def report(self) -> str:
+        """The stage whose report has the metric."""
+        return self.metric.rpartition(".")[0] or EVALUATION
 
 
 class RegisterConfig(Section):
@@ -55,3 +63,11 @@ class ReleaseConfig(Section):
         """A release in the project's own registry has the fingerprint that it always had."""
         fields: dict[str, Any] = serialize(self)
         return {key: value for key, value in fields.items() if key != "registry" or value is not None}
+
+
+class BaseConfig(Section):
+    """The model that a project starts from, as the project file names it."""
+
+    model: Text
+    registry: Annotated[str | None, Field(exclude=True)] = None
+    """Where MODEL@VERSION is looked up; None is the project's own registry."""

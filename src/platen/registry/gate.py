@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from platen.core.errors import ConfigError
-from platen.registry.config import GateRule
-
-LOWER_IS_BETTER = frozenset(
-    {
-        "bits_per_byte",
-        "perplexity",
-        "loss",
-        "loss_p50",
-        "loss_p90",
-        "loss_p99",
-        "document_bits_per_byte_p90",
-    }
-)
-HIGHER_IS_BETTER = frozenset({"tokens_per_second"})
+from platen.core.errors import ConfigError, GateFailed
+from platen.core.metrics import Metric
+from platen.registry.config import EVALUATION, GateRule
+from platen.registry.version import Version
 
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """`lines` has one line for each condition, `failures` those that were missed."""
+    """`lines` has one line for each condition, `failures` those that were missed; `notes` is what to know."""
 
     passed: bool
     lines: tuple[str, ...]
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def refusal(self, model: str) -> GateFailed:
+        """What to raise when the gate was missed."""
+        return GateFailed(
+            f"the gate refused {model}: {'; '.join(self.failures)}",
+            hint="improve the model or change `gate` in platen.yaml; nothing was registered",
+        )
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,48 @@ class _Verdict:
     text: str
 
 
+def report_metrics(reports: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of reports, by their stages, under the names that gates use."""
+    return {
+        name if stage == EVALUATION else f"{stage}.{name}": value
+        for stage, metrics in reports.items()
+        for name, value in metrics.items()
+    }
+
+
+def judge(
+    rules: Sequence[GateRule],
+    metrics: Mapping[str, float],
+    production: Version | None,
+    known: Mapping[str, Metric[Any]],
+    *,
+    fingerprint: str | None,
+    text: str | None = None,
+) -> GateOutcome:
+    """The one gate: rules on a model's metrics, beside those of the version in production.
+
+    `fingerprint` is the model's: it is not compared with itself. `known` are the declared metrics, by the
+    names that rules use; `text` is the hash of the text evaluated on. Raises as `check`.
+    """
+    if production is not None and production.fingerprint == fingerprint:
+        production = None
+    outcome = check(rules, metrics, None if production is None else production.metrics, known)
+    if production is None or text is None or production.evaluated_text == text:
+        return outcome
+    if any(rule.no_worse_than for rule in rules):
+        note = (
+            f"The text evaluated on has changed since {production.name} was measured; the comparison with "
+            "production is between two texts."
+        )
+        return replace(outcome, notes=(note,))
+    return outcome
+
+
 def check(
     rules: Sequence[GateRule],
     metrics: Mapping[str, float],
     production_metrics: Mapping[str, float] | None,
+    known: Mapping[str, Metric[Any]],
 ) -> GateOutcome:
     """Hold every rule against `metrics`; `production_metrics` is None when nothing is in production.
 
@@ -64,7 +100,7 @@ def check(
         if rule.min is not None:
             verdicts.append(_threshold(rule.metric, value, rule.min, "at least"))
         if rule.no_worse_than is not None:
-            verdicts.append(_against_production(rule, value, production_metrics))
+            verdicts.append(_against_production(rule, value, production_metrics, known))
     lines = tuple(f"{'✓' if v.met else '✗'} {v.text}" for v in verdicts)
     failures = tuple(v.text for v in verdicts if not v.met)
     return GateOutcome(passed=not failures, lines=lines, failures=failures)
@@ -77,21 +113,26 @@ def _threshold(metric: str, value: float, limit: float, kind: str) -> _Verdict:
 
 
 def _against_production(
-    rule: GateRule, value: float, production_metrics: Mapping[str, float] | None
+    rule: GateRule,
+    value: float,
+    production_metrics: Mapping[str, float] | None,
+    known: Mapping[str, Metric[Any]],
 ) -> _Verdict:
     metric = rule.metric
-    if metric not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
+    better = known[metric].better if metric in known else None
+    if better is None:
+        comparable = sorted(name for name, one in known.items() if one.better is not None)
         raise ConfigError(
             f"gate: {metric!r} can't be compared with production, because neither more nor less of it is "
             "better as such.",
-            hint=f"use max or min, or one of {', '.join(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER))}",
+            hint=f"use max or min, or one of {', '.join(comparable)}",
         )
     if production_metrics is None:
         return _Verdict(not math.isnan(value), f"{metric} {_number(value)}: nothing in production yet")
     if metric not in production_metrics:
         return _Verdict(False, f"{metric} {_number(value)}: the model in production was not measured on it")
     theirs = production_metrics[metric]
-    worse = value - theirs if metric in LOWER_IS_BETTER else theirs - value
+    worse = value - theirs if better == "lower" else theirs - value
     margin = rule.by - worse
     allowed = f", {_number(rule.by)} worse allowed" if rule.by else ""
     text = f"{metric} {_number(value)}, production {_number(theirs)}{allowed}: {_margin(margin, theirs)}"

@@ -9,10 +9,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from platen.core.errors import ArtifactError, GateFailed
+from platen.core.errors import ArtifactError
 from platen.core.stage import StageContext, StageResult
 from platen.registry.config import ReleaseConfig
-from platen.registry.gate import GateOutcome, check
+from platen.registry.gate import judge, report_metrics
 from platen.registry.versions import Registry
 
 _FILE = "release.json"
@@ -43,35 +43,46 @@ class Release:
             raise ArtifactError(f"{path} can't be read: {error}", hint="platen run register") from error
 
 
-def register(ctx: StageContext) -> StageResult:
-    """Check the gate on the input `evaluate`, register the bundle of `train`, give it the alias.
+def register(ctx: StageContext[ReleaseConfig]) -> StageResult:
+    """Check the gate on the reports among the inputs, register the model, give it the alias.
 
     Raises GateFailed, with by how much, before anything is registered.
     """
     from platen.models.folder import bundle_fingerprint
 
-    config: ReleaseConfig = ctx.config
-    train, evaluation = ctx.inputs["train"], ctx.inputs["evaluate"]
+    config, model = ctx.config, ctx.input("model")
     registry = Registry(ctx.project_dir, url=ctx.registry_url, state=ctx.state)
-    metrics = evaluation.manifest.metrics
-    text = evaluation.manifest.notes.get("evaluated_text")
-    outcome = _gate(ctx, registry, config, metrics, text)
+    reports = {role: found for role, found in ctx.inputs.items() if found is not model}
+    metrics = report_metrics({role: found.manifest.metrics for role, found in reports.items()})
+    text = ctx.input("evaluation").manifest.notes.get("evaluated_text")
+    outcome = judge(
+        config.gate,
+        metrics,
+        registry.production(config.model),
+        ctx.metrics,
+        fingerprint=model.manifest.fingerprint,
+        text=text,
+    )
+    for note in outcome.notes:
+        ctx.progress.say(note)
+    if not outcome.passed:
+        raise outcome.refusal(model.manifest.ref)
     version = registry.register(
         config.model,
-        fingerprint=train.manifest.fingerprint,
-        artifact=train.manifest.ref,
-        source=train.path.resolve().as_uri(),
+        fingerprint=model.manifest.fingerprint,
+        artifact=model.manifest.ref,
+        source=model.path.resolve().as_uri(),
         metrics=metrics,
         evaluated_text=text,
-        content=bundle_fingerprint(train.path),
+        content=bundle_fingerprint(model.path),
     )
     version = registry.promote(version, config.promote, outcome)
     release = Release(
         model=version.model,
         version=version.number,
         alias=config.promote,
-        fingerprint=train.manifest.fingerprint,
-        artifact=train.manifest.ref,
+        fingerprint=model.manifest.fingerprint,
+        artifact=model.manifest.ref,
         gate=outcome.lines,
     )
     release.write(ctx.out)
@@ -80,28 +91,3 @@ def register(ctx: StageContext) -> StageResult:
         metrics={"version": float(version.number)},
         notes={"model": version.model, "alias": config.promote},
     )
-
-
-def _gate(
-    ctx: StageContext,
-    registry: Registry,
-    config: ReleaseConfig,
-    metrics: dict[str, float],
-    text: str | None,
-) -> GateOutcome:
-    production = registry.production(config.model)
-    if production is not None and production.fingerprint == ctx.inputs["train"].manifest.fingerprint:
-        production = None  # a repeated run: it would be compared with itself
-    outcome = check(config.gate, metrics, production.metrics if production else None)
-    compared = any(rule.no_worse_than for rule in config.gate)
-    if production is not None and compared and production.evaluated_text != text:
-        ctx.progress.say(
-            f"The text evaluated on has changed since {production.name} was measured; the comparison with "
-            "production is between two texts."
-        )
-    if not outcome.passed:
-        raise GateFailed(
-            f"{ctx.inputs['train'].manifest.ref} missed its gate: {'; '.join(outcome.failures)}.",
-            hint="nothing was registered; improve the model, or change `gate` in the project file",
-        )
-    return outcome

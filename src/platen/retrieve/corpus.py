@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from platen.core.errors import DataError
-from platen.core.stage import Progress
+from platen.core.progress import Progress
 from platen.core.wording import counted
 from platen.data.document import Document
 from platen.data.intake import Intake

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from platen.core.config import PositiveInt, Section, Text
+from platen.core.config import PathInFile, PositiveInt, Section, Text
 from platen.core.devices import DeviceName, DType
 from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.kv_budget import DEFAULT, KvMemory
@@ -118,6 +119,9 @@ class ServeConfig(Section):
     def wanted_engine(self) -> str:
         """The engine that is asked for, or auto."""
         return "vllm" if self.engine == "auto" and self.vllm is not None else self.engine
+
+    def paths(self) -> Iterator[PathInFile]:
+        return (PathInFile(f"models: {entry.name}", entry.path, "model", entry) for entry in self.models)
 
     def located(self, directory: Path) -> ServeConfig:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from platen.core.config import PositiveInt, Section, Text
+from platen.core.config import PathInFile, PositiveInt, Section, Text
 
 
 class TokenizerConfig(Section):
@@ -24,3 +25,7 @@ class TokenizerConfig(Section):
     """Also have the special tokens that mark the parts of a text with a gap."""
     special_tokens: tuple[Text, ...] = ()
     """Further special tokens."""
+
+    def paths(self) -> Iterator[PathInFile]:
+        if self.chat_template is not None:
+            yield PathInFile("chat_template", self.chat_template, "template", self)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from platen.core.errors import DataError
-from platen.core.stage import Progress, Task
+from platen.core.progress import Progress, Task
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 """What is taken from a folder."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from platen.core.config import Fraction, PositiveInt, Section
+from platen.core.config import Fraction, PositiveInt, Section, StepName
 from platen.core.devices import DeviceName
 from platen.models.config import ModelConfig
 
@@ -56,7 +56,7 @@ class TrainConfig(Section):
     """Share of activations dropped in training."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 where the processor multiplies it in hardware."""
-    device: DeviceName = "auto"
+    device: Annotated[DeviceName, Field(exclude_if=lambda name: name == "auto")] = "auto"
     """cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, of several processes each its own."""
     compile: bool = False
     """Use torch.compile; pays after its compile time (about a minute)."""
@@ -68,6 +68,8 @@ class TrainConfig(Section):
     """Steps between checkpoints."""
     threads: PositiveInt | None = None
     """CPU threads; default: all cores."""
+    processes: Annotated[int, Field(ge=1, le=1024, exclude=True)] = 1
+    """Processes on this machine that share every batch; the model is the same with any number."""
 
     @model_validator(mode="after")
     def _bounded(self) -> TrainConfig:
@@ -90,8 +92,20 @@ class TrainConfig(Section):
         return self
 
 
-class PretrainConfig(Section):
-    """What a pretrained model depends on beside its tokens: its shape and its training."""
+class PretrainStep(TrainConfig):
+    """Pretraining as one step of several."""
 
-    model: ModelConfig
+    kind: Literal["pretrain"]
+    """Which kind of training: next-token prediction on the whole text."""
+    name: StepName
+    """What the step is called; its stage is `train.NAME`."""
+
+
+class PretrainConfig(Section):
+    """What a pretrained model depends on beside its tokens: its shape and its training.
+
+    Without `model` training goes on from a model that is there.
+    """
+
+    model: ModelConfig | None
     train: TrainConfig

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from platen.core.errors import TrainingError
-from platen.core.stage import Progress, Task, Tracker
+from platen.core.progress import Progress, Task, Tracker
 from platen.models.training_history import History
 from platen.train.checkpoint import Checkpoint, CheckpointStore, TrainState, load_weights, weights_of
 from platen.train.config import TrainConfig

@@ -10,19 +10,23 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from platen.core.errors import BundleError, TrainingError
+from platen.core.artifacts import Artifact
+from platen.core.errors import BundleError, ConfigError, TrainingError
 from platen.core.files import write_synced
 from platen.core.stage import StageContext, StageResult
 from platen.models import ladder
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.arch.from_project import llama_config
-from platen.models.bundle import model_card, save_bundle
+from platen.models.bundle import model_card, open_bundle, save_bundle
+from platen.models.generation_config import FILE as GENERATION_FILE
 from platen.models.training_history import TrainingRecord, read_curves
+from platen.tokens.convert import open_tokenizer
 from platen.tokens.files import TokenFiles
 from platen.tokens.tokenizer import Tokenizer
 from platen.train.checkpoint import CheckpointStore, load_weights, to_bytes, weights_of
@@ -53,13 +57,14 @@ class Summary:
         return {key: float(value) for key, value in vars(self).items() if not isinstance(value, str)}
 
 
-def pretrain(ctx: StageContext) -> StageResult:
-    """Train the model of `ctx.config` (PretrainConfig) on `tokens` and for `tokenizer` in `ctx.inputs`.
+def pretrain(ctx: StageContext[PretrainConfig]) -> StageResult:
+    """Train the model of `ctx.config`, or go on with the one among the inputs, on the input `tokens`.
 
     Raises TrainingError when the corpus is too small or training diverges, BundleError when the tokens were
-    made by another tokenizer.
+    made by another tokenizer, ConfigError for sequences longer than the model's window.
     """
-    config: PretrainConfig = ctx.config
+    config = ctx.config
+    base = ctx.find("model")
     tokens, tokenizer = _inputs(ctx)
     _check_compiler(config.train)
     if config.train.threads:
@@ -67,7 +72,7 @@ def pretrain(ctx: StageContext) -> StageResult:
     ignore = tokenizer.pad_id if tokenizer.pad_id != tokenizer.eos_id else None
     with joined(config.train.batch_size, config.train.accumulation, config.train.device) as world:
         torch.manual_seed(ctx.seed)
-        model = build_model(config, tokenizer)
+        model = build_model(config, tokenizer) if base is None else open_base(base.path, config.train)
         loader = PackedLoader(
             tokens.open("train"),
             sequence_length=config.train.sequence_length,
@@ -96,21 +101,37 @@ def pretrain(ctx: StageContext) -> StageResult:
         if world.first:
             ctx.tracker.params(config.model_dump(mode="json"))
         outcome = trainer.run()
-        summary = _finish(ctx, trainer, outcome, tokenizer) if world.first else None
+        summary = _finish(ctx, trainer, outcome, tokenizer, base) if world.first else None
         world.wait()
     return StageResult(summary.metrics(), {"stopped_by": summary.stopped_by}) if summary else StageResult()
 
 
 def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> nn.Module:
     """The untrained network of a project file, for this tokenizer; weights from torch's random state."""
+    assert config.model is not None
     if config.model.architecture != "llama":
         return ladder.build(config.model, tokenizer.vocab_size, dropout=config.train.dropout)
     return Decoder(llama_config(config.model, tokenizer.vocab_size, tokenizer), dropout=config.train.dropout)
 
 
-def _inputs(ctx: StageContext) -> tuple[TokenFiles, Tokenizer]:
-    tokens = TokenFiles(ctx.inputs["tokens"].path)
-    tokenizer = Tokenizer.from_dir(ctx.inputs["tokenizer"].path)
+def open_base(path: Path, config: TrainConfig) -> Decoder:
+    """The network of a bundle, to be trained in float32. Raises BundleError, ConfigError."""
+    bundle = open_bundle(path, dtype=torch.float32)
+    window = bundle.config.max_position_embeddings
+    if config.sequence_length > window:
+        raise ConfigError(
+            f"train.sequence_length ({config.sequence_length}) is longer than the context window of "
+            f"the model to go on from ({window})",
+            hint=f"set it to {window} or less",
+        )
+    model = Decoder(bundle.config, dropout=config.dropout)
+    model.load_state_dict(bundle.model.state_dict())
+    return model
+
+
+def _inputs(ctx: StageContext[PretrainConfig]) -> tuple[TokenFiles, Tokenizer]:
+    tokens = TokenFiles(ctx.input("tokens").path)
+    tokenizer = open_tokenizer(ctx.input("model", "tokenizer").path)
     meta = tokens.meta
     if meta.tokenizer_sha256 != tokenizer.sha256 or meta.vocab_size != tokenizer.vocab_size:
         raise BundleError(
@@ -134,7 +155,13 @@ def _check_compiler(config: TrainConfig) -> None:
         )
 
 
-def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: Tokenizer) -> Summary:
+def _finish(
+    ctx: StageContext[PretrainConfig],
+    trainer: Trainer,
+    outcome: Outcome,
+    tokenizer: Tokenizer,
+    base: Artifact | None,
+) -> Summary:
     """Write the artifact from a finished run and remove what only a resumption needs."""
     record = TrainingRecord(ctx.out)
     summary = _summarize(trainer, outcome)
@@ -148,7 +175,9 @@ def _finish(ctx: StageContext, trainer: Trainer, outcome: Outcome, tokenizer: To
     load_weights(trainer.model, trainer.best_weights())
     trainer.model.eval()
     if isinstance(trainer.model, Decoder):
-        save_bundle(ctx.out, trainer.model, tokenizer, card=_card(trainer.model.config, summary))
+        save_bundle(ctx.out, trainer.model, tokenizer, card=_card(trainer.model.config, summary, base))
+        if base is not None and (base.path / GENERATION_FILE).is_file():  # how its makers would sample
+            shutil.copyfile(base.path / GENERATION_FILE, ctx.out / GENERATION_FILE)
     elif isinstance(trainer.model, ladder.LadderModel):
         ladder.save(ctx.out, trainer.model, tokenizer)
     ctx.progress.say(
@@ -178,12 +207,15 @@ def _summarize(trainer: Trainer, outcome: Outcome) -> Summary:
     )
 
 
-def _card(config: DecoderConfig, summary: Summary) -> str:
+def _card(config: DecoderConfig, summary: Summary, base: Artifact | None) -> str:
     """The model card: what a reader needs to judge the model. The same for the same training."""
+    start = (
+        "Pretrained from random weights" if base is None else f"Pretraining went on from {base.manifest.ref}"
+    )
     return model_card(
         config,
         body=f"""\
-Pretrained from random weights; these are the weights of the best evaluation on the validation split.
+{start}; these are the weights of the best evaluation on the validation split.
 
 | | |
 | --- | --- |

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from platen.core.errors import DataError
-from platen.core.stage import SilentProgress
+from platen.core.progress import SilentProgress
 from platen.data.filters.config import FiltersConfig
 from platen.data.filters.files import filter_files
 from platen.data.filters.reference import reference_model

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from platen.core.errors import DataError, PlatenError
-from platen.core.stage import SilentProgress, StageContext
+from platen.core.progress import SilentProgress
+from platen.core.stage import StageContext
 from platen.data.config import DataConfig
 from platen.data.prepare import prepare
 from platen.project.file import load_project

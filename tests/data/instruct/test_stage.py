@@ -15,7 +15,7 @@ from platen.core.artifacts import Artifact, Manifest
 from platen.core.errors import DataError
 from platen.core.stage import StageContext, StageResult
 from platen.data.instruct.config import ActsConfig, InstructConfig, PairSource
-from platen.data.instruct.stage import make_instructions
+from platen.data.instruct.make import make_instructions
 from platen.data.instruct.versions import difference
 from platen.pipeline.runner import Pipeline
 from platen.project.file import load_project
@@ -237,7 +237,9 @@ def test_the_help_desks_export_becomes_an_instruction_set(tmp_path: Path) -> Non
         out = tmp_path / planned.stage.name
         out.mkdir()
         stage = planned.stage
-        stage.run(StageContext(stage.name, planned.fingerprint, stage.config, inputs, out, project, seed=1))
+        stage.spec.call(
+            StageContext(stage.name, planned.fingerprint, stage.config, inputs, out, project, seed=1)
+        )
         inputs[stage.name] = Artifact(out, manifest_of(stage.name))
     data, made = inputs["data"].path, inputs["instruct"].path
     read = [json.loads(line) for name in ("train", "validation") for line in (data / f"{name}.jsonl").open()]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from platen.core.stage import Progress
+from platen.core.progress import Progress
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.classic.mlp import MLP

@@ -16,7 +16,7 @@ import numpy as np
 
 from platen.baselines.comparison.corpus import Corpus, Passages, passages
 from platen.baselines.comparison.networks import NETWORKS, NetworkOptions, network_log2_scores, train_network
-from platen.core.stage import Progress
+from platen.core.progress import Progress
 from platen.models.classic import ngram_counts
 from platen.models.classic.naive_bayes import NaiveBayes
 from platen.models.classic.ngram_counts import NgramCounts

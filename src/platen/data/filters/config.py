@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from platen.core.config import PositiveInt, Section, Text
+from platen.core.config import PathInFile, PositiveInt, Section, Text
 from platen.data.readers.config import Source
 from platen.scan.config import GuardMask, SecretKind
 
@@ -18,7 +19,7 @@ class BlockSection(Section):
 
     def reads(self) -> tuple[str, ...]:
         """The files and folders that the block reads, as the project file names them."""
-        return ()
+        return tuple(found.path for found in self.paths() if found.holds != "reference")
 
 
 class EncodingBlock(BlockSection):
@@ -158,8 +159,11 @@ class PerplexityBlock(BlockSection):
         """Whether a bound is one."""
         return self.max_percentile is not None or self.min_percentile is not None
 
-    def reads(self) -> tuple[str, ...]:
-        return () if self.model is None else (self.model,)
+    def paths(self) -> Iterator[PathInFile]:
+        if self.model is not None:
+            yield PathInFile("model", self.model, "n-grams", self)
+        if self.reference is not None:
+            yield PathInFile("reference", self.reference.path, "reference", self.reference)
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -207,8 +211,8 @@ class ContaminationBlock(BlockSection):
     across_splits: bool = True
     """After the split, also drop training documents that share one with validation or test."""
 
-    def reads(self) -> tuple[str, ...]:
-        return self.against
+    def paths(self) -> Iterator[PathInFile]:
+        return (PathInFile(f"against: {path}", path, "file", self) for path in self.against)
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
@@ -233,8 +237,9 @@ class PiiBlock(BlockSection):
     regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ()
     """Countries (ISO 3166) whose national phone numbers are looked for beside international ones."""
 
-    def reads(self) -> tuple[str, ...]:
-        return () if self.names is None else (self.names,)
+    def paths(self) -> Iterator[PathInFile]:
+        if self.names is not None:
+            yield PathInFile("names", self.names, "tagger", self)
 
     @model_validator(mode="after")
     def _looks_for_something(self) -> Self:
@@ -260,8 +265,11 @@ class ToxicityBlock(BlockSection):
     threshold: Share = 0.5
     """Documents with a passage that has the label with this probability or more are dropped."""
 
-    def reads(self) -> tuple[str, ...]:
-        return tuple(path for path in (self.words, self.classifier) if path is not None)
+    def paths(self) -> Iterator[PathInFile]:
+        if self.words is not None:
+            yield PathInFile("words", self.words, "word list", self)
+        if self.classifier is not None:
+            yield PathInFile("classifier", self.classifier, "classifier", self)
 
     @model_validator(mode="after")
     def _looks_for_something(self) -> Self:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from platen.core.stage import Progress
+from platen.core.progress import Progress
 from platen.data.filters.block import Block, Removed
 from platen.data.filters.config import PerplexityBlock
 from platen.data.filters.reference import held_out_perplexities, perplexity, reference_model

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from platen.core.errors import DataError
 from platen.core.files import replaced_folder
-from platen.core.stage import Progress
+from platen.core.progress import Progress
 from platen.data.clean import CleaningCounts, clean_text
 from platen.data.config import CleanConfig
 from platen.data.filters.config import BlockConfig, PerplexityBlock

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from platen.core.stage import Progress, SilentProgress
+from platen.core.progress import Progress, SilentProgress
 from platen.data.filters.block import EXAMPLES, LISTED, Block, BlockCounts, Example
 from platen.data.filters.c4 import C4
 from platen.data.filters.config import (

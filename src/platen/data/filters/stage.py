@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from platen.core.errors import DataError
 from platen.core.kinds.data_splits import DataSplits, SplitName
 from platen.core.stage import StageContext
+from platen.data.config import DataConfig
 from platen.data.filters.config import ContaminationBlock, FiltersConfig
 from platen.data.filters.contamination import build_index, touches
 from platen.data.filters.filter_report import write_report
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def filtered(
-    ctx: StageContext,
+    ctx: StageContext[DataConfig],
     config: FiltersConfig,
     documents: Iterable[Document],
     dropped: dict[str, Dropped],

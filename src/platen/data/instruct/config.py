@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import model_validator
 
-from platen.core.config import Fraction, Section, Text
+from platen.core.config import Fraction, PathInFile, Section, Text
 
 
 class PairSource(Section):
@@ -32,6 +33,10 @@ class ActsConfig(Section):
     min_share: Fraction = 0.02
     """An act with a smaller share of the users' messages is reported as a gap."""
 
+    def paths(self) -> Iterator[PathInFile]:
+        if self.bundle is not None:
+            yield PathInFile("bundle", self.bundle, "bundle", self)
+
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> ActsConfig:
         if self.by == "classifier" and self.labels is None:
@@ -56,6 +61,10 @@ class InstructConfig(Section):
     """Share of the finished pairs; those from documents stay in their document's split."""
     test: Fraction = 0.0
     """Likewise."""
+
+    def paths(self) -> Iterator[PathInFile]:
+        if self.sources or self.acts.labels is not None:
+            yield PathInFile("sources", "", "pairs", self)
 
     @model_validator(mode="after")
     def _makes_something(self) -> InstructConfig:

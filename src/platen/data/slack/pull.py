@@ -26,7 +26,7 @@ from typing import Any
 
 from platen.core.errors import DataError
 from platen.core.files import write_atomic
-from platen.core.stage import Progress, SilentProgress
+from platen.core.progress import Progress, SilentProgress
 from platen.data.document import Broken
 from platen.data.readers.config import ChannelKind
 from platen.data.slack.client import SlackClient, SlackError, next_cursor

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from platen.core.config import Section, Text
+from platen.core.config import PathInFile, Section, Text
 
 
 class DraftConfig(Section):
@@ -21,6 +22,10 @@ class DraftConfig(Section):
     """Most tokens computed in a step for all texts, guesses among them; a fuller batch is not guessed for."""
     ngram: Text | None = None
     """Folder that `platen baselines draft` made: guesses from a corpus where prompt and text have none."""
+
+    def paths(self) -> Iterator[PathInFile]:
+        if self.ngram is not None:
+            yield PathInFile("ngram", self.ngram, "draft n-grams", self)
 
     def located(self, directory: Path) -> DraftConfig:
         """With the path as seen from anywhere; in the file it is relative to its `directory`."""

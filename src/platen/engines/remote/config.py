@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from platen.core.checks import check_base_url, check_variable_name
-from platen.core.config import PositiveInt, Section, Text
+from platen.core.config import PathInFile, PositiveInt, Section, Text
 from platen.core.errors import ConfigError
 
 
@@ -54,6 +55,11 @@ class UpstreamConfig(Section):
     """Ask for token counts in streams (`stream_options`); without them tokens are estimated."""
     fallbacks: tuple[Text, ...] = ()
     """Upstreams or models of this server that answer instead, in this order, when this one can't."""
+
+    def paths(self) -> Iterator[PathInFile]:
+        for key in ("ca_file", "client_certificate", "client_key"):
+            if (name := getattr(self, key)) is not None:
+                yield PathInFile(key, name, "file", self)
 
     def located(self, directory: Path) -> UpstreamConfig:
         """With paths as seen from anywhere; in the file they are relative to its `directory`."""

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from platen.core.errors import BundleError, DataError
-from platen.core.stage import Progress, SilentProgress
+from platen.core.progress import Progress, SilentProgress
 from platen.models.classic.mlp import MLP
 from platen.models.classic.recurrent import Recurrent
 from platen.models.classic.words import Vocabulary, words

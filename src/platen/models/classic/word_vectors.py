@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from platen.core.errors import BundleError, DataError
 from platen.core.files import replaced_folder
-from platen.core.stage import Progress, SilentProgress
+from platen.core.progress import Progress, SilentProgress
 from platen.models.classic.words import FIRST_WORD, UNKNOWN, VECTORS_FILE, Vocabulary
 
 Kind = Literal["cbow", "skipgram"]

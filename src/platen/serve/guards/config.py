@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from platen.core.config import Section, Text
+from platen.core.config import PathInFile, Section, Text
 from platen.scan.config import GuardMask, SecretKind
 
 GuardAction = Literal["off", "log", "mask", "refuse"]
@@ -53,6 +54,12 @@ class BlocklistGuard(Section):
         files = {"words": self.words, "patterns": self.patterns}
         found = {key: str(directory / name) for key, name in files.items() if name is not None}
         return self.model_copy(update=found)
+
+    def paths(self) -> Iterator[PathInFile]:
+        if self.words is not None:
+            yield PathInFile("words", self.words, "block list", self)
+        if self.patterns is not None:
+            yield PathInFile("patterns", self.patterns, "patterns", self)
 
     @model_validator(mode="after")
     def _has_a_list(self) -> BlocklistGuard:
