@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from platen.core.errors import ConfigError
+from platen.core.errors import BundleError, ConfigError
 from platen.core.wording import counted
 from platen.data.filters.config import ContaminationBlock, PerplexityBlock, PiiBlock, ToxicityBlock
 from platen.data.readers.config import Source
 from platen.project.file import LoadedService
 from platen.project.sections import Project
+
+if TYPE_CHECKING:
+    from platen.models.resolve import RegisteredModel
 
 _LABELLER = (
     "Give a folder in the Hub's format: `hf download NAME --local-dir FOLDER` makes one of a published model."
@@ -142,22 +146,40 @@ def _patterns(file: Path) -> str:
     return f"{file}: {counted(len(read_lines(file, 'block list')), 'pattern')}"
 
 
-def _model(reference: str, loaded: LoadedService) -> str:
-    """As `platen serve` understands it: a folder, a URL, a Hub name or a registered MODEL@VERSION."""
-    from platen.core.urls import shown
-    from platen.models.remote import is_url
+@dataclass(frozen=True)
+class _Registered:
+    """The registered models by name, wherever their files are."""
 
-    directory = loaded.directory
-    if is_url(reference):
-        return f"{shown(reference)} (not contacted)"
-    if (directory / reference).is_dir():
-        return _folder(directory / reference, ("config.json",), "Give a model's folder.")
-    if reference.startswith(("/", ".", "~")):
-        raise ConfigError(f"there is no model folder {directory / reference}", hint="Correct serve.models.")
-    if "/" in reference:
-        return f"{reference}: no folder here, so a name on the Hub (not contacted)"
-    name, _, version = reference.partition("@")
-    return f"{loaded.open_registry().get(name, version or 'production').name} in the registry"
+    loaded: LoadedService
+
+    def find(self, reference: str | None) -> RegisteredModel:
+        from platen.models.resolve import RegisteredModel
+
+        name, _, version = (reference or self.loaded.service.name).partition("@")
+        found = self.loaded.open_registry().get(name, version or "production")
+        return RegisteredModel(found.model, found.name, ())
+
+
+def _model(reference: str, loaded: LoadedService) -> str:
+    """As `platen serve` understands it, from the project file's folder."""
+    from platen.core.urls import shown
+    from platen.models.resolve import Resolver
+
+    here = loaded.directory / reference
+    try:
+        location = Resolver(_Registered(loaded)).locate(str(here) if here.exists() else reference)
+    except BundleError as error:
+        raise ConfigError(error.message, hint=f"Correct serve.models. {error.hint}") from None
+    match location.kind:
+        case "folder":
+            return _folder(location.folders[0], ("config.json",), "Give a model's folder.")
+        case "hub":
+            return f"{reference}: no folder here, so a name on the Hub (not contacted)"
+        case "url" | "remote":
+            return f"{shown(reference)} (not contacted)"
+        case "gguf file":
+            return f"{reference}: a GGUF file"
+    return f"{location.version} in the registry"
 
 
 def _file(path: Path) -> str:

@@ -178,6 +178,8 @@ class ResolvedModel:
         return (self, *self.others)
 
     def __str__(self) -> str:
+        if self.form == REMOTE:
+            return f"{REMOTE_PREFIX}{shown(self.address)}"
         if self.file is not None:
             return f"a GGUF file of {self.file.architecture}, {self.file.weights}"
         if self.compiled is None:

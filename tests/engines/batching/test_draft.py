@@ -52,7 +52,7 @@ class Scripted:
     def admit(self, sequence: Sequence, *, reuse: bool) -> int:
         return 0
 
-    longest = 100
+    longest, kv_bytes = 100, 0
 
     def extend(self, sequence: Sequence, tokens: int) -> bool:
         return True

@@ -40,6 +40,8 @@ class Room:
     def release(self, sequence: Sequence) -> None:
         del self.held[sequence]
 
+    kv_bytes = 0
+
     @property
     def longest(self) -> int:
         return self.size

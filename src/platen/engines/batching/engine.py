@@ -83,7 +83,9 @@ class BatchingEngine:
         draft: DraftOptions | None = None,
     ) -> None:
         self.name = runner.name
-        self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
+        self._capacity = Capacity(
+            runner.context_window, max_concurrent, max_queue, runner.kv_bytes, runner.longest
+        )
         self._vocab_size = runner.vocab_size
         self._new_detokenizer, self._scores = new_detokenizer, Scores(token_text)
         self._eos_ids = frozenset(eos_ids)

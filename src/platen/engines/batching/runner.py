@@ -63,6 +63,8 @@ class Runner(Protocol):
     name: str
     context_window: int
     vocab_size: int
+    kv_bytes: int
+    """Memory that keys and values may take."""
 
     @property
     def adapters(self) -> Adapters | None:

@@ -1,8 +1,8 @@
 """Texts to vectors: the last hidden states of a model, pooled.
 
-`open_embedder` opens a Platen bundle, a Llama-family folder or a sentence-transformers folder of an encoder
-(BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in shapes:
-B texts, T tokens, C hidden size.
+`open_embedder` opens a bundle of any family that `models.arch` has, a sentence-transformers folder of an
+encoder (BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in
+shapes: B texts, T tokens, C hidden size.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class TransformersEncoder:
         config = self.network.config
         if config.is_encoder_decoder:
             raise BundleError(
-                f"{path} is an encoder-decoder", hint="Platen embeds with encoders and Llama-family models."
+                f"{path} is an encoder-decoder", hint="Platen embeds with encoders and decoders."
             )
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.max_tokens = positions(config)

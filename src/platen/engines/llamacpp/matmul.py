@@ -29,10 +29,9 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 def load_products() -> bool:
     """Use our products in this process; returns whether they are used. Called before llama.cpp is loaded.
 
-    They are for processors with AVX-512 VNNI. Where there is AMX too, llama.cpp's own products for it are not
-    used: they want all weights copied into another layout, which takes longer than everything else at the
-    start and as much memory again, and built with GCC 12 they end the process (its `_tile_loadconfig` reads
-    a configuration that the optimiser has removed).
+    They are for processors with AVX-512 VNNI, with or without AMX: llama.cpp's own kernels for AMX want all
+    weights copied into another layout, which takes longer than everything else at the start and as much
+    memory again. Built with GCC 12 those kernels also end the process with an illegal instruction.
     """
     if "avx512_vnni" not in features():
         return False

@@ -143,7 +143,7 @@ class LlamaCppRunner:
             max_rows=min(max_rows, int(llama_cpp.llama_max_parallel_sequences()) // 2),
         )
         check_smallest(str(file), cache_bytes, MIN_CELLS * self._cell_bytes(), self._shapes.cells < MIN_CELLS)
-        self._batch = _Batch(step_tokens)
+        self._batch, self.kv_bytes = _Batch(step_tokens), cache_bytes
         self._context: Any = None
         self._reused = 0
         self._make_cache(self._shapes.first())
@@ -231,9 +231,8 @@ class LlamaCppRunner:
         """
         if tokens <= self._shape.tokens:
             return True
-        shape = self._shapes.longer(self._shape, tokens)
-        if shape is not None:
-            self._move_to(shape)
+        if (longer := self._shapes.longer(self._shape, tokens)) is not None:
+            self._move_to(longer)
             return True
         running = self._slots.running()
         longest = max(tokens, *(other.reserved for other in running))

@@ -57,7 +57,7 @@ class OpenVinoRunner:
         block_bytes = sum(_block_bytes(port) for port in self._caches)
         most = max_rows * -(-self.context_window // self.BLOCK_TOKENS)
         self._blocks = min(most, cache_bytes // block_bytes)
-        self._block_bytes = block_bytes
+        self._block_bytes, self.kv_bytes = block_bytes, cache_bytes
         short = min(256, self.context_window) // self.BLOCK_TOKENS
         check_smallest(str(folder), cache_bytes, short * block_bytes, self._blocks < max(1, short))
         self.reset()

@@ -101,6 +101,7 @@ class TorchRunner:
         half = any(isinstance(module, Float16Linear | BFloat16Linear) for module in model.modules())
         self._short = SHORT if half else READ_STEP
         config = model.config
+        self.kv_bytes = cache_bytes
         heads = config.num_hidden_layers * config.num_key_value_heads
         token_bytes = 2 * heads * config.head_dim * self._dtype.itemsize
         self._max_rows, self._reuse_bytes = max_rows, min(REUSE_BYTES, cache_bytes // 4)

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
-    import torch
+    with phase("import PyTorch"):
+        import torch
 
-    from platen.core.devices import select_device
-    from platen.engines.batching.opening import open_batching
-    from platen.engines.threads import on_passing_thread
-    from platen.engines.torch.cpu.accelerate import accelerate
-    from platen.engines.torch.runner import TorchRunner
-    from platen.models.bundle import open_bundle
+        from platen.core.devices import select_device
+        from platen.engines.batching.opening import open_batching
+        from platen.engines.threads import on_passing_thread
+        from platen.engines.torch.cpu.accelerate import accelerate
+        from platen.engines.torch.runner import TorchRunner
+        from platen.models.bundle import open_bundle
 
     device = select_device(options.device)
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)

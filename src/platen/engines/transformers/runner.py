@@ -19,6 +19,7 @@ class TransformersRunner:
 
     name = "transformers"
     adapters = None
+    kv_bytes = 0
 
     def __init__(self, model: Any, *, context_window: int, max_rows: int) -> None:
         self._model = model

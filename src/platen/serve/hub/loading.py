@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +163,14 @@ def engine_options(config: ServeConfig) -> EngineOptions:
         draft=None if config.draft is None else _draft_options(config.draft),
         vllm=config.vllm,
     )
+
+
+def kv_limits(models: Sequence[AnyModel]) -> tuple[int, int]:
+    """Of the first model: bytes that its keys and values may take and tokens of the longest request, or 0."""
+    if not models or not isinstance(models[0], ServedModel):
+        return 0, 0
+    capacity = models[0].engine.capacity()
+    return capacity.kv_bytes, capacity.longest
 
 
 def _draft_options(config: DraftConfig) -> DraftOptions:
