@@ -17,7 +17,7 @@ from platen.compress.openvino_graph import build_graph
 from platen.core.errors import BundleError
 from platen.engines.local import open_model
 from platen.engines.options import EngineOptions
-from platen.engines.protocol import GenerationRequest, SamplingParams, TokenEvent
+from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.arch.families import FAMILIES
@@ -121,7 +121,8 @@ def expected(model: Decoder, tokens: list[int]) -> Tensor:
     """The log-probability of each token but the first after those before it."""
     logits = model(torch.tensor([tokens[:-1]]))[0]
     assert logits.std() > 0.25
-    return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+    found: Tensor = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+    return found
 
 
 def graph_logits(graph: Any, ids: list[int]) -> Tensor:
@@ -150,11 +151,11 @@ def test_the_graph_is_the_decoder(case: str) -> None:
     model = random_model(config(case))
     model.load_state_dict({name: tensor.half().float() for name, tensor in model.state_dict().items()})
     found = graph_logits(build_graph(model.config, model.state_dict(), "bf16"), PROMPT)
-    torch.testing.assert_close(found, model(torch.tensor([PROMPT]))[0], rtol=0, atol=2e-3)
+    torch.testing.assert_close(found, model(torch.tensor([PROMPT]))[0], rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize(
-    ("case", "precision"), [*((case, "bf16") for case in CASES), *((case, "int8") for case in IN_INT8)]
+    ("case", "precision"), [*((name, "bf16") for name in FAMILIES), *((name, "int8") for name in IN_INT8)]
 )
 def test_the_engine_predicts_the_same(
     case: str, precision: str, tiny_tokenizer: Tokenizer, tmp_path: Path

@@ -42,7 +42,9 @@ def build_graph(config: DecoderConfig, weights: Mapping[str, Tensor], precision:
     - `int4`: one scale for each 64 weights of an output channel, symmetric; embedding and output layer
       in int8.
 
-    Gains, biases, learned positions and routers are kept in 16 bits. The runtime chooses what it computes in.
+    Gains, biases, learned positions and routers are kept in 16 bits, gains that are added to 1 in float32.
+    The runtime chooses what it computes in.
+
     Raises BundleError for a network that paged attention can't compute.
     """
     if reason := _impossible(config):

@@ -32,9 +32,9 @@ class WeightNodes:
     def __call__(self, name: str, *, offset: float = 0.0) -> Node:
         """A weight; `offset` is added before it is stored."""
         tensor = self._weights[name].detach().cpu().contiguous()  # some formats are read transposed
-        if offset:
-            tensor = tensor.float() + offset
-        if tensor.dim() == 1 or self._precision == "bf16" or name.endswith(_KEPT):
+        if offset:  # in float32: near 1, 16 bits would lose most of a small weight
+            node = op.constant((tensor.float() + offset).numpy())
+        elif tensor.dim() == 1 or self._precision == "bf16" or name.endswith(_KEPT):
             node = _stored(tensor)
         elif self._precision == "int4" and not name.startswith(_ENDS) and tensor.shape[1] % INT4_GROUP == 0:
             node = _int4(tensor.float())
