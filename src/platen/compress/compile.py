@@ -78,12 +78,6 @@ def _write(opened: Bundle, out: Path, to: str, weights: str) -> None:
 
         write_gguf(opened, out / GGUF_FILE, weights)
         return
-    if special := opened.config.beyond_llama():
-        raise BundleError(
-            f"{opened.path} can't be compiled to {to}: its {opened.config.family} network has "
-            + ", ".join(special),
-            hint="Serve the bundle itself: platen serve --engine torch.",
-        )
     import openvino as ov
 
     from platen.compress.openvino_graph import build_graph

@@ -30,6 +30,8 @@ from platen.models.compiled import OPENVINO_FILE, read_compiled
 from platen.models.folder import read_json
 
 _ROWS = "logits_rows"
+_WINDOW_INPUT = 10
+"""Of OpenVINO's PagedAttentionExtension: how many tokens, itself included, a token attends to; 0: all."""
 _MOST_KEPT = 64
 """Prompts after which the logits are kept, a few hundred kilobytes each."""
 
@@ -47,7 +49,7 @@ class OpenVinoRunner:
     def __init__(self, folder: Path, *, max_rows: int, cache_bytes: int) -> None:
         config = DecoderConfig.from_hf(read_json(folder / "config.json"))
         self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
-        model = _paged(folder / OPENVINO_FILE)
+        model = _paged(folder / OPENVINO_FILE, config)
         compiled = ov.Core().compile_model(model, "CPU", _settings(folder, config))
         self._request = compiled.create_infer_request()
         self._inputs = _Inputs(self._request)
@@ -232,13 +234,12 @@ def _settings(folder: Path, config: DecoderConfig) -> dict[str, str]:
 
 def _activation_group(config: DecoderConfig) -> int:
     """The largest group, up to 256, that divides the rows of all matrices; 0 when none does."""
-    rows = math.gcd(
-        config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim
-    )
+    inner = [config.moe_intermediate_size] if config.num_experts else []
+    rows = math.gcd(config.hidden_size, config.intermediate_size, config.query_size, *inner)
     return max((size for size in range(32, 257, 32) if rows % size == 0), default=0)
 
 
-def _paged(file: Path) -> ov.Model:
+def _paged(file: Path, config: DecoderConfig) -> ov.Model:
     """The graph with paged attention, whose output layer sees only the rows whose logits are wanted."""
     try:
         model = ov.Core().read_model(file)
@@ -247,16 +248,28 @@ def _paged(file: Path) -> ov.Model:
             f"{file} can't be read: {last_line(error)}", hint="Compile the bundle again."
         ) from None
     paged_attention_transformation(model)
+    _set_windows(model, config)
     rows = op.parameter([-1], np.int64)
     rows.set_friendly_name(_ROWS)
     rows.output(0).set_names({_ROWS})
-    head = model.output("logits").get_node().input_value(0).get_node()
+    head = model.output("logits").get_node()
+    while head.get_type_name() != "MatMul":  # a soft cap may come after it
+        head = head.input_value(0).get_node()
     states = head.input_value(0)
     picked = op.gather(states, rows, op.constant(np.int64(0)))
     head.input(0).replace_source_output(picked.output(0))
     model.add_parameters([rows])
     model.validate_nodes_and_infer_types()
     return model
+
+
+def _set_windows(model: ov.Model, config: DecoderConfig) -> None:
+    """Tell each layer's attention its window: the pass above drops the mask that had it."""
+    paged = [node for node in model.get_ordered_ops() if node.get_type_name() == "PagedAttentionExtension"]
+    for layer, node in enumerate(paged):  # each layer needs the one before it, so they are in order
+        window = config.window(layer)
+        if window is not None:
+            node.input(_WINDOW_INPUT).replace_source_output(op.constant(np.int32(window)).output(0))
 
 
 def _block_bytes(port: Any) -> int:

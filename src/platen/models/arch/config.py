@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from platen.core.errors import BundleError
@@ -195,17 +195,6 @@ class DecoderConfig:
 
     def has_experts(self, layer: int) -> bool:
         return self.num_experts > 0 and layer not in self.dense_layers
-
-    def beyond_llama(self) -> list[str]:
-        """What the network computes otherwise than a Llama of its sizes: names of fields."""
-        like = {field.name: field.default for field in fields(self)}
-        names = list(like)
-        special = [name for name in names[names.index("family") + 1 :] if getattr(self, name) != like[name]]
-        if not any(self.window(layer) for layer in range(self.num_hidden_layers)):
-            special = [name for name in special if name not in ("sliding_window", "window_layers")]
-        if self.rope_scaling is not None and self.rope_scaling.kind not in ("llama3", "dynamic"):
-            special.append(f"rope_scaling ({self.rope_scaling.kind})")
-        return special
 
     def num_parameters(self) -> int:
         """Trainable parameters; tied embeddings count once."""
