@@ -2,8 +2,8 @@
 
     python benchmarks/real_quality.py --model models/smollm2 --text valid.txt
 
-Both sides get the same token ids. Twenty prompts are continued greedily. Perplexity is over windows that
-don't overlap, through each engine's own prompt log-probabilities, so what is scored is what is served. Compiled
+Both sides get the same token ids. Twenty prompts are continued greedily. Perplexity is over windows without
+overlap, through each engine's own prompt log-probabilities, so what is scored is what is served. Compiled
 forms are made beside the model on first use. transformers computes in float32.
 """
 
