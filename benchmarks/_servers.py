@@ -67,6 +67,14 @@ def llama_cpp_server(file: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def other_server(command: list[str], port: int) -> Iterator[str]:
+    """Another server that speaks OpenAI's protocol, once it lists its models; its address."""
+    with _process(command):
+        _wait_for(f"http://127.0.0.1:{port}/v1/models")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
 def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -95,8 +103,7 @@ def http_throughput(url: str, model: str, prompts: Sequence[str | list[int]], lo
 
     async def one(client: httpx.AsyncClient, prompt: str | list[int]) -> int:
         body = {"model": model, "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
-        if model == "bench":
-            body["ignore_eos"] = True
+        body["ignore_eos"] = True
         answer = await client.post(f"{url}/v1/completions", json=body, timeout=600)
         answer.raise_for_status()
         return int(answer.json()["usage"]["completion_tokens"])

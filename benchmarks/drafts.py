@@ -105,7 +105,7 @@ class Ours:
     def __init__(self, model: Decoder, draft: DraftOptions | None) -> None:
         self._loop = asyncio.new_event_loop()
         self._engine = BatchingEngine(
-            TorchRunner(model, max_rows=8, reuse_bytes=0),
+            TorchRunner(model, max_rows=8, cache_bytes=2**30),
             new_detokenizer=lambda _: _NoText(),
             token_text=str,
             draft=draft,

@@ -55,7 +55,7 @@ def _serve(pipe: Connection, file: Path, steps: int, ours: bool) -> None:
     prepare_process()
     from platen.engines.llamacpp.runner import LlamaCppRunner
 
-    runner = LlamaCppRunner(file, context_window=512, slots=8, step_tokens=512)
+    runner = LlamaCppRunner(file, context_window=512, max_rows=8, step_tokens=512, cache_bytes=2**30)
     for _ in asked(pipe):
         pipe.send(_speeds(runner, steps))
 

@@ -21,8 +21,8 @@ from platen.engines.benchmark_cache import (
 from platen.engines.choose import Choice, choose
 from platen.engines.openvino.spec import rank
 from platen.engines.registry import engines, register, unregister
-from platen.models.bundle import bundle_fingerprint
 from platen.models.compiled import Compiled
+from platen.models.folder import bundle_fingerprint
 from platen.models.resolve import RegisteredModel, Resolver
 from platen.models.stated_config import StatedConfig
 

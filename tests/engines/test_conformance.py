@@ -65,7 +65,7 @@ THROUGH_VLLM = "through-vllm"
 
 
 THROUGH_SERVER = "through-server"
-"""A folder of this name is opened with the remote engine, over a server of this package with the torch engine."""
+"""A folder of this name is opened with the remote engine, over a server with the torch engine."""
 ELSEWHERE = {"vllm": THROUGH_VLLM, "remote": THROUGH_SERVER}
 
 

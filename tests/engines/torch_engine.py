@@ -12,7 +12,11 @@ from platen.models.arch.decoder import Decoder
 class TorchEngine(BatchingEngine):
     """Continuous batching of a model in PyTorch; options as for `BatchingEngine`."""
 
-    def __init__(self, model: Decoder, *, max_concurrent: int = 16, **options: Any) -> None:
+    def __init__(
+        self, model: Decoder, *, max_concurrent: int = 16, cache_bytes: int = 2**30, **options: Any
+    ) -> None:
         super().__init__(
-            TorchRunner(model, max_rows=max_concurrent), max_concurrent=max_concurrent, **options
+            TorchRunner(model, max_rows=max_concurrent, cache_bytes=cache_bytes),
+            max_concurrent=max_concurrent,
+            **options,
         )

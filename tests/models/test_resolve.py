@@ -12,8 +12,9 @@ import fsspec
 import pytest
 
 from platen.core.errors import BundleError, ConfigError, RegistryError
-from platen.models.bundle import bundle_fingerprint, open_bundle
+from platen.models.bundle import open_bundle
 from platen.models.compiled import Compiled
+from platen.models.folder import bundle_fingerprint
 from platen.models.resolve import RegisteredModel, Resolver, resolve
 
 

@@ -12,6 +12,7 @@ from platen.models.sizing import (
     GB,
     GPUS,
     activation_bytes,
+    cache_bytes,
     cache_bytes_per_token,
     fit_table,
     measure_flop_rate,
@@ -120,3 +121,22 @@ def test_counts_as_written() -> None:
 
 def test_measured_rate_is_plausible() -> None:
     assert 1e8 < measure_flop_rate(0.05, size=256) < 1e16
+
+
+def test_layers_with_windows_hold_no_more_than_those() -> None:
+    """Gemma 3 1B: 26 layers, of which every sixth holds all, one key/value head of 256, windows of 512."""
+    config = DecoderConfig.from_hf(
+        {
+            "architectures": ["Gemma3ForCausalLM"],
+            "hidden_size": 1152,
+            "intermediate_size": 6912,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "sliding_window": 512,
+            "max_position_embeddings": 32_768,
+            "vocab_size": 262_144,
+        }
+    )
+    assert config.num_parameters() == 999_885_952  # as the model's own page counts
+    assert cache_bytes(config, 400) == 400 * cache_bytes_per_token(config) == 400 * 26_624
+    assert cache_bytes(config, 8192) == 2 * 2 * 256 * (4 * 8192 + 22 * 512)

@@ -92,6 +92,19 @@ def test_registering_the_same_bundle_again_gives_the_same_version(registry):
     assert [v.metrics["loss"] for v in registry.versions("twice")] == [1.8, 1.9]
 
 
+def test_the_fingerprint_that_a_server_tells_leads_to_its_version(registry, project):
+    content = "3f2a91c0de11aa77"
+    made = registry.register("poet", fingerprint="abc", source="file:///x", metrics={}, content=content)
+    add(registry, "poet", "def")
+    for told in (content, content[:12], f"fp_{content[:12]}"):
+        assert registry.with_content(told) == [made]
+    assert Registry(project).get("poet", made.number).content == content
+    with pytest.raises(RegistryError, match="No registered version has a bundle with the fingerprint 123456"):
+        registry.with_content("fp_123456")
+    with pytest.raises(RegistryError, match="too short"):
+        registry.with_content("fp_")
+
+
 def test_promotion_needs_a_passed_gate_or_a_reason(registry):
     version = add(registry, "gated", "c1", loss=3.0)
     for reason in (None, "  "):

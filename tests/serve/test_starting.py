@@ -23,7 +23,14 @@ def test_a_model_has_written_before_it_is_ready(tiny_bundle: Path) -> None:
     stats = model.engine.stats()
     asyncio.run(model.engine.close())
     assert (stats.tokens_generated, stats.running) == (4, 0)
-    assert list(phases.seconds) == ["open weights", "pack", "start engine", "fingerprint", "warm-up"]
+    assert list(phases.seconds) == [
+        "import PyTorch",
+        "open weights",
+        "pack",
+        "start engine",
+        "fingerprint",
+        "warm-up",
+    ]
 
 
 def test_a_url_is_served_from_the_cache_and_freed_when_the_model_is_closed(tiny_bundle: Path) -> None:

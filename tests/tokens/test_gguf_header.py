@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from platen.core.errors import BundleError
-from platen.tokens.gguf_header import is_gguf, read_header, read_shards
+from platen.tokens.gguf_header import read_header, read_shards
 
 gguf = pytest.importorskip("gguf")
 
@@ -80,12 +80,3 @@ def test_other_versions_are_refused(tmp_path: Path) -> None:
     file.write_bytes(whole[:4] + (3).to_bytes(4, "big") + whole[8:])
     with pytest.raises(BundleError, match="big-endian"):
         read_header(file)
-
-
-def test_a_gguf_file_is_known_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "folder.gguf").mkdir()
-    assert is_gguf("model.gguf")
-    assert is_gguf(tmp_path / "Model.GGUF")
-    assert not is_gguf(tmp_path / "folder.gguf")
-    assert not is_gguf("https://example.com/model.gguf")
-    assert not is_gguf("model.safetensors")

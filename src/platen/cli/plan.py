@@ -111,10 +111,12 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
     from rich.table import Table
 
     from platen.cli.console import human_size
+    from platen.engines.batching.kv_budget import DEFAULT, budget_bytes
     from platen.models import sizing
 
     rule = sizing.RULE_OF_THUMB_CACHE_BYTES
     per_token = sizing.cache_bytes_per_token(subject.config) if subject.config else rule
+    held = sizing.cache_bytes(subject.config, context) // context if subject.config else rule
     table = Table(
         "to serve", "weights", f"cache, {context} tokens × {batch}", "in all", box=None, pad_edge=False
     )
@@ -124,7 +126,7 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
             bits=bits,
             tokens=context,
             batch=batch,
-            cache_per_token=per_token,
+            cache_per_token=held,
             embedding_model=embedding_model,
         )
         cells = (memory.weights, memory.cache, memory.total)
@@ -136,7 +138,12 @@ def _memory(console: Console, subject: _Subject, context: int, batch: int, embed
         + f"; by rule of thumb {_round(rule)}: {_round(rule * context)} for {context} tokens, "
         + f"{_round(rule * context * batch)} for a batch of {batch}"
     )
-    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=per_token)
+    budget = budget_bytes(DEFAULT)
+    console.print(
+        f"platen serve gives the cache {DEFAULT} of the memory that is free (serve.kv_memory): here "
+        f"{_round(budget)}, {budget // per_token:,} tokens of all requests at 16 bits"
+    )
+    fits = sizing.fit_table(subject.parameters, tokens=context, batch=batch, cache_per_token=held)
     grid = Table("cards needed", *(f"{bits} bits" for bits in sizing.BITS), box=None, pad_edge=False)
     for gpu in sizing.GPUS:
         row = [fit for fit in fits if fit.gpu == gpu]

@@ -46,6 +46,12 @@ def command(
     ] = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-memory", help="Memory for keys and values: 4GB, 512MB or 25%, a share of what is free."
+        ),
+    ] = None,
     keys: Annotated[
         KeyMode | None, typer.Option(help="Whether it asks for API keys; see platen keys. Default: off.")
     ] = None,
@@ -93,7 +99,7 @@ def command(
 
     models = ProjectModels(lambda: open_pipeline(project, overrides))
     resolver = Resolver(models)
-    options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys}
+    options = {"host": host, "port": port, "grpc_port": grpc_port, "keys": keys, "kv_memory": kv_memory}
     options |= {"generation_config": generation_config, "engine": engine, "device": device, "dtype": dtype}
     changes = {key: value for key, value in options.items() if value is not None}
     check_engine(engine, device)

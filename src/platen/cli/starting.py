@@ -100,11 +100,21 @@ def announce(started: Started, name: str, config: ServeConfig) -> None:
     """Say where a model answers and how to ask it."""
     from rich.console import Console
 
+    from platen.cli.console import human_size
+
     console = Console(highlight=False, soft_wrap=True)
     url = started.url
     console.print(f"\n[bold]{name}[/] answers at [bold cyan]{url}[/]\n")
     # Plain lines, whatever the terminal's width: they are there to be copied.
     console.print(f"  engine    {started.why}", markup=False)
+    if started.kv_bytes:
+        share = f" ({config.kv_memory} of what was free)" if config.kv_memory.endswith("%") else ""
+        size = human_size(started.kv_bytes)
+        console.print(
+            f"  memory    up to {size} for keys and values{share}; one request may have "
+            f"{started.longest:,} tokens",
+            markup=False,
+        )
     if started.grpc_address is not None:
         console.print(f"  gRPC      {started.grpc_address}  (Open Inference Protocol)", markup=False)
     if started.restored:

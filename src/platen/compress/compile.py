@@ -10,8 +10,9 @@ from platen.core.artifacts import Artifact, Store
 from platen.core.errors import BundleError, MissingExtraError
 from platen.core.stage import StageContext, StageResult
 from platen.engines.registry import engines
-from platen.models.bundle import Bundle, bundle_fingerprint, open_bundle
+from platen.models.bundle import Bundle, open_bundle
 from platen.models.compiled import GGUF_FILE, OPENVINO_FILE, Compiled
+from platen.models.folder import bundle_fingerprint
 from platen.tokens.folder import tokenizer_files
 
 KIND = "compiled"
@@ -72,17 +73,17 @@ def _extra(to: str) -> str:
 
 
 def _write(opened: Bundle, out: Path, to: str, weights: str) -> None:
+    if to == "gguf":
+        from platen.compress.gguf_file import write_gguf
+
+        write_gguf(opened, out / GGUF_FILE, weights)
+        return
     if special := opened.config.beyond_llama():
         raise BundleError(
             f"{opened.path} can't be compiled to {to}: its {opened.config.family} network has "
             + ", ".join(special),
             hint="Serve the bundle itself: platen serve --engine torch.",
         )
-    if to == "gguf":
-        from platen.compress.gguf_file import write_gguf
-
-        write_gguf(opened, out / GGUF_FILE, weights)
-        return
     import openvino as ov
 
     from platen.compress.openvino_graph import build_graph

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from platen.core.config import PathInFile, paths_in
-from platen.core.errors import ConfigError
+from platen.core.errors import BundleError, ConfigError
 from platen.core.wording import counted
 from platen.data.instruct.config import InstructConfig
 from platen.data.readers.config import Source
@@ -21,6 +21,7 @@ from platen.project.file import LoadedProject, LoadedService
 from platen.tokens.config import TokenizerConfig
 
 if TYPE_CHECKING:
+    from platen.models.resolve import RegisteredModel
     from platen.registry.versions import Registry
 
 _LABELLER = (
@@ -128,24 +129,41 @@ def _patterns(found: PathInFile, around: _Around) -> str:
     return f"{file}: {counted(len(read_lines(file, 'block list')), 'pattern')}"
 
 
-def _model(found: PathInFile, around: _Around) -> str:
-    """As the commands understand it: a folder, a file, a URL, a Hub name or a registered MODEL@VERSION."""
-    from platen.core.urls import shown
-    from platen.models.remote import is_url
+@dataclass(frozen=True)
+class _Registered:
+    """The registered models by name, wherever their files are."""
 
-    reference, here = found.path, around.directory / Path(found.path).expanduser()
-    if is_url(reference):
-        return f"{shown(reference)} (not contacted)"
-    if here.is_dir():
-        return _folder(here, ("config.json",), "Give a model's folder.")
-    if here.suffix.lower() == ".gguf":
-        return _at(here)
-    if reference.startswith(("/", ".", "~")):
-        raise ConfigError(f"there is no model folder {here}", hint=f"Correct {found.key.partition(':')[0]}.")
-    if "/" in reference:
-        return f"{reference}: no folder here, so a name on the Hub (not contacted)"
-    name, _, version = reference.partition("@")
-    return f"{around.registry().get(name, version or 'production').name} in the registry"
+    registry: Callable[[], Registry]
+
+    def find(self, reference: str | None) -> RegisteredModel:
+        from platen.models.resolve import RegisteredModel
+
+        name, _, version = (reference or "").partition("@")
+        found = self.registry().get(name, version or "production")
+        return RegisteredModel(found.model, found.name, ())
+
+
+def _model(found: PathInFile, around: _Around) -> str:
+    """As the commands understand it, from the project file's folder."""
+    from platen.core.urls import shown
+    from platen.models.resolve import Resolver
+
+    reference, here = found.path, around.directory / found.path
+    try:
+        location = Resolver(_Registered(around.registry)).locate(str(here) if here.exists() else reference)
+    except BundleError as error:
+        where = found.key.partition(":")[0]
+        raise ConfigError(error.message, hint=f"Correct {where}. {error.hint}") from None
+    match location.kind:
+        case "folder":
+            return _folder(location.folders[0], ("config.json",), "Give a model's folder.")
+        case "hub":
+            return f"{reference}: no folder here, so a name on the Hub (not contacted)"
+        case "url" | "remote":
+            return f"{shown(reference)} (not contacted)"
+        case "gguf file":
+            return f"{reference}: a GGUF file"
+    return f"{location.version} in the registry"
 
 
 def _file(found: PathInFile, around: _Around) -> str:

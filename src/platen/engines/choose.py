@@ -113,7 +113,9 @@ def _named(model: ResolvedModel, spec: EngineSpec, device: str) -> Choice:
         if BUNDLE in spec.forms:
             raise ConfigError(
                 f"{spec.name} runs a bundle; of {model.name} there is only: {there}",
-                hint="name the bundle's folder",
+                hint="name the bundle's folder"
+                if model.file is None
+                else f"make one: platen models import {model.path} --out FOLDER",
             )
         raise ConfigError(
             f"{spec.name} runs a form that is not there ({' or '.join(spec.forms)}); there is {there}",

@@ -123,6 +123,10 @@ class Capacity:
     context_window: int
     max_concurrent: int
     max_queue: int
+    kv_bytes: int = 0
+    """Memory that keys and values may take; 0 where the engine does not say."""
+    longest: int = 0
+    """Tokens of the longest sequence that this memory holds; 0 likewise."""
 
 
 @dataclass(frozen=True)

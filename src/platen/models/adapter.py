@@ -22,7 +22,8 @@ from torch import Tensor
 from platen.core.errors import BundleError
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.parameters import projection_shapes
-from platen.models.bundle import read_json
+from platen.models.arch.tensors import Stored, stored_tensors
+from platen.models.folder import read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -31,7 +32,6 @@ _PREFIX = "base_model.model."
 _UNSUPPORTED = (
     "alora_invocation_tokens",
     "arrow_config",
-    "fan_in_fan_out",
     "kasa_config",
     "layer_replication",
     "lora_bias",
@@ -72,20 +72,23 @@ def read_adapter(
     settings = read_json(folder / CONFIG_FILE)
     _check_settings(folder, settings)
     stored = _read_weights(folder / WEIGHTS_FILE)
-    shapes = projection_shapes(config)
+    adaptable = _adaptable(config)
     weights: dict[str, tuple[Tensor, Tensor]] = {}
     for name in sorted({key.split(".lora_")[0] for key in stored}):
-        if name not in shapes:
+        module = adaptable.get(name)
+        if module is None:
             raise BundleError(
                 f"{folder} changes {name}, which this model doesn't have or can't adapt",
-                hint="An adapter can change q, k, v, o, gate, up and down projections of its own base model.",
+                hint="An adapter can change the projections of its own base model's layers, but not experts.",
             )
         rank, scale = _rank_and_scale(folder, settings, name)
-        outputs, inputs = shapes[name]
+        inputs = next(iter(module.parts.values()))[1]
+        outputs = sum(shape[0] for shape in module.parts.values())
         a = _taken(folder, stored, f"{name}.lora_A.weight", (rank, inputs))
         b = _taken(folder, stored, f"{name}.lora_B.weight", (outputs, rank))
-        scaled = (b.float() * scale).to(device, dtype).contiguous()
-        weights[name] = (a.to(device, dtype).contiguous(), scaled)
+        a, scaled = a.to(device, dtype).contiguous(), (b.float() * scale).to(device, dtype)
+        for part, rows in module.split_outputs(scaled).items():
+            weights[part.removesuffix(".weight")] = (a, rows.contiguous())
     if stored:
         raise BundleError(
             f"{folder / WEIGHTS_FILE} has a tensor {sorted(stored)[0]}, which is no part of a LoRA adapter",
@@ -94,6 +97,16 @@ def read_adapter(
     if not weights:
         raise BundleError(f"{folder / WEIGHTS_FILE} changes nothing", hint="Train the adapter and save it.")
     return Adapter(_fingerprint(settings, folder / WEIGHTS_FILE), weights)
+
+
+def _adaptable(config: DecoderConfig) -> dict[str, Stored]:
+    """The projections by their names in the family's own network, where several of ours may be one."""
+    ours = {f"{name}.weight" for name in projection_shapes(config)}
+    return {
+        name.removesuffix(".weight"): stored
+        for name, stored in stored_tensors(config).items()
+        if ours.issuperset(stored.parts)
+    }
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from platen.core.errors import BundleError
-from platen.models.bundle import read_json
+from platen.models.folder import read_json
 
 COMPILED_FILE = "compiled.json"
 OPENVINO_FILE = "openvino_model.xml"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from platen.core.errors import BundleError
-from platen.models.bundle import read_json
+from platen.models.folder import read_json
 
 FILE = "generation_config.json"
 T = TypeVar("T")

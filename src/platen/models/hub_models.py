@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from platen.core.errors import BundleError, MissingExtraError, first_line
-from platen.models.bundle import read_json
+from platen.models.folder import read_json
 from platen.tokens.tokenizer import Tokenizer
 
 Task = Literal["SequenceClassification", "TokenClassification"]

@@ -135,7 +135,7 @@ class ResolvedModel:
             return self.compiled.bundle_fingerprint
         if self.form == REMOTE:
             return _digest(self.address)
-        from platen.models.bundle import bundle_fingerprint
+        from platen.models.folder import bundle_fingerprint
         from platen.models.store import remembered_digests
 
         with remembered_digests() as digest:
@@ -178,6 +178,8 @@ class ResolvedModel:
         return (self, *self.others)
 
     def __str__(self) -> str:
+        if self.form == REMOTE:
+            return f"{REMOTE_PREFIX}{shown(self.address)}"
         if self.file is not None:
             return f"a GGUF file of {self.file.architecture}, {self.file.weights}"
         if self.compiled is None:
@@ -256,7 +258,7 @@ class Resolver:
                 held = self.fetch(at.reference, report, phase)
                 return replace(_form_in(held.path, at), held=held)
             case "hub":
-                from platen.models.bundle import find_bundle
+                from platen.models.folder import find_bundle
 
                 return _form_in(find_bundle(at.reference, graph=graph), at)
         first, *others = (_form_in(folder, at) for folder in at.folders)

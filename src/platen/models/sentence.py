@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platen.core.errors import BundleError
-from platen.models.bundle import read_json
 from platen.models.compiled import COMPILED_FILE
-from platen.models.weights import AGAIN
+from platen.models.folder import AGAIN, read_json
 from platen.tokens.folder import CONFIG_FILE
 
 MODULES_FILE = "modules.json"

@@ -131,8 +131,21 @@ def weight_bytes(parameters: int, bits: int = 16) -> int:
 
 
 def cache_bytes_per_token(config: DecoderConfig, bytes_per_value: int = 2) -> int:
-    """Exact key/value cache of one token of one sequence: 2 · layers · kv_heads · head_dim · bytes."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes_per_value
+    """Exact key/value cache of one token of one sequence: 2 · layers · kv_heads · head_dim · bytes.
+
+    Layers with a window count like the others: see `cache_bytes`.
+    """
+    return 2 * config.num_hidden_layers * config.key_size * bytes_per_value
+
+
+def cache_bytes(config: DecoderConfig, tokens: int, bytes_per_value: int = 2) -> int:
+    """Exact key/value cache of a sequence of `tokens`, where layers hold no more than their windows.
+
+    llama.cpp and vLLM keep such caches; PyTorch's engine holds every token in every layer.
+    """
+    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
+    held = sum(tokens if window is None else min(tokens, window) for window in windows)
+    return 2 * held * config.key_size * bytes_per_value
 
 
 def serving_memory(

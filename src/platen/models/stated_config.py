@@ -34,7 +34,7 @@ class StatedConfig:
     @classmethod
     def read(cls, folder: Path) -> StatedConfig:
         """Raises BundleError when the folder has none, or it is damaged."""
-        from platen.models.bundle import read_json
+        from platen.models.folder import read_json
 
         return cls(read_json(folder / "config.json"))
 

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from platen.core.errors import BundleError
+from platen.models.folder import AGAIN
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-AGAIN = "Make the model again, or copy or download it again."
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int) -> None:

@@ -48,7 +48,7 @@ def register(ctx: StageContext[ReleaseConfig]) -> StageResult:
 
     Raises GateFailed, with by how much, before anything is registered.
     """
-    from platen.models.bundle import bundle_fingerprint
+    from platen.models.folder import bundle_fingerprint
 
     config, model = ctx.config, ctx.input("model")
     registry = Registry(ctx.project_dir, url=ctx.registry_url, state=ctx.state)

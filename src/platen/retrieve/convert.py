@@ -16,8 +16,9 @@ from platen.core.errors import BundleError, MissingExtraError, first_line
 from platen.core.files import replaced_folder
 from platen.engines.embedding.embedder import Embedder, TransformersEncoder, open_embedder
 from platen.engines.embedding.graph import write_record
-from platen.models.bundle import PLATEN_FILE, bundle_fingerprint, find_bundle
+from platen.models.bundle import PLATEN_FILE
 from platen.models.classic.words import VECTORS_FILE
+from platen.models.folder import bundle_fingerprint, find_bundle
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, sentence_files
 from platen.models.store import remembered_digests
 from platen.tokens.folder import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE

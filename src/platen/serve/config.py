@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from platen.core.config import PathInFile, PositiveInt, Section, Text
 from platen.core.devices import DeviceName, DType
 from platen.engines.batching.config import DraftConfig
+from platen.engines.batching.kv_budget import DEFAULT, KvMemory
 from platen.engines.remote.config import UpstreamConfig
 from platen.engines.vllm.config import VllmConfig
 from platen.serve.guards.config import GuardsConfig
@@ -60,6 +61,8 @@ class ServeConfig(Section):
     """TCP port; 0 picks a free one."""
     max_concurrent: PositiveInt = 16
     """Requests decoded together; more wait in the queue."""
+    kv_memory: KvMemory = DEFAULT
+    """Memory for keys and values of all requests: an amount, as 4GB or 512MB, or a share of what is free."""
     max_queue: Annotated[int, Field(ge=0)] = 64
     """Requests that may wait; more are answered 429 with Retry-After."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0

@@ -27,7 +27,7 @@ from platen.serve.app import create_app
 from platen.serve.config import ServeConfig
 from platen.serve.context import ServeContext
 from platen.serve.hub.admin import follow, restore
-from platen.serve.hub.loading import ServeError, further_models, open_any
+from platen.serve.hub.loading import ServeError, further_models, kv_limits, open_any
 from platen.serve.hub.model_hub import ModelHub
 from platen.serve.hub.saved_routes import KeptChanges
 from platen.serve.hub.served_model import AnyModel
@@ -49,6 +49,10 @@ class Started:
     kind: str
     why: str
     grpc_address: str | None = None
+    kv_bytes: int = 0
+    """What keys and values may take, where an engine of ours computes them."""
+    longest: int = 0
+    """Tokens that prompt and response of one request may have."""
     restored: Sequence[str] = ()
     """Names that answer as they were told to before the last stop."""
 
@@ -106,10 +110,11 @@ def serve_bundle(
         app = create_app(context, config, access=access, load=load)
         rpc = _rpc_server(context, access, config)
         starting = contextlib.ExitStack()
+        kv = kv_limits(models)
 
         def ready(url: str) -> None:
             starting.close()
-            on_ready(Started(url, kind, why, rpc.address if rpc else None, restored))
+            on_ready(Started(url, kind, why, rpc.address if rpc else None, *kv, restored))
 
         others = partial(follow, hub, context.kept, load, not_ours=remote) if context.kept.shared else None
         server = Server(app, hub, state, config, ready, rpc, others)

@@ -10,16 +10,16 @@ from collections.abc import Sequence as TokenSequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from platen.engines.batching.draft import Draft, DraftOptions, PromptLookup
 from platen.engines.batching.engine import BatchingEngine
 from platen.engines.batching.grammar import GrammarCompiler
 from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.models.arch.decoder import Decoder
@@ -52,10 +52,12 @@ class Scripted:
     def admit(self, sequence: Sequence, *, reuse: bool) -> int:
         return 0
 
-    def fits(self, tokens: int) -> bool:
+    longest, kv_bytes = 100, 0
+
+    def extend(self, sequence: Sequence, tokens: int) -> bool:
         return True
 
-    def forward(self, chunks: TokenSequence[Chunk]) -> Tensor:
+    def forward(self, chunks: TokenSequence[Chunk]) -> Floats:
         self.go.wait(timeout=30)
         rows = []
         written = [chunk for chunk in chunks if chunk.writes]
@@ -63,7 +65,7 @@ class Scripted:
         for chunk in chunks:
             self.steps.append(chunk.draft)
             rows += [self._script[chunk.stop + index] for index in range(chunk.rows)]
-        return torch.nn.functional.one_hot(torch.tensor(rows), self.vocab_size).float()
+        return np.eye(self.vocab_size, dtype=np.float32)[rows]
 
     def release(self, sequence: Sequence) -> None:
         self.released.append((sequence.computed, len(sequence.tokens)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
-import torch
 
 from platen.engines.batching.grammar import GrammarCompiler
 from platen.engines.batching.sampling import RandomStream, Row, sample
@@ -30,7 +30,7 @@ def compiler(tiny_tokenizer: Tokenizer) -> GrammarCompiler:
 def random_text(compiler: GrammarCompiler, tokenizer: Tokenizer, grammar: Grammar, seed: int) -> str:
     """What a model that knows nothing writes under the grammar."""
     matcher, stream = compiler.matcher(grammar), RandomStream(seed)
-    logits = torch.zeros(1, 320)
+    logits = np.zeros((1, 320), np.float32)
     ids: list[int] = []
     while not matcher.ended and len(ids) < 400:
         token = sample(logits, [Row(SamplingParams(), stream.uniform(), matcher=matcher)])[0]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -77,13 +76,14 @@ def definition(
     return p
 
 
-def filtered(logits: torch.Tensor, params: list[SamplingParams], **options: Any) -> Vector:
+def filtered(logits: NDArray[Any], params: list[SamplingParams], **options: Any) -> Vector:
     """`filtered_distribution`, by token id."""
-    temperature = torch.tensor([p.temperature for p in params], dtype=torch.float64)
-    filters = Filters.of(params, logits.device)
-    probabilities, token_ids = filtered_distribution(logits, temperature, filters, **options)
-    by_token = torch.zeros(logits.shape, dtype=torch.float64).scatter_add(1, token_ids, probabilities)
-    return by_token.numpy()
+    temperature = np.array([p.temperature for p in params])
+    probabilities, token_ids = filtered_distribution(logits, temperature, Filters.of(params), **options)
+    by_token = np.zeros(logits.shape)
+    for row, (ids, values) in enumerate(zip(token_ids, probabilities, strict=True)):
+        np.add.at(by_token[row], ids, values)
+    return by_token
 
 
 def near_an_edge(logits: Vector, setting: dict[str, Any]) -> bool:
@@ -104,10 +104,10 @@ def near_an_edge(logits: Vector, setting: dict[str, Any]) -> bool:
 @given(rows=logits_rows, setting=filter_settings)
 @settings(max_examples=300)
 def test_filters_match_their_definition(rows: list[list[float]], setting: dict[str, Any]) -> None:
-    logits = torch.tensor(rows)
+    logits = np.float32(rows)
     result = filtered(logits, [SamplingParams(**setting)] * len(rows))
     for row, found in enumerate(result):
-        values = logits[row].double().numpy()
+        values = np.float64(logits[row])
         if not near_an_edge(values, setting):
             np.testing.assert_allclose(found, definition(values.copy(), **setting), atol=1e-12)
 
@@ -118,7 +118,7 @@ def test_a_shortlist_gives_what_the_whole_vocabulary_gives(
     seed: int, setting: dict[str, Any], ties: bool
 ) -> None:
     generator = np.random.default_rng(seed)
-    logits = torch.tensor(generator.normal(0, 3, (3, 200)))
+    logits = generator.normal(0, 3, (3, 200))
     if ties:
         logits = logits.round()
     params = [SamplingParams(**setting), SamplingParams(top_k=3), SamplingParams(**setting | {"top_k": 0})]
@@ -129,14 +129,14 @@ def test_a_shortlist_gives_what_the_whole_vocabulary_gives(
 
 def test_top_p_by_hand() -> None:
     # Probabilities 0.5, 0.25, 0.125, 0.125: half the mass is one token, 0.6 needs two, 0.9 all four.
-    logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125]]))
+    logits = np.log(np.float32([[0.5, 0.25, 0.125, 0.125]]))
     for p, expected in [(0.5, [1, 0, 0, 0]), (0.6, [2 / 3, 1 / 3, 0, 0]), (0.9, [0.5, 0.25, 0.125, 0.125])]:
         np.testing.assert_allclose(filtered(logits, [SamplingParams(top_p=p)])[0], expected, atol=1e-7)
 
 
 def test_min_p_by_hand() -> None:
     # A quarter of 0.5 is 0.125: what is exactly as likely stays.
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.126, 0.074]]))
+    logits = np.log(np.float32([[0.5, 0.3, 0.126, 0.074]]))
     found = filtered(logits, [SamplingParams(min_p=0.25)])[0]
     np.testing.assert_allclose(found, np.array([0.5, 0.3, 0.126, 0]) / 0.926, atol=1e-6)
 
@@ -144,7 +144,7 @@ def test_min_p_by_hand() -> None:
 def test_typical_p_by_hand() -> None:
     # Entropy of (0.7, 0.1, 0.1, 0.1) is 0.94 nats; the surprise of 0.7 is 0.357, that of 0.1 is 2.303.
     # The first is nearer (0.58 against 1.36), and its mass reaches 0.7.
-    logits = torch.log(torch.tensor([[0.7, 0.1, 0.1, 0.1]], dtype=torch.float64))
+    logits = np.log([[0.7, 0.1, 0.1, 0.1]])
     np.testing.assert_allclose(filtered(logits, [SamplingParams(typical_p=0.69)])[0], [1, 0, 0, 0])
     np.testing.assert_allclose(
         filtered(logits, [SamplingParams(typical_p=0.75)])[0], [7 / 8, 1 / 8, 0, 0], atol=1e-12
@@ -152,9 +152,9 @@ def test_typical_p_by_hand() -> None:
 
 
 def test_top_k_keeps_exactly_k_of_equals_lowest_ids_first() -> None:
-    found = filtered(torch.zeros(1, 5), [SamplingParams(top_k=2)])
+    found = filtered(np.zeros((1, 5), np.float32), [SamplingParams(top_k=2)])
     assert found[0].tolist() == [0.5, 0.5, 0, 0, 0]
-    found = filtered(torch.zeros(1, 50), [SamplingParams(top_k=2)], shortlist=4)
+    found = filtered(np.zeros((1, 50), np.float32), [SamplingParams(top_k=2)], shortlist=4)
     assert np.nonzero(found[0])[0].tolist() == [0, 1]
 
 
@@ -187,9 +187,9 @@ def test_penalties_and_biases_match_their_definition(
     )
     row = Row(params, 0.5, Counter(written), prompt, tuple(banned))
     plain = Row(SamplingParams(), 0.5, Counter(written), prompt)
-    table = torch.tensor([logits, logits])
+    table = np.float32([logits, logits])
     found = adjusted(table, [row, plain])
-    expected = np.float64(table[0].numpy())
+    expected = np.float64(table[0])
     for token in range(6):
         expected[token] += bias.get(token, 0)
         if token in written or token in prompt:
@@ -197,7 +197,7 @@ def test_penalties_and_biases_match_their_definition(
         expected[token] -= frequency * written.count(token) + presence * (token in written)
         if token in banned:
             expected[token] = -np.inf
-    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
     assert found[1].tolist() == table[1].tolist()
 
 
@@ -207,8 +207,8 @@ def test_penalties_and_biases_match_their_definition(
 )
 def test_inverse_cdf_matches_its_definition(weights: list[int], uniform: float) -> None:
     total = sum(weights)
-    probabilities = torch.tensor([weights], dtype=torch.float64) / total
-    index = int(inverse_cdf(probabilities, torch.tensor([uniform]).double())[0])
+    probabilities = np.array([weights]) / total
+    index = int(inverse_cdf(probabilities, np.array([uniform]))[0])
     assert weights[index] > 0
     before, after = sum(weights[:index]) / total, sum(weights[: index + 1]) / total
     assert before - 1e-12 <= uniform <= after + 1e-12
@@ -234,9 +234,9 @@ def test_a_row_is_sampled_alike_alone_and_in_a_batch(
         )
         for row in range(len(rows))
     ]
-    together = sample(torch.tensor(rows), choices)
+    together = sample(np.float32(rows), choices)
     assert together == [
-        sample(torch.tensor([logits]), [choice])[0] for logits, choice in zip(rows, choices, strict=True)
+        sample(np.float32([logits]), [choice])[0] for logits, choice in zip(rows, choices, strict=True)
     ]
     for values, choice, token in zip(rows, choices, together, strict=True):
         if choice.params.temperature == 0 and not choice.adjusted:
@@ -244,7 +244,7 @@ def test_a_row_is_sampled_alike_alone_and_in_a_batch(
 
 
 def test_a_large_vocabulary_is_sampled_alike_alone_and_in_a_batch() -> None:
-    logits = torch.tensor(np.random.default_rng(0).normal(0, 2, (6, 5000)), dtype=torch.float32)
+    logits = np.float32(np.random.default_rng(0).normal(0, 2, (6, 5000)))
     logits[2] = 0  # top_p reaches far beyond any shortlist
     rows = [
         Row(SamplingParams(top_p=p, top_k=k), u)
@@ -263,7 +263,7 @@ def test_a_large_vocabulary_is_sampled_alike_alone_and_in_a_batch() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-308, 5e-324])
 def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> None:
-    logits = torch.tensor([[1.0, -3.0, 7.5, 7.0]]).expand(3, 4)
+    logits = np.float32([[1.0, -3.0, 7.5, 7.0]]).repeat(3, 0)
     rows = [
         Row(SamplingParams(temperature=temperature, top_p=p, top_k=k), uniform)
         for p, k, uniform in [(1, 0, 0.0), (0.5, 0, 0.5), (1, 3, 0.999)]
@@ -272,7 +272,7 @@ def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> Non
 
 
 def test_frequencies_follow_the_distribution() -> None:
-    logits = torch.log(torch.tensor([[0.6, 0.3, 0.1]])).expand(3000, 3)
+    logits = np.log(np.float32([[0.6, 0.3, 0.1]])).repeat(3000, 0)
     stream = RandomStream(1)
     chosen = sample(logits, [Row(SamplingParams(), stream.uniform()) for _ in range(3000)])
     shares = np.bincount(chosen, minlength=3) / 3000
@@ -290,7 +290,7 @@ def test_streams_repeat_with_a_seed_and_differ_without() -> None:
 
 
 def test_logprobs_are_the_models_own() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.125, 0.375]]))
+    logits = np.log(np.float32([[0.5, 0.125, 0.375]]))
     row = logprobs_of(logits, [1], top=2)[0]
     assert row.logprob == pytest.approx(np.log(0.125), abs=1e-6)
     assert [token_id for token_id, _ in row.top] == [0, 2]

@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Sequence as TokenSequence
 from dataclasses import dataclass, field
 
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from platen.engines.batching.detokenize import TextAssembler
 from platen.engines.batching.fairness import READ_WEIGHT, WRITE_WEIGHT
 from platen.engines.batching.runner import Chunk
-from platen.engines.batching.sampling import RandomStream
+from platen.engines.batching.sampling import Floats, RandomStream
 from platen.engines.batching.scheduler import MAX_OVERTAKEN, MAX_SKIPS, Scheduler
 from platen.engines.batching.sequence import Sequence
 from platen.engines.protocol import GenerationRequest
@@ -41,10 +40,16 @@ class Room:
     def release(self, sequence: Sequence) -> None:
         del self.held[sequence]
 
-    def fits(self, tokens: int) -> bool:
-        return tokens <= self.size
+    kv_bytes = 0
 
-    def forward(self, chunks: TokenSequence[Chunk]) -> torch.Tensor:
+    @property
+    def longest(self) -> int:
+        return self.size
+
+    def extend(self, sequence: Sequence, tokens: int) -> bool:
+        return True
+
+    def forward(self, chunks: TokenSequence[Chunk]) -> Floats:
         raise NotImplementedError
 
     def reset(self) -> None:

@@ -195,17 +195,17 @@ from platen.engines.batching.runner import Chunk
 class Text:
     def __init__(self, seed):
         self.tokens = [(7 * seed + k) % 50 + 1 for k in range(6)]
+        self.prompt_length, self.reserved = 6, 7
 
 
 texts = [Text(seed) for seed in range(8)]
-runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, slots=8, step_tokens=64)
+runner = LlamaCppRunner(Path(sys.argv[1]), context_window=64, max_rows=8, step_tokens=64, cache_bytes=2**28)
 for text in texts:
     runner.admit(text, reuse=False)
-np.save(sys.argv[2], runner.forward([Chunk(text, 0, 6, "all") for text in texts]).numpy())
+np.save(sys.argv[2], runner.forward([Chunk(text, 0, 6, "all") for text in texts]))
 """
 
 
-@pytest.mark.skipif("amx_int8" in features(), reason="llama.cpp has products for AMX")
 @installed
 @pytest.mark.parametrize("weights", ["q8_0", "bf16"])
 def test_llama_cpp_computes_with_them(weights: str, tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -242,7 +242,6 @@ def key(weights: dict[str, torch.Tensor]) -> str:
     [
         (spoil_config(peft_type="LOHA"), "type 'LOHA'"),
         (spoil_config(use_dora=True), "use_dora"),
-        (spoil_config(fan_in_fan_out=True), "fan_in_fan_out"),
         (spoil_config(modules_to_save=["lm_head"]), "modules_to_save"),
         (spoil_config(bias="all"), "bias"),
         (spoil_config(init_lora_weights="pissa_niter_4"), "init_lora_weights: pissa_niter_4"),

@@ -168,3 +168,19 @@ def test_a_mask_is_never_of_all_tokens_by_all_tokens(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(attention, "QUERY_BLOCK", 4096)
     torch.testing.assert_close(blockwise, ours(ids), **TOLERANCE)
     torch.testing.assert_close(blockwise, theirs(ids).logits, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_the_language_model_in_a_gemma_3_with_images(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    text = make_theirs("gemma3")
+    vision = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28
+    )
+    config = Gemma3Config(text_config=text.config, vision_config=vision, mm_tokens_per_image=4)
+    whole = Gemma3ForConditionalGeneration(config).eval()
+    whole.model.language_model.load_state_dict(text.model.state_dict())
+    whole.save_pretrained(tmp_path)
+    tiny_tokenizer.save(tmp_path)
+    torch.testing.assert_close(open_bundle(tmp_path).model(tokens()), text(tokens()).logits, **TOLERANCE)

@@ -13,7 +13,7 @@ import pytest
 import tritonclient.grpc
 
 from platen.core.errors import BundleError, ConfigError
-from platen.models.bundle import bundle_fingerprint
+from platen.models.folder import bundle_fingerprint
 from platen.models.resolve import RegisteredModel, Resolver
 from platen.serve.config import ServeConfig, ServedModelConfig
 from platen.serve.hub.embedding_model import EmbeddingModel

@@ -43,7 +43,7 @@ def _scanner(words: tuple[str, ...]) -> Words:
 @cache
 def open_classifier(folder: Path) -> Classifier:
     """The classifier in a folder, kept by the process. Raises BundleError, MissingExtraError."""
-    from platen.models.bundle import read_json
+    from platen.models.folder import read_json
 
     if (folder / "classifier.json").is_file():
         if read_json(folder / "classifier.json").get("kind") == "naive_bayes":

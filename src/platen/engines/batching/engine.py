@@ -15,10 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as TokenSequence
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from platen.core.errors import BundleError
 from platen.engines.batching.admission import allowance
@@ -27,7 +24,7 @@ from platen.engines.batching.draft import Draft, DraftOptions
 from platen.engines.batching.grammar import GrammarCompiler, Matcher
 from platen.engines.batching.logprobs import Scores
 from platen.engines.batching.runner import Chunk, Runner
-from platen.engines.batching.sampling import RandomStream, sample
+from platen.engines.batching.sampling import Floats, RandomStream, sample
 from platen.engines.batching.scheduler import Scheduler
 from platen.engines.batching.sequence import Sequence
 from platen.engines.batching.streams import Delivery, EventStream, deliver
@@ -43,8 +40,10 @@ from platen.engines.protocol import (
     TokenLogprob,
     Usage,
 )
-from platen.models.adapter import Adapter
 from platen.prompts.structured import Grammar
+
+if TYPE_CHECKING:
+    from platen.models.adapter import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,9 @@ class BatchingEngine:
         draft: DraftOptions | None = None,
     ) -> None:
         self.name = runner.name
-        self._capacity = Capacity(runner.context_window, max_concurrent, max_queue)
+        self._capacity = Capacity(
+            runner.context_window, max_concurrent, max_queue, runner.kv_bytes, runner.longest
+        )
         self._vocab_size = runner.vocab_size
         self._new_detokenizer, self._scores = new_detokenizer, Scores(token_text)
         self._eos_ids = frozenset(eos_ids)
@@ -231,10 +232,13 @@ class BatchingEngine:
         """How many tokens the request may get. Raises RequestRefused."""
         window = self._capacity.context_window
         tokens = allowance(request, context_window=window, vocab_size=self._vocab_size)
-        length = len(request.prompt_ids) + tokens
-        if not self._runner.fits(length):
+        length, longest = len(request.prompt_ids), self._runner.longest
+        if request.sampling.max_tokens is None and length < longest:
+            return min(tokens, longest - length)
+        if length + tokens > longest:
             raise RequestRefused(
-                f"a text of {length} tokens does not fit the key/value cache", param="prompt"
+                f"prompt and response may take {length + tokens} tokens; the key/value cache holds {longest}",
+                param="prompt",
             )
         return tokens
 
@@ -255,7 +259,6 @@ class BatchingEngine:
                 self._open.clear()
             deliver([*self._outbox, *((stream, _failure(error)) for stream in streams)])
 
-    @torch.inference_mode()
     def _work(self) -> None:
         kept: set[Adapter] = set()
         while True:
@@ -303,6 +306,12 @@ class BatchingEngine:
         """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""
         for sequence in self._scheduler.cancelled():
             self._end(sequence, "cancelled")
+        for sequence in list(self._scheduler.writing):
+            if (tokens := sequence.wants_room) is not None:
+                if self._runner.extend(sequence, tokens):
+                    sequence.reserved = tokens
+                else:
+                    self._end(sequence, "length")
         chunks = self._scheduler.plan()
         for sequence in self._scheduler.waiting_longer_than(self._max_wait):
             self._give_up(sequence, EngineOverloaded(self._retry_after()))
@@ -324,10 +333,8 @@ class BatchingEngine:
                     ready.append((chunk, at - 1 - len(chunk.draft)))
         while ready:
             everything = len(ready) == logits.shape[0]
-            rows = torch.tensor([row for _, row in ready], device=logits.device)
-            chosen = self._write(
-                [chunk.sequence for chunk, _ in ready], logits if everything else logits[rows]
-            )
+            rows = logits if everything else logits[[row for _, row in ready]]
+            chosen = self._write([chunk.sequence for chunk, _ in ready], rows)
             written = zip(ready, chosen, strict=True)
             ready = [(chunk, row + 1) for (chunk, row), token_id in written if self._right(chunk, token_id)]
         for chunk in chunks:
@@ -335,7 +342,7 @@ class BatchingEngine:
                 right = chunk.sequence.record_acceptance(chunk.stop, len(chunk.draft))
                 self._drafted, self._accepted = self._drafted + len(chunk.draft), self._accepted + right
 
-    def _write(self, sequences: list[Sequence], logits: Tensor) -> list[int]:
+    def _write(self, sequences: list[Sequence], logits: Floats) -> list[int]:
         """Choose each sequence's next token from its row of `logits` (B, V); returns the tokens."""
         chosen = sample(logits, [sequence.row() for sequence in sequences])
         for index, (sequence, token_id) in enumerate(zip(sequences, chosen, strict=True)):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from platen.engines.batching.runner import Chunk
-from platen.engines.batching.sampling import LogprobRow, logprobs_of
+from platen.engines.batching.sampling import Floats, LogprobRow, logprobs_of
 from platen.engines.batching.sequence import Sequence
 from platen.engines.protocol import TokenLogprob
 
@@ -19,12 +17,12 @@ class Scores:
         self._token_text = token_text
         self._prompts: dict[Sequence, list[LogprobRow]] = {}
 
-    def chosen(self, sequence: Sequence, token_id: int, logits: Tensor) -> tuple[TokenLogprob, ...]:
+    def chosen(self, sequence: Sequence, token_id: int, logits: Floats) -> tuple[TokenLogprob, ...]:
         """Of a new token, chosen from `logits` (1, V); nothing unless the request wants it."""
         wanted = sequence.request.sampling.logprobs
         return () if wanted is None else (self._named(logprobs_of(logits, [token_id], wanted)[0]),)
 
-    def read(self, chunk: Chunk, logits: Tensor) -> None:
+    def read(self, chunk: Chunk, logits: Floats) -> None:
         """Note those of the prompt's tokens behind a piece's first, from the piece's logits (T, V)."""
         following = chunk.sequence.tokens[chunk.start + 1 : chunk.stop + 1]
         wanted = chunk.sequence.request.prompt_logprobs or 0

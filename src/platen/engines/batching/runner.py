@@ -9,12 +9,13 @@ from __future__ import annotations
 import collections.abc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor
-
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence
-from platen.models.adapter import Adapter
+
+if TYPE_CHECKING:
+    from platen.models.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Runner(Protocol):
     name: str
     context_window: int
     vocab_size: int
+    kv_bytes: int
+    """Memory that keys and values may take."""
 
     @property
     def adapters(self) -> Adapters | None:
@@ -69,19 +72,27 @@ class Runner(Protocol):
         ...
 
     def admit(self, sequence: Sequence, *, reuse: bool) -> int | None:
-        """Make room for the whole of a sequence, its prompt and all that it may write.
+        """Make room for the `reserved` tokens of a sequence.
 
         Returns how many tokens of the prompt are there already (0 unless `reuse`; all only if the logits of
         the last are known too), or None when there is no room until another is released.
         """
         ...
 
-    def fits(self, tokens: int) -> bool:
-        """Whether a sequence of so many tokens could ever be admitted."""
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that can be admitted when it is alone."""
         ...
 
-    def forward(self, chunks: collections.abc.Sequence[Chunk]) -> Tensor:
-        """Compute the parts; logits (N, V) of the wanted positions, in the parts' order."""
+    def extend(self, sequence: Sequence, tokens: int) -> bool:
+        """Make room for so many tokens of an admitted sequence; whether there is."""
+        ...
+
+    def forward(self, chunks: collections.abc.Sequence[Chunk]) -> Floats:
+        """Compute the chunks; logits (N, V) of the wanted positions, in the chunks' order.
+
+        They hold until the next step.
+        """
         ...
 
     def release(self, sequence: Sequence) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from platen.engines.batching.detokenize import TextAssembler
 from platen.engines.batching.draft import Draft
 from platen.engines.batching.grammar import Matcher
 from platen.engines.batching.sampling import RandomStream, Row
 from platen.engines.protocol import GenerationRequest, Timings
-from platen.models.adapter import Adapter
+
+if TYPE_CHECKING:
+    from platen.models.adapter import Adapter
+
+
+UNSAID_TOKENS = 256
+"""Room that a request gets at first for its response when it does not say how long that may be."""
 
 
 @dataclass(eq=False)
@@ -31,6 +38,8 @@ class Sequence:
     adapter: Adapter | None = None
     draft: Draft | None = None
     tokens: list[int] = field(init=False)
+    reserved: int = field(init=False)
+    """Tokens that the cache has room for: prompt and `max_tokens`, or some more than the prompt."""
     computed: int = 0
     reused: int = 0
     cancelled: bool = False
@@ -45,6 +54,10 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_ids)
+        unsaid = self.request.sampling.max_tokens is None
+        self.reserved = self.prompt_length + min(
+            self.max_new_tokens, UNSAID_TOKENS if unsaid else self.max_new_tokens
+        )
 
     @property
     def prompt_length(self) -> int:
@@ -53,6 +66,14 @@ class Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def wants_room(self) -> int | None:
+        """For how many tokens to make room before the next step, twice the response; None: it is there."""
+        whole = self.prompt_length + self.max_new_tokens
+        if self.reserved == whole or len(self.tokens) < self.reserved:
+            return None
+        return min(whole, self.prompt_length + 2 * (self.reserved - self.prompt_length))
 
     @property
     def waited(self) -> float:
@@ -75,7 +96,7 @@ class Sequence:
         """Up to `most` tokens that may come next, none that would be its last: nothing follows that."""
         if self.draft is None:
             return ()
-        return self.draft.propose(self.tokens, min(most, self.max_new_tokens - self.generated - 1))
+        return self.draft.propose(self.tokens, min(most, self.reserved - len(self.tokens) - 1))
 
     def record_acceptance(self, part_stop: int, proposed: int) -> int:
         """After a step with a draft: returns how many guesses the text goes on from."""

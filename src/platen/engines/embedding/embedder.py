@@ -1,8 +1,8 @@
 """Texts to vectors: the last hidden states of a model, pooled.
 
-`open_embedder` opens a Platen bundle, a Llama-family folder or a sentence-transformers folder of an encoder
-(BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in shapes:
-B texts, T tokens, C hidden size.
+`open_embedder` opens a bundle of any family that `models.arch` has, a sentence-transformers folder of an
+encoder (BERT and its kin, through transformers), or a graph of any of them (`embedding_graph`). Letters in
+shapes: B texts, T tokens, C hidden size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from platen.core.errors import BundleError
 from platen.models.arch.families import ARCHITECTURES
-from platen.models.bundle import bundle_fingerprint, find_bundle, open_bundle, read_json
+from platen.models.bundle import open_bundle
+from platen.models.folder import bundle_fingerprint, find_bundle, read_json
 from platen.models.hub_models import open_transformers, positions
 from platen.models.sentence import GRAPHS, Backend, Pooling, SentenceConfig, read_sentence_config
 from platen.models.store import remembered_digests
@@ -186,7 +187,7 @@ class TransformersEncoder:
         config = self.network.config
         if config.is_encoder_decoder:
             raise BundleError(
-                f"{path} is an encoder-decoder", hint="Platen embeds with encoders and Llama-family models."
+                f"{path} is an encoder-decoder", hint="Platen embeds with encoders and decoders."
             )
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.max_tokens = positions(config)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from platen.core.errors import BundleError, MissingExtraError, last_line
 from platen.engines.embedding.embedder import ENCODER_ADVICE, llama_ids
-from platen.models.bundle import bundle_fingerprint, read_json
+from platen.models.folder import bundle_fingerprint, read_json
 from platen.models.hub_models import open_config, positions
 from platen.models.sentence import GRAPHS, Backend
 from platen.tokens.tokenizer import Tokenizer

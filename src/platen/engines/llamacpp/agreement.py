@@ -9,8 +9,14 @@ import numpy as np
 import torch
 
 from platen.core.errors import BundleError, MissingExtraError
+from platen.engines.batching.detokenize import TextAssembler
+from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats, RandomStream
+from platen.engines.batching.sequence import Sequence
+from platen.engines.protocol import GenerationRequest
 from platen.models.bundle import open_bundle
 from platen.tokens.languages import SENTENCES
+from platen.tokens.tokenizer import TextStream, Tokenizer
 
 TOKENS = 160
 """Of the text, at most."""
@@ -46,7 +52,7 @@ def agreement(file: Path, folder: Path) -> Agreement:
     bundle = open_bundle(folder, dtype=torch.float32)
     text = bundle.tokenizer.encode(" ".join(SENTENCES.values()), add_special_tokens=True)
     ids = text[: min(TOKENS, bundle.config.max_position_embeddings)]
-    theirs = torch.from_numpy(_logits_of_file(file, ids))
+    theirs = torch.from_numpy(_logits_of_file(file, ids, bundle.tokenizer))
     with torch.inference_mode():
         ours = bundle.model(torch.tensor([ids]))[0]
     predicted, wanted = ours.log_softmax(dim=-1), theirs.log_softmax(dim=-1)
@@ -69,17 +75,20 @@ def require_agreement(file: Path, folder: Path) -> Agreement:
     return found
 
 
-def _logits_of_file(file: Path, ids: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _logits_of_file(file: Path, ids: list[int], tokenizer: Tokenizer) -> Floats:
+    """llama.cpp's logits (N, V) after each of the tokens, computed as its engine here computes."""
     try:
-        import llama_cpp
+        from platen.engines.llamacpp.runner import LlamaCppRunner
+
+        runner = LlamaCppRunner(
+            file, context_window=len(ids) + 1, max_rows=1, step_tokens=len(ids), cache_bytes=2**30
+        )
     except ImportError:
         raise MissingExtraError("edge", f"comparing with {file}") from None
     try:
-        model = llama_cpp.Llama(str(file), n_ctx=len(ids), logits_all=True, verbose=False)
-    except ValueError as error:
-        raise BundleError(f"llama.cpp can't open {file}: {error}", hint="Take the file again.") from None
-    try:
-        model.eval(ids)
-        return np.array(model.scores[: len(ids)], dtype=np.float32)
+        text = TextAssembler(TextStream(tokenizer), ())
+        sequence = Sequence(GenerationRequest("agreement", ids), text, RandomStream(0), max_new_tokens=1)
+        runner.admit(sequence, reuse=False)
+        return np.array(runner.forward([Chunk(sequence, 0, len(ids), "all")]))
     finally:
-        model.close()
+        runner.close()

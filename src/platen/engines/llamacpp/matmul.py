@@ -29,9 +29,11 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 def load_products() -> bool:
     """Use our products in this process; returns whether they are used. Called before llama.cpp is loaded.
 
-    They are for processors with AVX-512 VNNI but without AMX, for which llama.cpp has products of its own.
+    They are for processors with AVX-512 VNNI, with or without AMX: llama.cpp's own kernels for AMX want all
+    weights copied into another layout, which takes longer than everything else at the start and as much
+    memory again. Built with GCC 12 those kernels also end the process with an illegal instruction.
     """
-    if "avx512_vnni" not in features() or "amx_int8" in features():
+    if "avx512_vnni" not in features():
         return False
     if (
         "llama_cpp" in sys.modules or "LLAMA_CPP_LIB_PATH" in os.environ

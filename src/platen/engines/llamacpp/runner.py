@@ -1,8 +1,8 @@
 """Runs a GGUF file with llama.cpp for a batching engine: all sequences' tokens in one `llama_decode`.
 
-The cache has a number of places, each with room for a whole context window; attention reads a sequence's own
-place alone. The text of a sequence that is over is kept until its place is needed, and a new one that begins
-alike goes on from a copy (`platen.engines.llamacpp.slots`).
+The cache has a number of slots of equal room; attention reads a sequence's own slot alone. The text of a
+sequence that is over is kept until its slot is needed, and a new one that begins alike goes on from a copy
+(`platen.engines.llamacpp.slots`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
-from torch import Tensor
 
 from platen.core.cpu import features
 from platen.core.errors import BundleError
+from platen.engines.batching.kv_budget import check_smallest
 from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
 from platen.engines.llamacpp.matmul import load_products
+from platen.engines.llamacpp.shapes import MIN_CELLS, CacheShape, CacheShapes
 from platen.engines.llamacpp.slots import Slots
 from platen.engines.threads import on_passing_thread
 
@@ -54,6 +55,15 @@ def _quiet() -> list[str]:
 _CALLBACKS: list[object] = []  # llama.cpp calls them for as long as the process lives
 _LOG_ERROR = 4
 _MOST_SCORES_BYTES = 256 * 2**20
+
+
+def _metadata(lib: Any, model: Any, name: str) -> str | None:
+    """The file's own value of a key that begins with its architecture's name."""
+    buffer = ctypes.create_string_buffer(256)
+    length = lib.llama_model_meta_val_str(model, b"general.architecture", buffer, len(buffer))
+    key = f"{buffer.value.decode()}.{name}".encode() if length > 0 else name.encode()
+    found = lib.llama_model_meta_val_str(model, key, buffer, len(buffer)) > 0
+    return buffer.value.decode() if found else None
 
 
 class _Batch:
@@ -96,18 +106,19 @@ class _Batch:
 
 
 class LlamaCppRunner:
-    """One GGUF file on the CPU, with `places` for sequences; a step computes `step_tokens` at most."""
+    """One GGUF file on the CPU for `max_rows` sequences at once; a step computes `step_tokens` at most.
+
+    `cache_bytes` bounds the key/value cache. llama.cpp divides it evenly among a fixed number of slots and
+    fills it with zeros when it is made, so it begins small and is made anew, larger or divided otherwise,
+    when a sequence wants another shape and none runs.
+    Raises BundleError when the file can't be opened, or the cache can't hold even a short sequence.
+    """
 
     name = "llamacpp"
     adapters = None
 
     def __init__(
-        self,
-        file: Path,
-        *,
-        context_window: int,
-        slots: int,
-        step_tokens: int,
+        self, file: Path, *, context_window: int, max_rows: int, step_tokens: int, cache_bytes: int
     ) -> None:
         load_products()
         import llama_cpp
@@ -116,31 +127,54 @@ class LlamaCppRunner:
         errors = _quiet()
         errors.clear()
         llama_cpp.llama_backend_init()
+        options = llama_cpp.llama_model_default_params()
+        options.use_extra_bufts = False  # weights stay mapped; see `load_products`
         self._model = on_passing_thread(
-            lambda: llama_cpp.llama_model_load_from_file(
-                str(file).encode(), llama_cpp.llama_model_default_params()
-            )
+            lambda: llama_cpp.llama_model_load_from_file(str(file).encode(), options)
         )
         if not self._model:
             reason = errors[0] if errors else "it does not say why"
             raise BundleError(f"llama.cpp can't open {file}: {reason}", hint="Compile the bundle again.")
-        self.context_window = context_window
+        self.context_window, self._step_tokens = context_window, step_tokens
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
-        slots = min(slots, int(llama_cpp.llama_max_parallel_sequences()))
-        self._slots = Slots(slots)
-        options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_seq_max = slots * context_window, slots
-        options.kv_unified, options.flash_attn_type = False, self._attention(min(step_tokens, 512))
-        options.n_batch, options.n_ubatch, options.no_perf = step_tokens, min(step_tokens, 512), True
+        self._shapes = CacheShapes(
+            cells=cache_bytes // self._cell_bytes(),
+            context_window=context_window,
+            max_rows=min(max_rows, int(llama_cpp.llama_max_parallel_sequences()) // 2),
+        )
+        check_smallest(str(file), cache_bytes, MIN_CELLS * self._cell_bytes(), self._shapes.cells < MIN_CELLS)
+        self._batch, self.kv_bytes = _Batch(step_tokens), cache_bytes
+        self._context: Any = None
+        self._reused = 0
+        self._make_cache(self._shapes.first())
+
+    def _cell_bytes(self) -> int:
+        """Of one token: keys and values in float16, in every layer."""
+        lib, model = self._lib, self._model
+        width = lib.llama_model_n_embd(model) // lib.llama_model_n_head(model)
+        if (found := _metadata(lib, model, "attention.key_length")) is not None:
+            width = int(found)
+        return int(4 * lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model) * width)
+
+    def _make_cache(self, shape: CacheShape) -> None:
+        """A fresh cache; what an earlier one held is gone."""
+        if self._context:
+            self._lib.llama_free(self._context)
+        options = self._lib.llama_context_default_params()
+        options.n_ctx, options.n_seq_max = shape.slots * shape.tokens, shape.slots
+        options.kv_unified, options.flash_attn_type = False, self._attention(min(self._step_tokens, 512))
+        options.n_batch, options.n_ubatch = self._step_tokens, min(self._step_tokens, 512)
+        options.no_perf = True
         options.n_threads = options.n_threads_batch = _physical_cores()
-        self._context = llama_cpp.llama_init_from_model(self._model, options)
+        self._context = self._lib.llama_init_from_model(self._model, options)
         if not self._context:
             raise BundleError(
-                f"{file}: no memory for a cache of {slots} windows", hint="Serve fewer at once."
+                f"no memory for a key/value cache of {shape.slots} × {shape.tokens} tokens",
+                hint="Allow it less: serve.kv_memory, or --kv-memory.",
             )
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = _Batch(step_tokens)
-        self.reset()
+        self._memory = self._lib.llama_get_memory(self._context)
+        self._shape, self._draining = shape, False
+        self._slots = Slots(shape.slots)
 
     def _attention(self, rows: int) -> int:
         """Flash attention, or plain where that is faster and its scores of `rows` tokens fit into memory.
@@ -159,10 +193,21 @@ class LlamaCppRunner:
         self._slots = Slots(self._slots.count)
         self._reused = 0
 
-    def fits(self, tokens: int) -> bool:
-        return tokens <= self.context_window
+    @property
+    def longest(self) -> int:
+        return self._shapes.longest
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
+        shape = self._shapes.for_longest(sequence.reserved)
+        too_short = sequence.reserved > self._shape.tokens
+        too_few = len(self._slots) == self._slots.count and shape.slots > self._slots.count
+        if self._draining or too_short or too_few:
+            # Those that run finish first, and none is admitted meanwhile, or it would be never.
+            self._draining = len(self._slots) > 0
+            if self._draining:
+                return None
+            if too_short or shape.slots > self._slots.count:
+                self._make_cache(shape)
         admission = self._slots.admit(sequence, reuse=reuse)
         if admission is None:
             return None
@@ -178,34 +223,83 @@ class LlamaCppRunner:
         self._reused += common
         return common
 
+    def extend(self, sequence: Request, tokens: int) -> bool:
+        """Where its slot is too short all slots grow, and what runs moves into the new cache.
+
+        Where the budget has no room for as many slots there are fewer, and what runs is computed again:
+        llama.cpp moves keys and values only between caches of equally many slots.
+        """
+        if tokens <= self._shape.tokens:
+            return True
+        if (longer := self._shapes.longer(self._shape, tokens)) is not None:
+            self._move_to(longer)
+            return True
+        running = self._slots.running()
+        longest = max(tokens, *(other.reserved for other in running))
+        if longest > self.longest:
+            return False
+        fitting = self._shapes.for_longest(longest)
+        if fitting.slots < len(running):
+            return False
+        self._make_cache(fitting)
+        for other in running:
+            self._slots.admit(other, reuse=False)
+            for start in range(0, other.computed, self._step_tokens):
+                stop = min(start + self._step_tokens, other.computed)
+                self._decode([Chunk(other, start, stop, "none")])
+        return True
+
+    def _move_to(self, shape: CacheShape) -> None:
+        """Make a cache of as many slots and put there what the slots hold."""
+        slots = self._slots
+        states = {slot: self._state(slot) for slot in slots.held()}
+        self._make_cache(shape)
+        self._slots = slots
+        for slot, state in states.items():
+            if not self._lib.llama_state_seq_set_data(self._context, state, len(state), slot):
+                raise RuntimeError("llama.cpp can't restore a sequence's keys and values")
+
+    def _state(self, slot: int) -> Any:
+        """A copy of the keys and values in a slot."""
+        size = self._lib.llama_state_seq_get_size(self._context, slot)
+        state = (ctypes.c_uint8 * size)()
+        if self._lib.llama_state_seq_get_data(self._context, state, size, slot) != size:
+            raise RuntimeError("llama.cpp can't save a sequence's keys and values")
+        return state
+
     def _copy(self, source: int, slot: int) -> None:
         self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         self._lib.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
 
-    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+    def forward(self, chunks: Sequence[Chunk]) -> Floats:
         ordered = sorted(chunks, key=lambda chunk: self._slots[chunk.sequence])
-        rows = self._batch.fill(ordered, self._slots)
-        if (code := self._lib.llama_decode(self._context, self._batch.struct)) != 0:
-            raise RuntimeError(f"llama_decode answered {code}")
+        rows = self._decode(ordered)
         if rows == 0:
-            return torch.empty(0, self.vocab_size)
+            return np.empty((0, self.vocab_size), np.float32)
         # llama.cpp's own buffer, in the batch's order; it holds until the next step.
-        address = ctypes.addressof(self._lib.llama_get_logits(self._context).contents)
-        buffer = (ctypes.c_float * (rows * self.vocab_size)).from_address(address)
-        logits = torch.frombuffer(buffer, dtype=torch.float32).view(rows, self.vocab_size)
+        shape = (rows, self.vocab_size)
+        logits: Floats = np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape)
         if ordered == list(chunks):
             return logits
         pieces, at = {}, 0
         for chunk in ordered:
             pieces[chunk.sequence] = logits[at : at + chunk.rows]
             at += chunk.rows
-        return torch.cat([pieces[chunk.sequence] for chunk in chunks])
+        return np.concatenate([pieces[chunk.sequence] for chunk in chunks])
+
+    def _decode(self, chunks: Sequence[Chunk]) -> int:
+        """Compute chunks in the order of their slots; returns of how many tokens there are logits."""
+        rows = self._batch.fill(chunks, self._slots)
+        if (code := self._lib.llama_decode(self._context, self._batch.struct)) != 0:
+            raise RuntimeError(f"llama_decode answered {code}")
+        return rows
 
     def release(self, sequence: Request) -> None:
         self._slots.release(sequence)
 
     def stats(self) -> dict[str, float]:
         return {
+            "cache_bytes": float(self._shape.slots * self._shape.tokens * self._cell_bytes()),
             "places": float(self._slots.count),
             "places_held": float(len(self._slots)),
             "reused_tokens": float(self._reused),

@@ -45,6 +45,13 @@ class Slots:
         """How many sequences run."""
         return len(self._running)
 
+    def running(self) -> list[Sequence]:
+        return list(self._running)
+
+    def held(self) -> list[int]:
+        """Those that hold something, of sequences that run or are over."""
+        return [*self._running.values(), *self._over]
+
     def admit(self, sequence: Sequence, *, reuse: bool) -> Admission | None:
         """The place of a new sequence; None when all are running. The oldest text is dropped if need be."""
         if not self._free and not self._over:

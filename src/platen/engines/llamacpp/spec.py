@@ -20,16 +20,13 @@ def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
     from platen.models.gguf import GgufModel
 
     file = model.file or GgufModel.open(model.path / GGUF_FILE)
-    token_bytes = 2 * file.kv_elements_per_token  # float16
-    window = file.context_window
-    # As many slots again as may be in use, for sequences that are over.
-    slots = min(2 * options.max_concurrent, options.cache_budget() // (token_bytes * window))
     with phase("open weights"):
         runner = LlamaCppRunner(
             file.path,
-            context_window=window,
-            slots=max(1, slots),
+            context_window=file.context_window,
+            max_rows=options.max_concurrent,
             step_tokens=2 * PREFILL_CHUNK + options.max_concurrent,
+            cache_bytes=options.kv_cache_bytes,
         )
     return open_batching(model, runner, options, phase)
 

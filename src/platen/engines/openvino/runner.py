@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-import torch
 from openvino import opset15 as op
 from openvino._offline_transformations import paged_attention_transformation
-from torch import Tensor
 
 from platen.core.errors import BundleError, last_line
 from platen.engines.batching.blocks import BlockPool, Key, text_key
+from platen.engines.batching.kv_budget import check_smallest
 from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
 from platen.models.arch.config import DecoderConfig
-from platen.models.bundle import read_json
 from platen.models.compiled import OPENVINO_FILE, read_compiled
+from platen.models.folder import read_json
 
 _ROWS = "logits_rows"
 _MOST_KEPT = 64
@@ -55,14 +55,16 @@ class OpenVinoRunner:
         block_bytes = sum(_block_bytes(port) for port in self._caches)
         most = max_rows * -(-self.context_window // self.BLOCK_TOKENS)
         self._blocks = min(most, cache_bytes // block_bytes)
-        self._block_bytes = block_bytes
+        self._block_bytes, self.kv_bytes = block_bytes, cache_bytes
+        short = min(256, self.context_window) // self.BLOCK_TOKENS
+        check_smallest(str(folder), cache_bytes, short * block_bytes, self._blocks < max(1, short))
         self.reset()
 
     def reset(self) -> None:
         self._pool = BlockPool(self._blocks, self.BLOCK_TOKENS)
         self._tables: dict[Request, list[int]] = {}
-        self._last_logits: OrderedDict[Key, Tensor] = OrderedDict()  # of whole prompts, the latest last
-        self._read_before: dict[Request, Tensor] = {}  # those admitted whole: what follows their prompts
+        self._last_logits: OrderedDict[Key, Floats] = OrderedDict()  # of whole prompts, the latest last
+        self._read_before: dict[Request, Floats] = {}  # those admitted whole: what follows their prompts
         self._reused = 0
         self._stores: list[ov.Tensor] = []
         for port in self._caches:
@@ -70,8 +72,9 @@ class OpenVinoRunner:
             self._stores.append(ov.Tensor(port.element_type, ov.Shape(shape)))
             self._request.set_tensor(port, self._stores[-1])
 
-    def fits(self, tokens: int) -> bool:
-        return -(-tokens // self.BLOCK_TOKENS) <= self._blocks
+    @property
+    def longest(self) -> int:
+        return min(self.context_window, self._blocks * self.BLOCK_TOKENS)
 
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
         prompt = sequence.tokens
@@ -82,8 +85,7 @@ class OpenVinoRunner:
         end = self._pool.match_end(wanted, len(known)) if reuse else None
         held = known if end is None else [*known, end[0]]
         self._pool.hold(held)
-        total = sequence.prompt_length + sequence.max_new_tokens
-        fresh = self._pool.take(-(-total // self.BLOCK_TOKENS) - len(known))
+        fresh = self._pool.take(-(-sequence.reserved // self.BLOCK_TOKENS) - len(known))
         if fresh is None:
             self._pool.release(held)
             return None
@@ -100,11 +102,19 @@ class OpenVinoRunner:
         self._reused += reused
         return reused
 
-    def _keep(self, sequence: Request, logits: Tensor) -> None:
+    def extend(self, sequence: Request, tokens: int) -> bool:
+        table = self._tables[sequence]
+        more = self._pool.take(-(-tokens // self.BLOCK_TOKENS) - len(table))
+        if more is None:
+            return False
+        table += more
+        return True
+
+    def _keep(self, sequence: Request, logits: Floats) -> None:
         """Keep a prompt's blocks and what follows it, (V,)."""
         prompt = sequence.tokens[: sequence.prompt_length]
         self._pool.name(self._tables[sequence], prompt)
-        self._last_logits[text_key(prompt, self.BLOCK_TOKENS)] = logits.clone()
+        self._last_logits[text_key(prompt, self.BLOCK_TOKENS)] = logits.copy()
         if len(self._last_logits) > _MOST_KEPT:
             self._last_logits.popitem(last=False)
 
@@ -112,9 +122,9 @@ class OpenVinoRunner:
         for store in self._stores:
             store.data[target] = store.data[source]
 
-    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+    def forward(self, chunks: Sequence[Chunk]) -> Floats:
         computed = [chunk for chunk in chunks if chunk.start < chunk.stop]
-        logits = self._compute(computed) if computed else torch.empty(0, self.vocab_size)
+        logits = self._compute(computed) if computed else np.empty((0, self.vocab_size), np.float32)
         found, at = [], 0
         for chunk in chunks:
             if chunk.start == chunk.stop:
@@ -125,9 +135,11 @@ class OpenVinoRunner:
             at += chunk.rows
             if chunk.stop == chunk.sequence.prompt_length:
                 self._keep(chunk.sequence, rows[-1])
-        return found[0] if len(found) == 1 else logits if len(computed) == len(chunks) else torch.cat(found)
+        return (
+            found[0] if len(found) == 1 else logits if len(computed) == len(chunks) else np.concatenate(found)
+        )
 
-    def _compute(self, chunks: Sequence[Chunk]) -> Tensor:
+    def _compute(self, chunks: Sequence[Chunk]) -> Floats:
         """Logits (N, V) of the wanted tokens; they hold until the next step."""
         ids: list[int] = []
         positions: list[int] = []
@@ -157,7 +169,7 @@ class OpenVinoRunner:
         values["max_context_len"] = max(chunk.stop for chunk in chunks)
         values[_ROWS] = rows
         self._request.infer(share_outputs=True)  # or all logits would be copied
-        logits = torch.from_numpy(self._request.get_output_tensor(0).data).view(-1, self.vocab_size)
+        logits: Floats = self._request.get_output_tensor(0).data.reshape(-1, self.vocab_size)
         return logits[: sum(chunk.rows for chunk in chunks)]
 
     def release(self, sequence: Request) -> None:

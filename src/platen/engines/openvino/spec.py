@@ -27,7 +27,7 @@ def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
 
     with phase("open weights"):
         runner = OpenVinoRunner(
-            model.path, max_rows=options.max_concurrent, cache_bytes=options.cache_budget()
+            model.path, max_rows=options.max_concurrent, cache_bytes=options.kv_cache_bytes
         )
     return open_batching(model, runner, options, phase)
 

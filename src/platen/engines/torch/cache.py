@@ -21,12 +21,22 @@ class BatchCache:
     """
 
     TOKEN_BLOCK = 64
+    ADOPTED_BYTES = 64 * 2**20
+    """A prompt's cache of more than this is not copied when it is alone: that would double its memory."""
     KEPT_BYTES = 256 * 2**20
     """Memory that an empty cache keeps: to get it anew takes as long as to read half a prompt."""
 
     def __init__(
-        self, config: DecoderConfig, *, max_rows: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        config: DecoderConfig,
+        *,
+        max_rows: int,
+        cells: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
     ) -> None:
+        """It grows ahead of what is needed while that is at most `cells` tokens over all rows."""
+        self._cells = cells
         self._layers = config.num_hidden_layers
         self._heads = config.num_key_value_heads
         self._head_dim = config.head_dim
@@ -50,10 +60,13 @@ class BatchCache:
         return self._data.nbytes
 
     def add(self, sequence: KVCache) -> None:
-        """Copy a one-row cache, a read prompt, into a new last row."""
+        """Take a one-row cache, a read prompt, as a new last row: as it is where there is no other."""
         row, length = len(self.lengths), sequence.length
-        self._make_room(row + 1, length)
-        self._data[:, :, row, :, :length] = sequence.data[:, :, 0, :, :length]
+        if row == 0 and sequence.data.nbytes > max(self.size_bytes, self.ADOPTED_BYTES):
+            self._hold(sequence.data)
+        else:
+            self._make_room(row + 1, length)
+            self._data[:, :, row, :, :length] = sequence.data[:, :, 0, :, :length]
         self.lengths.append(length)
 
     def replace(self, row: int, sequence: KVCache) -> None:
@@ -125,12 +138,18 @@ class BatchCache:
         have_rows, have_tokens = self._room
         if rows <= have_rows and tokens <= have_tokens:
             return
+        more_rows, more_tokens = max(rows, have_rows), max(tokens, have_tokens)
         if rows > have_rows:
-            have_rows = min(max(rows, 2 * have_rows), self._max_rows)
+            more_rows = min(max(rows, 2 * have_rows), self._max_rows)
         if tokens > have_tokens:
             blocks = -(-max(tokens, have_tokens * 3 // 2) // self.TOKEN_BLOCK)
-            have_tokens = max(tokens, min(blocks * self.TOKEN_BLOCK, self._window))
-        self._grow(have_rows, have_tokens)
+            more_tokens = max(tokens, min(blocks * self.TOKEN_BLOCK, self._window))
+        if more_rows * more_tokens > self._cells:
+            more_rows, more_tokens = (
+                rows,
+                tokens + min(self.TOKEN_BLOCK, max(0, self._cells // rows - tokens)),
+            )
+        self._grow(more_rows, more_tokens)
 
     def _clear(self) -> None:
         self._grow(0, 0)
@@ -143,5 +162,8 @@ class BatchCache:
         if self.lengths:
             held = len(self.lengths), self.length
             data[:, :, : held[0], :, : held[1]] = self._data[:, :, : held[0], :, : held[1]]
-        self._room, self._data = (rows, tokens), data
+        self._hold(data)
+
+    def _hold(self, data: Tensor) -> None:
+        self._room, self._data = (data.shape[2], data.shape[4]), data
         self._keys, self._values = list(data[0]), list(data[1])

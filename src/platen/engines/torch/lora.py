@@ -44,6 +44,7 @@ class AdapterSet:
         weight = self._model.model.embed_tokens.weight
         return read_adapter(folder, self._model.config, dtype=weight.dtype, device=weight.device)
 
+    @torch.inference_mode()
     def keep(self, adapters: Sequence[Adapter]) -> None:
         """Be able to apply these and no others."""
         bins = []

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from platen.engines.batching.blocks import ROOT, BlockPool, Key
+from platen.engines.batching.kv_budget import check_smallest
 from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
 from platen.engines.torch.cache import BatchCache
 from platen.engines.torch.cpu.packed import BFloat16Linear, Float16Linear
@@ -24,7 +26,10 @@ from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 
 REUSE_BYTES = 256 * 2**20
-"""Memory for past prompts' keys and values, unless told otherwise."""
+"""Most memory for past prompts' keys and values."""
+
+MIN_TOKENS = 256
+"""Of the shortest sequence that the cache must have room for."""
 
 READ_STEP = 16
 """Prompts are read in multiples of so many tokens. For each number of rows that it meets oneDNN makes kernels
@@ -81,7 +86,12 @@ class TorchRunner:
 
     name = "torch"
 
-    def __init__(self, model: Decoder, *, max_rows: int, reuse_bytes: int = REUSE_BYTES) -> None:
+    def __init__(self, model: Decoder, *, max_rows: int, cache_bytes: int) -> None:
+        """`cache_bytes` bounds keys and values of what runs and, a quarter of it at most, of past prompts.
+
+        Rows have room for as many tokens as the longest. Raises BundleError when there is none for a short
+        sequence.
+        """
         weight = model.model.embed_tokens.weight
         self._model = model.eval()
         self._device, self._dtype = weight.device, weight.dtype
@@ -90,28 +100,53 @@ class TorchRunner:
         self.adapters = AdapterSet(self._model)
         half = any(isinstance(module, Float16Linear | BFloat16Linear) for module in model.modules())
         self._short = SHORT if half else READ_STEP
-        self._max_rows, self._reuse_bytes = max_rows, reuse_bytes
-        scaling = model.config.rope_scaling
+        config = model.config
+        self.kv_bytes = cache_bytes
+        heads = config.num_hidden_layers * config.num_key_value_heads
+        token_bytes = 2 * heads * config.head_dim * self._dtype.itemsize
+        self._max_rows, self._reuse_bytes = max_rows, min(REUSE_BYTES, cache_bytes // 4)
+        self._cells = (cache_bytes - self._reuse_bytes) // token_bytes
+        needed = min(MIN_TOKENS, self.context_window)
+        check_smallest(self.name, cache_bytes, needed * token_bytes, self._cells < needed)
+        scaling = config.rope_scaling
         self._original = (
             scaling.original_max_position_embeddings if scaling and scaling.short_factors else None
         )
         self.reset()
 
+    @torch.inference_mode()
     def reset(self) -> None:
         config = self._model.config
         self._prompts: dict[Request, KVCache] = {}
         self._rows: list[Request] = []
-        self._batch = BatchCache(config, max_rows=self._max_rows, dtype=self._dtype, device=self._device)
+        self._batch = BatchCache(
+            config, max_rows=self._max_rows, cells=self._cells, dtype=self._dtype, device=self._device
+        )
         self._store = BlockStore(config, self._reuse_bytes, self._dtype, self._device)
         self._reused = 0
         self._shorter: set[Request] = set()
         """LongRoPE: sequences whose keys are rotated by the factors for short ones."""
 
-    def fits(self, tokens: int) -> bool:
-        return tokens <= self.context_window
+    @property
+    def longest(self) -> int:
+        return min(self.context_window, self._cells)
 
+    def extend(self, sequence: Request, tokens: int) -> bool:
+        others = [row for row in (*self._rows, *self._prompts) if row is not sequence]
+        return self._has_room(tokens, others)
+
+    def _has_room(self, tokens: int, others: Sequence[Request]) -> bool:
+        """Whether the cache can grow to rows of so many tokens; a prompt is copied into it beside others."""
+        longest = max(tokens, *(other.reserved for other in others), 0)
+        return longest * (len(others) + 2 if others else 1) <= self._cells
+
+    @torch.inference_mode()
     def admit(self, sequence: Request, *, reuse: bool) -> int | None:
-        room = min(_rounded(sequence.prompt_length + READ_STEP - 1), self.context_window)
+        if not self._has_room(sequence.reserved, [*self._rows, *self._prompts]):
+            return None
+        room = min(
+            _rounded(max(sequence.prompt_length + READ_STEP - 1, sequence.reserved)), self.context_window
+        )
         cache = self._cache(room, sequence.prompt_length)
         self._prompts[sequence] = cache
         if self._original is not None and sequence.prompt_length <= self._original:
@@ -127,12 +162,14 @@ class TorchRunner:
         config, dtype = self._model.config, self._dtype
         return KVCache(config, 1, capacity, dtype=dtype, device=self._device, sequence_length=sequence_length)
 
-    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> Floats:
         found: list[Tensor] = []
         if writing := {chunk.sequence: chunk for chunk in chunks if chunk.writes}:
             found.append(self._write(writing))
         found += [self._read(chunk) for chunk in chunks if not chunk.writes]
-        return torch.cat(found)
+        logits = found[0] if len(found) == 1 else torch.cat(found)
+        return logits.float().cpu().numpy()
 
     def _write(self, chunks: Mapping[Request, Chunk]) -> Tensor:
         """The newest token and the draft of every row: (N, V) in the order of `parts`."""
@@ -184,6 +221,7 @@ class TorchRunner:
             self._store.write(sequence.tokens, cache.data[:, :, 0], self._root(sequence))
         return logits
 
+    @torch.inference_mode()
     def release(self, sequence: Request) -> None:
         self._prompts.pop(sequence, None)
         if sequence not in self._rows:

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
-    import torch
+    with phase("import PyTorch"):
+        import torch
 
-    from platen.core.devices import select_device
-    from platen.engines.batching.opening import open_batching
-    from platen.engines.threads import on_passing_thread
-    from platen.engines.torch.cpu.accelerate import accelerate
-    from platen.engines.torch.runner import REUSE_BYTES, TorchRunner
-    from platen.models.bundle import open_bundle
+        from platen.core.devices import select_device
+        from platen.engines.batching.opening import open_batching
+        from platen.engines.threads import on_passing_thread
+        from platen.engines.torch.cpu.accelerate import accelerate
+        from platen.engines.torch.runner import TorchRunner
+        from platen.models.bundle import open_bundle
 
     device = select_device(options.device)
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
@@ -31,8 +32,9 @@ def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
         bundle = on_passing_thread(lambda: open_bundle(model.path, dtype=dtype, device=device))
     with phase("pack"):
         on_passing_thread(lambda: accelerate(bundle.model))
-        reuse_bytes = min(REUSE_BYTES, options.cache_budget())
-        runner = TorchRunner(bundle.model, max_rows=options.max_concurrent, reuse_bytes=reuse_bytes)
+        runner = TorchRunner(
+            bundle.model, max_rows=options.max_concurrent, cache_bytes=options.kv_cache_bytes
+        )
     return open_batching(model, runner, options, phase)
 
 

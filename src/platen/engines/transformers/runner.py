@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
 
 
@@ -18,6 +19,7 @@ class TransformersRunner:
 
     name = "transformers"
     adapters = None
+    kv_bytes = 0
 
     def __init__(self, model: Any, *, context_window: int, max_rows: int) -> None:
         self._model = model
@@ -31,16 +33,20 @@ class TransformersRunner:
     def reset(self) -> None:
         self._caches.clear()
 
-    def fits(self, tokens: int) -> bool:
-        return tokens <= self.context_window
+    @property
+    def longest(self) -> int:
+        return self.context_window
+
+    def extend(self, sequence: Request, tokens: int) -> bool:
+        return True
 
     def admit(self, sequence: Request, *, reuse: bool) -> int:
         self._caches[sequence] = None
         return 0
 
     @torch.inference_mode()
-    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        return torch.cat([self._compute(chunk) for chunk in chunks])
+    def forward(self, chunks: Sequence[Chunk]) -> Floats:
+        return torch.cat([self._compute(chunk) for chunk in chunks]).cpu().numpy()
 
     def _compute(self, chunk: Chunk) -> Tensor:
         """The wanted logits (N, V) of a chunk, float32."""

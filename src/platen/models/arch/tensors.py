@@ -47,6 +47,21 @@ class Stored:
         sizes = [shape[0] for shape in self.parts.values()]
         return dict(zip(self.parts, torch.split(tensor, sizes), strict=True))
 
+    def split_outputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """The same of a matrix (outputs, anything) whose rows are the outputs in the checkpoint's order."""
+        if self.layout == "heads":
+            return {
+                name: part.flatten(0, 1)
+                for name, part in zip(
+                    self.parts,
+                    rows.view(-1, len(self.parts), self.head_dim, rows.shape[1]).unbind(1),
+                    strict=True,
+                )
+            }
+        return dict(
+            zip(self.parts, torch.split(rows, [shape[0] for shape in self.parts.values()]), strict=True)
+        )
+
     def join(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The tensor that our parameters make."""
         parts = [parameters[name] for name in self.parts]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from platen.engines.embedding.embedder import Vectors
 from platen.serve.api.openai_types import Prompt
+
+if TYPE_CHECKING:
+    from platen.engines.embedding.embedder import Vectors
 
 MODEL_LIMIT = -1
 

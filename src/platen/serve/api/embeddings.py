@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
-from platen.engines.embedding.embedder import Vectors
 from platen.serve.access.layer import caller_of
 from platen.serve.api.embedding_types import EmbeddingList, EmbeddingRequest, encode_answer
 from platen.serve.api.generation import unless_disconnected
@@ -16,6 +16,9 @@ from platen.serve.guards.actions import Origin
 from platen.serve.hub.embedding_model import embedding_of
 from platen.serve.hub.served_model import AnyModel
 from platen.web.errors import ApiError
+
+if TYPE_CHECKING:
+    from platen.engines.embedding.embedder import Vectors
 
 
 def embeddings_router(context: ServeContext) -> APIRouter:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from platen.core.phases import Phase, no_phase
-from platen.engines.embedding.embedder import Embedder, Vectors, open_embedder
 from platen.engines.protocol import EngineStats
 from platen.models.sentence import Pooling
 from platen.models.store import HeldFolder
@@ -22,6 +22,9 @@ from platen.serve.config import BatchingConfig
 from platen.serve.hub.batcher import Batcher, BatchLimits
 from platen.serve.hub.served_model import AnyModel, ModelInfo, tokenize
 from platen.web.errors import ApiError, failed
+
+if TYPE_CHECKING:
+    from platen.engines.embedding.embedder import Embedder, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +160,8 @@ def open_embedding_model(
 
     Raises what `open_embedder` does.
     """
+    from platen.engines.embedding.embedder import open_embedder
+
     with phase("open weights"):
         embedder = open_embedder(path_or_name, pooling=pooling)
     with phase("warm-up"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from platen.core.phases import Phase, no_phase
 from platen.engines.batching.config import DraftConfig
 from platen.engines.batching.draft import DraftOptions
 from platen.engines.batching.draft_ngrams import Continuations
+from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.choose import AUTO
 from platen.engines.local import LocalModel, open_model, warm_up
 from platen.engines.options import EngineOptions
@@ -155,11 +157,20 @@ def engine_options(config: ServeConfig) -> EngineOptions:
         max_concurrent=config.max_concurrent,
         max_queue=config.max_queue,
         max_wait=config.queue_seconds,
+        kv_cache_bytes=budget_bytes(config.kv_memory),
         dtype=config.dtype,
         device=config.device,
         draft=None if config.draft is None else _draft_options(config.draft),
         vllm=config.vllm,
     )
+
+
+def kv_limits(models: Sequence[AnyModel]) -> tuple[int, int]:
+    """Of the first model: bytes that its keys and values may take and tokens of the longest request, or 0."""
+    if not models or not isinstance(models[0], ServedModel):
+        return 0, 0
+    capacity = models[0].engine.capacity()
+    return capacity.kv_bytes, capacity.longest
 
 
 def _draft_options(config: DraftConfig) -> DraftOptions:

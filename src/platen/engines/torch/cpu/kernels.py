@@ -181,11 +181,12 @@ def _place(keys: Tensor, values: Tensor, starts: Tensor) -> tuple[int, ...]:
 def pack_weight(weight: Tensor) -> Tensor:
     """A weight (O, I) of bfloat16's values for `Kernels.product`: words (O / 32 rounded up, I, 16)."""
     outputs, inputs = weight.shape
-    filled = torch.cat((weight, weight.new_zeros(-outputs % (2 * _LANES), inputs)))
-    panels = (
-        filled.bfloat16().view(torch.int16).view(-1, 2 * _LANES, inputs).transpose(1, 2).int().contiguous()
-    )
-    return (panels[..., _LANES:] << 16) | (panels[..., :_LANES] & 0xFFFF)
+    halves = weight.bfloat16()
+    if missing := -outputs % (2 * _LANES):
+        halves = torch.cat((halves, halves.new_zeros(missing, inputs)))
+    # A word's low half is the first of two bytes pairs: one copy, without shifting (little-endian).
+    pairs = halves.view(torch.int16).view(-1, 2, _LANES, inputs).permute(0, 3, 2, 1)
+    return pairs.contiguous().view(torch.int32).squeeze(-1)
 
 
 def kernels_for(config: DecoderConfig) -> Kernels | None:
