@@ -21,10 +21,8 @@ from platen.project.file import LoadedProject, LoadedService
 from platen.tokens.config import TokenizerConfig
 
 if TYPE_CHECKING:
-    from platen.registry.versions import Registry
-
-if TYPE_CHECKING:
     from platen.models.resolve import RegisteredModel
+    from platen.registry.versions import Registry
 
 _LABELLER = (
     "Give a folder in the Hub's format: `hf download NAME --local-dir FOLDER` makes one of a published model."
@@ -135,13 +133,13 @@ def _patterns(found: PathInFile, around: _Around) -> str:
 class _Registered:
     """The registered models by name, wherever their files are."""
 
-    registry: Registry
+    registry: Callable[[], Registry]
 
     def find(self, reference: str | None) -> RegisteredModel:
         from platen.models.resolve import RegisteredModel
 
         name, _, version = (reference or "").partition("@")
-        found = self.registry.get(name, version or "production")
+        found = self.registry().get(name, version or "production")
         return RegisteredModel(found.model, found.name, ())
 
 
@@ -150,13 +148,12 @@ def _model(found: PathInFile, around: _Around) -> str:
     from platen.core.urls import shown
     from platen.models.resolve import Resolver
 
-    reference, here = found.path, around.directory / Path(found.path).expanduser()
+    reference, here = found.path, around.directory / found.path
     try:
-        location = Resolver(_Registered(around.registry())).locate(str(here) if here.exists() else reference)
+        location = Resolver(_Registered(around.registry)).locate(str(here) if here.exists() else reference)
     except BundleError as error:
-        raise ConfigError(
-            error.message, hint=f"Correct {found.key.partition(':')[0]}. {error.hint}"
-        ) from None
+        where = found.key.partition(":")[0]
+        raise ConfigError(error.message, hint=f"Correct {where}. {error.hint}") from None
     match location.kind:
         case "folder":
             return _folder(location.folders[0], ("config.json",), "Give a model's folder.")
