@@ -7,7 +7,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from platen.models.llama import Llama
 from platen.models.llama_config import LlamaConfig
 
 from platen.compress.compile import compile_bundle
@@ -16,6 +15,7 @@ from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.llamacpp.shapes import CacheShape, CacheShapes
 from platen.engines.local import open_model
 from platen.engines.protocol import GenerationRequest, SamplingParams
+from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
 from platen.tokens.tokenizer import Tokenizer
 from tests.engines.test_conformance import collect, ids
@@ -47,7 +47,7 @@ def folder(
         head_dim=32,
         max_position_embeddings=WINDOW,
     )
-    save_bundle(bundle, Llama(config), tokenizer)
+    save_bundle(bundle, Decoder(config), tokenizer)
     form = FORMS[request.param]
     if form is None:
         return bundle
