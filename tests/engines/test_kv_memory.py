@@ -7,7 +7,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from platen.models.llama_config import LlamaConfig
 
 from platen.compress.compile import compile_bundle
 from platen.core.errors import BundleError, ConfigError
@@ -15,6 +14,7 @@ from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.llamacpp.shapes import CacheShape, CacheShapes
 from platen.engines.local import open_model
 from platen.engines.protocol import GenerationRequest, SamplingParams
+from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
 from platen.models.bundle import save_bundle
 from platen.tokens.tokenizer import Tokenizer
@@ -37,7 +37,8 @@ def folder(
     """A network of two layers, two key/value heads of 32, and a window of 4,096."""
     bundle, out = tmp_path_factory.mktemp("long"), tmp_path_factory.mktemp(request.param)
     tokenizer = Tokenizer.from_dir(tiny_bundle)
-    config = LlamaConfig(
+    config = DecoderConfig(
+        family="llama",
         vocab_size=tokenizer.vocab_size,
         hidden_size=64,
         intermediate_size=96,
