@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from platen.engines.batching.runner import Chunk
+from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
 from platen.models.ladder import Baseline
 
@@ -18,6 +19,7 @@ class WindowRunner:
 
     name = "ladder"
     adapters = None
+    kv_bytes = 0
     context_window = sys.maxsize
 
     def __init__(self, baseline: Baseline) -> None:
@@ -30,7 +32,11 @@ class WindowRunner:
     def reset(self) -> None:
         self._held = 0
 
-    def fits(self, tokens: int) -> bool:
+    @property
+    def longest(self) -> int:
+        return self.context_window
+
+    def extend(self, sequence: Request, tokens: int) -> bool:
         return True
 
     def admit(self, sequence: Request, *, reuse: bool) -> int:
@@ -38,8 +44,8 @@ class WindowRunner:
         return 0
 
     @torch.inference_mode()
-    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        return torch.cat([self._compute(chunk) for chunk in chunks])
+    def forward(self, chunks: Sequence[Chunk]) -> Floats:
+        return torch.cat([self._compute(chunk) for chunk in chunks]).float().cpu().numpy()
 
     def _compute(self, chunk: Chunk) -> Tensor:
         """The wanted logits (N, V) of a chunk. Of positions before the window there are none."""
