@@ -14,7 +14,7 @@ from platen.compress.gguf_file import write_gguf
 from platen.core.errors import BundleError
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
-from platen.models.arch.families import FAMILIES
+from platen.models.arch.families import families
 from platen.models.bundle import Bundle, open_bundle
 from platen.models.gguf import GgufModel
 from platen.models.gguf_config import config_of
@@ -88,7 +88,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def config(case: str) -> DecoderConfig:
-    family = FAMILIES[case.split()[0]]
+    family = families()[case.split()[0]]
     raw = {"architectures": [family.architecture], "model_type": family.name, **_SHAPE, **CASES[case]}
     return replace(DecoderConfig.from_hf(raw), bos_token_id=None, eos_token_id=0, pad_token_id=0)
 
@@ -117,7 +117,7 @@ def written(
 
 
 def test_the_cases_are_of_all_families() -> None:
-    assert {case.split()[0] for case in CASES} == set(FAMILIES)
+    assert {case.split()[0] for case in CASES} == set(families())
 
 
 @torch.no_grad()

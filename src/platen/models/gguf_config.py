@@ -13,7 +13,7 @@ from typing import Any
 
 from platen.core.errors import BundleError
 from platen.models.arch.config import DecoderConfig
-from platen.models.arch.families import FAMILIES
+from platen.models.arch.families import families
 from platen.models.arch.families.table import Family
 from platen.models.gguf_rope import read_scaling, scaling_metadata
 from platen.models.gguf_tensors import ARCHITECTURES, architecture_of
@@ -139,7 +139,7 @@ def config_of(header: GgufHeader, tensors: Mapping[str, tuple[int, ...]]) -> Dec
 
     Raises BundleError for an architecture that can't be imported.
     """
-    family = FAMILIES[_family(header)]
+    family = families()[_family(header)]
     raw: dict[str, Any] = {"model_type": family.name, "architectures": [family.architecture]}
 
     def put(name: str, value: Any) -> None:

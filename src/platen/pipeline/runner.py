@@ -24,6 +24,7 @@ from platen.pipeline.launcher import launch
 from platen.pipeline.planner import PlannedStage, plan
 from platen.project.file import LoadedProject
 from platen.project.stages import declared_metrics
+from platen.registry.config import EVALUATION
 
 if TYPE_CHECKING:
     from platen.core.state.interface import State
@@ -281,9 +282,10 @@ class Execution:
         )
         for line in outcome.lines:
             self.observer.say(line)
-        self.report.errors.pop("gate", None)  # an earlier try's
+        key = "gate" if stage.name == EVALUATION else f"gate on {stage.name}"
+        self.report.errors.pop(key, None)  # an earlier try's
         if not outcome.passed:
-            self.report.errors["gate"] = outcome.refusal(artifact.manifest.ref)
+            self.report.errors[key] = outcome.refusal(artifact.manifest.ref)
         return outcome
 
     def _is_model(self, name: str) -> bool:

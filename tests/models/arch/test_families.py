@@ -15,7 +15,7 @@ from platen.models.arch.attention import Visible
 from platen.models.arch.cache import KVCache
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
-from platen.models.arch.families import FAMILIES
+from platen.models.arch.families import families
 from platen.models.arch.parameters import parameter_shapes
 from platen.models.arch.tensors import from_stored
 from platen.models.bundle import open_bundle, save_bundle
@@ -46,7 +46,7 @@ def tokens(rows: int = 3) -> Tensor:
 def test_the_cases_are_of_all_families() -> None:
     from transformers import AutoConfig
 
-    kinds = {AutoConfig.for_model(name).__class__.__name__ for name in FAMILIES}
+    kinds = {AutoConfig.for_model(name).__class__.__name__ for name in families()}
     assert {case.config for case in CASES.values()} == kinds
 
 

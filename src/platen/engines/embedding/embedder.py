@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from platen.core.errors import BundleError
-from platen.models.arch.families import ARCHITECTURES
+from platen.models.arch.families import architectures as decoders
 from platen.models.bundle import open_bundle
 from platen.models.folder import bundle_fingerprint, find_bundle, read_json
 from platen.models.hub_models import open_transformers, positions
@@ -212,7 +212,7 @@ def open_embedder(
     path = find_bundle(path_or_name, graph=None if backend in (None, "torch") else GRAPHS[backend])
     config = read_sentence_config(path, pooling)
     architectures = read_json(path / "config.json").get("architectures") or [""]
-    llama = architectures[0] in ARCHITECTURES
+    llama = architectures[0] in decoders()
     backend = _usable_backend(path, backend)
     with remembered_digests() as digest:
         if backend == "torch":

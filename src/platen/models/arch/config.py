@@ -71,7 +71,7 @@ class DecoderConfig:
     pad_token_id: int | None = None
 
     family: str = "llama"
-    """A key of `families.FAMILIES`: in whose format the model is written."""
+    """A key of `families.families()`: in whose format the model is written."""
 
     # Attention
     attention_bias: bool = False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from platen.models.arch.config import DecoderConfig
-from platen.models.arch.families import FAMILIES
+from platen.models.arch.families import families
 from platen.models.arch.parameters import Shape, parameter_shapes
 
 
@@ -83,7 +83,7 @@ def stored_tensors(config: DecoderConfig) -> dict[str, Stored]:
 
 def stored_name(config: DecoderConfig, name: str) -> tuple[str, str]:
     """Under which name, and in which layout, a checkpoint of the family has a parameter."""
-    for rule in FAMILIES[config.family].tensors:
+    for rule in families()[config.family].tensors:
         if match := re.fullmatch(rule.ours, name):
             return match.expand(rule.theirs), rule.layout
     return name, "rows"
@@ -96,7 +96,7 @@ class CheckpointNames:
     """
 
     def __init__(self, config: DecoderConfig) -> None:
-        family = FAMILIES[config.family]
+        family = families()[config.family]
         self._known_as = (*family.known_as, (r"^(?=embed_tokens\.|layers\.|norm\.)", "model."))
         ignored = [*family.ignored, r".*rotary_emb\.inv_freq$"]
         if config.tie_word_embeddings:

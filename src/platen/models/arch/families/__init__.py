@@ -1,4 +1,8 @@
-"""The families that the decoder computes, and which of them a `config.json` is of."""
+"""The families that the decoder computes, and which of them a `config.json` is of.
+
+A package adds one by an entry point in the group `platen.families` that leads to a Family, or a program by
+`register`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from platen.core.errors import BundleError
+from platen.core.plugins import Catalogue
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.families.gemma import GEMMA2, GEMMA3
 from platen.models.arch.families.gpt import GPT2, GPT_NEOX
@@ -30,14 +35,25 @@ _ALL = (
     MIXTRAL,
     QWEN3_MOE,
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
-"""By `DecoderConfig.family`, transformers' model_type."""
+_CATALOGUE = Catalogue("platen.families", _ALL)
 
-ARCHITECTURES: dict[str, Family] = {family.architecture: family for family in _ALL} | {
+
+def register(family: Family) -> None:
+    """Add a family. Raises ConfigError when there is another of that name."""
+    _CATALOGUE.register(family)
+
+
+def families() -> Mapping[str, Family]:
+    """By `DecoderConfig.family`, transformers' model_type."""
+    return _CATALOGUE.all()
+
+
+def architectures() -> Mapping[str, Family]:
+    """By the first of a `config.json`'s architectures."""
     # Images are left out: the language model in it is a Gemma 3.
-    "Gemma3ForConditionalGeneration": GEMMA3,
-}
-"""By the first of a `config.json`'s architectures."""
+    return {family.architecture: family for family in families().values()} | {
+        "Gemma3ForConditionalGeneration": GEMMA3
+    }
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -46,10 +62,11 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     Raises BundleError when a key is missing or the model is one that the decoder can't compute.
     """
     architecture = architecture_of(raw)
-    family = ARCHITECTURES.get(architecture)
+    family = architectures().get(architecture)
     if family is None:
         raise BundleError(
-            f"architecture {architecture} is not supported", hint=f"Platen opens {', '.join(ARCHITECTURES)}."
+            f"architecture {architecture} is not supported",
+            hint=f"Platen opens {', '.join(architectures())}.",
         )
     inner = raw.get("text_config")
     keys = {**family.defaults, **(raw if not isinstance(inner, Mapping) else {**raw, **inner})}
@@ -79,11 +96,11 @@ def architecture_of(raw: Mapping[str, Any]) -> str:
     named = raw.get("architectures")
     if isinstance(named, list) and named:
         return str(named[0])
-    family = FAMILIES.get(str(raw.get("model_type")))
+    family = families().get(str(raw.get("model_type")))
     return family.architecture if family else f"model_type {raw.get('model_type', 'missing')!r}"
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
     """The `config.json` that transformers (4 and 5), vLLM and llama.cpp read back as this network."""
-    family = FAMILIES[config.family]
+    family = families()[config.family]
     return {**write_common(family, config), **family.write(config)}
