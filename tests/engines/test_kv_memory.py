@@ -13,6 +13,7 @@ from platen.core.errors import BundleError, ConfigError
 from platen.engines.batching.kv_budget import budget_bytes
 from platen.engines.llamacpp.shapes import CacheShape, CacheShapes
 from platen.engines.local import open_model
+from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
@@ -69,7 +70,7 @@ def request(name: str, prompt: int, tokens: int | None) -> GenerationRequest:
 
 
 async def test_long_and_short_requests_share_a_small_budget(folder: Path) -> None:
-    model = open_model(folder, max_concurrent=4, cache_bytes=BUDGET[engine_of(folder)])
+    model = open_model(folder, EngineOptions(max_concurrent=4, kv_cache_bytes=BUDGET[engine_of(folder)]))
     try:
         asked = [(20, 10), (1200, 20), (30, 300), (700, 9), (40, 12), (50, 13), (900, 5), (10, 600)]
         requests = [request(f"r{number}", *sizes) for number, sizes in enumerate(asked)]
@@ -84,7 +85,7 @@ async def test_long_and_short_requests_share_a_small_budget(folder: Path) -> Non
 
 
 async def test_a_request_that_can_never_fit_is_refused_at_once(folder: Path) -> None:
-    model = open_model(folder, max_concurrent=4, cache_bytes=BUDGET[engine_of(folder)])
+    model = open_model(folder, EngineOptions(max_concurrent=4, kv_cache_bytes=BUDGET[engine_of(folder)]))
     try:
         with pytest.raises(ValueError, match="the key/value cache holds"):
             model.engine.submit(request("long", 3000, 10))
@@ -95,7 +96,7 @@ async def test_a_request_that_can_never_fit_is_refused_at_once(folder: Path) -> 
 
 
 async def test_an_unsaid_length_grows_with_the_response_until_the_cache_is_full(folder: Path) -> None:
-    model = open_model(folder, max_concurrent=4, cache_bytes=BUDGET[engine_of(folder)])
+    model = open_model(folder, EngineOptions(max_concurrent=4, kv_cache_bytes=BUDGET[engine_of(folder)]))
     try:
         tokens, _, last = await collect(model.engine.submit(request("unsaid", 100, None)))
         said, _, _ = await collect(model.engine.submit(request("unsaid", 100, 600)))
@@ -109,7 +110,7 @@ async def test_an_unsaid_length_grows_with_the_response_until_the_cache_is_full(
 
 def test_a_budget_for_not_even_a_short_sequence_is_refused_before_serving(folder: Path) -> None:
     with pytest.raises(BundleError, match="the key/value cache may take"):
-        open_model(folder, cache_bytes=20_000)
+        open_model(folder, EngineOptions(kv_cache_bytes=20_000))
 
 
 def test_amounts_and_shares() -> None:
