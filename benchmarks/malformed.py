@@ -31,7 +31,8 @@ from pathlib import Path
 from _harness import options, peak_memory
 
 from platen.data.config import DataConfig
-from platen.data.intake import QUARANTINE, Intake
+from platen.core.kinds.data_splits import DataSplits
+from platen.data.intake import Intake
 from platen.data.readers.config import ReadLimits, Source
 from platen.data.sources import find_files
 
@@ -245,13 +246,13 @@ def run(folder: Path, count: int, seed: int) -> dict[str, object]:
     sources = (Source(path="corpus"), Source(path="corpus/*.zip", format="slack"))
     config = DataConfig(sources=sources, on_error="quarantine", limits=LIMITS)
     longest, read, began = (0.0, ""), set(), time.monotonic()
-    with Intake("quarantine", folder / QUARANTINE) as intake:
+    with Intake("quarantine", DataSplits(folder).quarantine) as intake:
         for file in find_files(folder, config):
             started = time.monotonic()
             read |= {document.id for document in intake.documents(file)}
             longest = max(longest, (time.monotonic() - started, file.name))
     seconds = time.monotonic() - began
-    places = [json.loads(line)["place"] for line in (folder / QUARANTINE).open(encoding="utf-8")]
+    places = [json.loads(line)["place"] for line in (DataSplits(folder).quarantine).open(encoding="utf-8")]
     quarantined = Counter(
         place.removeprefix("corpus/").partition(",")[0].partition(":")[0] for place in places
     )

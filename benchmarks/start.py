@@ -24,13 +24,14 @@ from pathlib import Path
 from _harness import Result, interleaved, options, report
 from _served import FULL, SMALL, make_bundle
 from _start import Start, free_port, measure_start, platen_command
-from platen.models.llama_config import LlamaConfig
+from platen.models.arch.config import DecoderConfig
 
 from platen.compress.compile import compile_bundle
 
 SLOTS = 16
 ENGINES = ("torch", "openvino", "llamacpp")
-LONG = LlamaConfig(
+LONG = DecoderConfig(
+    family="llama",
     vocab_size=49_152,
     hidden_size=512,
     intermediate_size=1536,
