@@ -30,8 +30,8 @@ from pathlib import Path
 
 from _harness import options, peak_memory
 
-from platen.data.config import DataConfig
 from platen.core.kinds.data_splits import DataSplits
+from platen.data.config import DataConfig
 from platen.data.intake import Intake
 from platen.data.readers.config import ReadLimits, Source
 from platen.data.sources import find_files

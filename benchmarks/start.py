@@ -24,9 +24,9 @@ from pathlib import Path
 from _harness import Result, interleaved, options, report
 from _served import FULL, SMALL, make_bundle
 from _start import Start, free_port, measure_start, platen_command
-from platen.models.arch.config import DecoderConfig
 
 from platen.compress.compile import compile_bundle
+from platen.models.arch.config import DecoderConfig
 
 SLOTS = 16
 ENGINES = ("torch", "openvino", "llamacpp")

@@ -145,3 +145,44 @@ def test_text_too_short_and_broken_weights_are_refused():
 def test_a_stride_outside_the_window_is_refused(stride):
     with pytest.raises(ValueError, match="stride"):
         sliding_window_nll(TorchScorer(Uniform()), [1, 2, 3], context=4, stride=stride, byte_count=3)
+
+
+@pytest.mark.parametrize(
+    ("form", "weights", "tolerance"), [("gguf", "f16", 0.02), ("openvino", "bf16", 0.05)]
+)
+def test_a_compiled_form_is_scored_by_its_engine(tiny_bundle, tmp_path, form, weights, tolerance):
+    """Its prompt log-probabilities give the losses of the bundle's logits, but for the weights' rounding."""
+    pytest.importorskip({"gguf": "llama_cpp", "openvino": "openvino"}[form])
+    from platen.compress.compile import compile_bundle
+    from platen.evaluate.subject import open_subject
+
+    compile_bundle(tiny_bundle, tmp_path / "form", form, weights)
+    ids = np.random.default_rng(4).integers(10, 320, 150)
+    losses = []
+    for path in (tiny_bundle, tmp_path / "form"):
+        with open_subject(path) as subject:
+            found = sliding_window_nll(subject.scorer, ids, context=64, byte_count=150, batch_size=4)
+            losses.append(found.nll)
+    np.testing.assert_allclose(losses[1], losses[0], atol=10 * tolerance)
+    assert float(losses[1].mean()) == pytest.approx(float(losses[0].mean()), abs=tolerance)
+
+
+def test_a_network_that_only_transformers_has_is_scored_by_its_engine(tmp_path, tiny_tokenizer):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    from platen.evaluate.subject import open_subject
+
+    torch.manual_seed(2)
+    config = BloomConfig(
+        vocab_size=tiny_tokenizer.vocab_size, hidden_size=32, n_layer=2, n_head=4, seq_length=64
+    )
+    model = BloomForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save(tmp_path)
+    ids = np.random.default_rng(4).integers(10, 320, 40)
+    with torch.inference_mode():
+        logits = model(torch.tensor(ids[None])).logits[0]
+    expected = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none").numpy()
+    with open_subject(tmp_path) as subject:
+        found = subject.scorer.losses(ids[None], 39)
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)

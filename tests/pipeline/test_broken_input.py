@@ -94,7 +94,7 @@ def pickled(path: Path) -> None:
 
 def another_architecture(path: Path) -> None:
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
+    (path / "config.json").write_text(json.dumps(config | {"architectures": ["BloomForCausalLM"]}))
 
 
 def no_json(path: Path) -> None:
@@ -118,7 +118,7 @@ def shapes_disagree(path: Path) -> None:
         (truncated, "model.safetensors"),
         (no_weights, "safetensors"),
         (pickled, "pickle"),
-        (another_architecture, "GPT2LMHeadModel"),
+        (another_architecture, "BloomForCausalLM"),
         (no_json, "config.json"),
         (another_tokenizer, "tokenizer"),
         (shapes_disagree, "mlp"),

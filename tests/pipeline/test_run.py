@@ -357,3 +357,39 @@ def test_a_released_model_is_compiled_and_then_served(tiny_project: Path) -> Non
     assert (found.to, found.weights) == ("openvino", "int4")
     said = platen(tiny_project, "generate", "the king", "-m", str(path), "--max-tokens", "5", "--seed", "1")
     assert said.returncode == 0, said.stderr
+
+
+def test_artifacts_of_earlier_versions_stay_fresh(tiny_project: Path) -> None:
+    """What a store holds of an unchanged project is still found: these were its fingerprints at first."""
+    variants = ["variants={a: {model: {architecture: swiglu}}, b: {train: {steps: 3}}}"]
+    plans = {
+        name: {entry.stage.name: entry.fingerprint for entry in pipeline_of(tiny_project, overrides).plan()}
+        for name, overrides in {"plain": ["compile.weights=int4"], "variants": variants}.items()
+    }
+    assert plans["plain"] == {
+        "data": "b2c5ed1d7b0d6ee2",
+        "tokenizer": "51e2a99cef205d5b",
+        "tokens": "1d0a5289b10f1b4d",
+        "train": "595be87fcad43ae7",
+        "evaluate": "a929b76408e59e20",
+        "register": "6195c5bcd56caded",
+        "compile": "6a32f8940a1749db",
+    }
+    assert plans["variants"]["train@a"] == "4d6107628181c129"
+    assert plans["variants"]["compare"] == "69d0fdd10fbb4e9d"
+
+
+def test_a_stage_that_lacks_a_library_names_its_own_extra(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from platen.data import prepare
+    from platen.train import pretrain
+
+    def lacking(_: object) -> object:
+        raise ModuleNotFoundError("No module named 'regex'", name="regex")
+
+    monkeypatch.setattr(prepare, "prepare", lacking)
+    assert "pip install 'platen[data]'" in str(run(tiny_project, "data").errors["data"])
+    monkeypatch.undo()
+    monkeypatch.setattr(pretrain, "pretrain", lacking)
+    assert "pip install 'platen[train]'" in str(run(tiny_project, "train").errors["train"])
