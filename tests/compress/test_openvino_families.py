@@ -20,7 +20,7 @@ from platen.engines.options import EngineOptions
 from platen.engines.protocol import GenerationRequest, SamplingParams
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
-from platen.models.arch.families import FAMILIES
+from platen.models.arch.families import families
 from platen.models.bundle import save_bundle
 from platen.tokens.tokenizer import Tokenizer
 
@@ -83,7 +83,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def config(case: str) -> DecoderConfig:
-    family = FAMILIES[case.split()[0]]
+    family = families()[case.split()[0]]
     raw = {"architectures": [family.architecture], "model_type": family.name, **_SHAPE, **CASES[case]}
     return replace(DecoderConfig.from_hf(raw), bos_token_id=None, eos_token_id=0, pad_token_id=0)
 
@@ -142,7 +142,7 @@ def without_windows(model: Decoder) -> Decoder:
 
 
 def test_the_cases_are_of_all_families() -> None:
-    assert {case.split()[0] for case in CASES} == set(FAMILIES)
+    assert {case.split()[0] for case in CASES} == set(families())
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def test_the_graph_is_the_decoder(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "precision"), [*((name, "bf16") for name in FAMILIES), *((name, "int8") for name in IN_INT8)]
+    ("case", "precision"), [*((name, "bf16") for name in families()), *((name, "int8") for name in IN_INT8)]
 )
 def test_the_engine_predicts_the_same(
     case: str, precision: str, tiny_tokenizer: Tokenizer, tmp_path: Path

@@ -61,8 +61,10 @@ def kernels() -> Kernels:
     return found
 
 
-def close(got: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(got, expected, atol=5e-6, rtol=5e-6)
+def close(got: Tensor, expected: Tensor, scoring: Scoring | None = None) -> None:
+    """Within float32's rounding: of scores, which grow with the scale, an error goes into the weights' exponents."""
+    atol = 5e-6 if scoring is None else 1e-4 * max(scoring.scale, 0.05)
+    torch.testing.assert_close(got, expected, atol=atol, rtol=5e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
@@ -178,7 +180,7 @@ def test_rows_of_different_lengths_attend_as_by_pytorch(
     heads, group, rotated = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4)), int(share * size)
     case = Case(rows, tokens, held, heads, group, size, scoring, rotated=rotated, normed=normed)
     expected = case.expected()
-    close(case.ours(kernels), expected)
+    close(case.ours(kernels), expected, scoring)
 
 
 @pytest.mark.parametrize("size", HEAD_SIZES)
@@ -196,7 +198,7 @@ def test_prompts_attend_as_by_pytorch(
     case = Case(rows, tokens, [start] * rows, heads, group, size, scoring)
     expected = case.expected()
     queries = case.queries(kernels)
-    close(kernels.attend_prompt(queries, case.keys, case.values, start, scoring), expected)
+    close(kernels.attend_prompt(queries, case.keys, case.values, start, scoring), expected, scoring)
 
 
 @pytest.mark.parametrize("scoring", [Scoring(0.125), Scoring(0.125, 20.0, 40)], ids=["all", "window"])
