@@ -31,7 +31,7 @@ from platen.models.arch.config import DecoderConfig
 SLOTS = 16
 ENGINES = ("torch", "openvino", "llamacpp")
 LONG = DecoderConfig(
-    family="llama",
+    family="qwen3",
     vocab_size=49_152,
     hidden_size=512,
     intermediate_size=1536,
@@ -40,11 +40,12 @@ LONG = DecoderConfig(
     num_key_value_heads=8,
     head_dim=128,
     max_position_embeddings=131_072,
+    qk_norm="head",
     rope_theta=1e6,
     tie_word_embeddings=True,
     eos_token_id=0,
 )
-"""A small network whose cache is as large a token and layer as that of Qwen3."""
+"""A small Qwen3, whose cache is as large a token and layer as that of the released ones."""
 
 
 @dataclass

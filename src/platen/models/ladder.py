@@ -103,7 +103,7 @@ class LadderModel(nn.Module):
 
 def _rotary(config: DecoderConfig) -> RotaryTables:
     frequencies = partial(rope_frequencies, config.rotary_dim, config.rope_theta, config.rope_scaling)
-    return RotaryTables(frequencies, config.max_position_embeddings)
+    return RotaryTables(frequencies, config.rotary_dim, config.max_position_embeddings)
 
 
 @dataclass(frozen=True)

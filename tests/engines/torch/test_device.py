@@ -79,12 +79,12 @@ def test_all_that_a_step_computes_is_on_the_models_device(monkeypatch: pytest.Mo
 def test_the_device_and_dtype_asked_for_reach_the_weights(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[tuple[str, torch.dtype | None]] = []
+    opened: list[tuple[str, bundles.Bundle]] = []
     whole = bundles.open_bundle
 
-    def on_the_cpu(path: Path, *, dtype: torch.dtype, device: torch.device) -> bundles.Bundle:
-        opened.append((str(device), dtype))
-        return whole(path, dtype=dtype)
+    def on_the_cpu(path: Path, *, dtype: torch.dtype | None, device: torch.device) -> bundles.Bundle:
+        opened.append((str(device), whole(path, dtype=dtype)))
+        return opened[-1][1]
 
     monkeypatch.setattr(bundles, "open_bundle", on_the_cpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -94,7 +94,8 @@ def test_the_device_and_dtype_asked_for_reach_the_weights(
     for device in ("auto", "cuda:1", "cpu"):
         model = open_model(tiny_bundle, EngineOptions(device=device, dtype="bfloat16"))
         asyncio.run(model.engine.close())
-    assert opened == [("cuda", torch.bfloat16), ("cuda:1", torch.bfloat16), ("cpu", torch.bfloat16)]
+    assert [device for device, _ in opened] == ["cuda", "cuda:1", "cpu"]
+    assert {bundle.model.dtype for _, bundle in opened} == {torch.bfloat16}
     with pytest.raises(ConfigError, match="no device cuda:2"):
         open_model(tiny_bundle, EngineOptions(device="cuda:2"))
     assert len(opened) == 3, "nothing is loaded for a device that is not there"

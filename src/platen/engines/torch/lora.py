@@ -33,7 +33,7 @@ class AdapterSet:
 
     def __init__(self, model: Decoder) -> None:
         self._model = model
-        self._packs = can_pack(model)
+        self._packs = can_pack(model, model.dtype)
         self._bins: list[_Bin] = []
         self._hooks: list[RemovableHandle] = []
         self._one: Adapter | None = None
@@ -41,8 +41,9 @@ class AdapterSet:
 
     def read(self, folder: Path) -> Adapter:
         """An adapter from its folder, for this model. Raises BundleError."""
-        weight = self._model.model.embed_tokens.weight
-        return read_adapter(folder, self._model.config, dtype=weight.dtype, device=weight.device)
+        model = self._model
+        device = model.model.embed_tokens.weight.device
+        return read_adapter(folder, model.config, dtype=model.dtype, device=device)
 
     @torch.inference_mode()
     def keep(self, adapters: Sequence[Adapter]) -> None:

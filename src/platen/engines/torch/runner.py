@@ -92,9 +92,8 @@ class TorchRunner:
         Rows have room for as many tokens as the longest. Raises BundleError when there is none for a short
         sequence.
         """
-        weight = model.model.embed_tokens.weight
         self._model = model.eval()
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device, self._dtype = model.model.embed_tokens.weight.device, model.dtype
         self.context_window = model.config.max_position_embeddings
         self.vocab_size = model.config.vocab_size
         self.adapters = AdapterSet(self._model)

@@ -29,9 +29,11 @@ def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
     _check_ngram(model, options)
     with phase("open weights"):
-        bundle = on_passing_thread(lambda: open_bundle(model.path, dtype=dtype, device=device))
+        # On a CPU the weights stay mapped and narrow until each is packed.
+        stored = None if device.type == "cpu" else dtype
+        bundle = on_passing_thread(lambda: open_bundle(model.path, dtype=stored, device=device))
     with phase("pack"):
-        on_passing_thread(lambda: accelerate(bundle.model))
+        on_passing_thread(lambda: accelerate(bundle.model, dtype))
         runner = TorchRunner(
             bundle.model, max_rows=options.max_concurrent, cache_bytes=options.kv_cache_bytes
         )

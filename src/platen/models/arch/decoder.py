@@ -177,7 +177,7 @@ def rotary_tables(
 
     def table(theta: float, scaling: RopeScaling | None, factor: float, long: bool = False) -> RotaryTables:
         frequencies = partial(rope_frequencies, config.rotary_dim, theta, scaling, long=long)
-        return RotaryTables(frequencies, positions, factor=factor)
+        return RotaryTables(frequencies, config.rotary_dim, positions, factor=factor)
 
     local = None if config.local_rope_theta is None else table(config.local_rope_theta, None, 1.0)
     is_long = scaling is not None and scaling.kind == "longrope"
@@ -208,6 +208,7 @@ class Decoder(nn.Module):
         self.config = config
         self.model = Trunk(config, dropout)
         self.packed_output: nn.Module | None = None  # see platen.engines.torch.cpu.packed
+        self.packed_dtype: torch.dtype | None = None
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         for module in self.modules():
@@ -215,6 +216,11 @@ class Decoder(nn.Module):
                 nn.init.normal_(module.weight, std=config.initializer_range)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations, keys and values. Packed weights can be narrower."""
+        return self.packed_dtype or self.model.embed_tokens.weight.dtype
 
     @property
     def output_weight(self) -> Tensor:

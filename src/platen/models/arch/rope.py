@@ -68,10 +68,17 @@ class RotaryTables(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, frequencies: Callable[[], Tensor], max_positions: int, *, factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        frequencies: Callable[[], Tensor],
+        rotary_dim: int,
+        max_positions: int,
+        *,
+        factor: float = 1.0,
+    ) -> None:
         super().__init__()
         self._frequencies, self._factor, self._max_positions = frequencies, factor, max_positions
-        self._rotary_dim = 2 * frequencies().shape[0]
+        self._rotary_dim = rotary_dim
         self.reset(torch.get_default_device())
 
     def reset(self, device: torch.device) -> None:

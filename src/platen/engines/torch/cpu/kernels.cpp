@@ -11,9 +11,15 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;
-typedef float Lanes __attribute__((vector_size(64)));
-typedef int32_t Bits __attribute__((vector_size(64)));
+// Numbers in a register, and those that sums are kept in beside what is added to them: a register more and
+// sums go through memory at every step, which takes several times as long.
+#ifdef __AVX512F__
+constexpr int64_t LANES = 16, SUMS = 24;
+#else
+constexpr int64_t LANES = 8, SUMS = 12;
+#endif
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
 
 inline Lanes load(const float* from) {
     Lanes lanes;
@@ -28,11 +34,11 @@ inline Lanes all(float value) { return value - Lanes{}; }  // x + 0 is not x whe
 inline float sum(Lanes lanes) {
     typedef float Eight __attribute__((vector_size(32)));
     typedef float Four __attribute__((vector_size(16)));
-    Eight eight[2];
-    std::memcpy(eight, &lanes, sizeof eight);
-    eight[0] += eight[1];
+    Eight eights[LANES / 8];
+    std::memcpy(eights, &lanes, sizeof eights);
+    if (LANES > 8) eights[0] += eights[LANES / 8 - 1];
     Four four[2];
-    std::memcpy(four, eight, sizeof four);
+    std::memcpy(four, eights, sizeof four);
     four[0] += four[1];
     return (four[0][0] + four[0][2]) + (four[0][1] + four[0][3]);
 }
@@ -194,15 +200,30 @@ struct Floats {
     }
 };
 
-// Rows of 32 numbers in bfloat16: a word holds number i below and number i + 16 above.
+constexpr int64_t PANEL = 32, WORDS = PANEL / 2;  // outputs that lie together in a packed weight
+constexpr int WHOLE = PANEL / LANES;
+
+// Rows of a panel in bfloat16: a word holds number i below and number i + 16 above. Taken whole, or where two
+// registers hold only half of it, the upper or the lower half.
 struct Halves {
     const uint32_t* from;
-    void row(int64_t i, Lanes (&to)[2]) const {
-        Bits words;
-        std::memcpy(&words, from + i * LANES, sizeof words);
-        const Bits low = words << 16, high = words & (Bits{} + (int32_t)0xffff0000u);
-        std::memcpy(&to[0], &low, sizeof low);
-        std::memcpy(&to[1], &high, sizeof high);
+    bool upper = false;
+
+    template <int P>
+    void row(int64_t i, Lanes (&to)[P]) const {
+        const uint32_t* words = from + i * WORDS;
+        for (int p = 0; p < P; ++p) {
+            const bool is_high = P == WHOLE ? p >= P / 2 : upper;
+            to[p] = floats(words + (P == WHOLE ? p % (P / 2) : p) * LANES, is_high);
+        }
+    }
+    static Lanes floats(const uint32_t* words, bool is_high) {
+        Bits bits;
+        std::memcpy(&bits, words, sizeof bits);
+        bits = is_high ? bits & (Bits{} + (int32_t)0xffff0000u) : bits << 16;
+        Lanes lanes;
+        std::memcpy(&lanes, &bits, sizeof lanes);
+        return lanes;
     }
 };
 
@@ -219,7 +240,7 @@ inline void multiply(const float* a, int64_t a_stride, const Matrix& b, int64_t 
     }
 }
 
-constexpr int64_t KEYS = 64;  // that are turned together
+constexpr int64_t KEYS = 4 * LANES;  // that are turned together
 
 // R queries (R, D) one after the other in the text look at the first limit, limit + 1, ... keys. `turned` has
 // the keys in blocks (D, KEYS); `scores` has room for R rows of all keys in whole blocks.
@@ -259,7 +280,7 @@ void read(const float* queries, const float* turned, const float* values, int64_
 template <int D>
 void read_row(const float* queries, const float* keys, const float* values, int64_t head_stride,
               int64_t start, float* out, int64_t T, int64_t H, int64_t K, const Scoring& scoring) {
-    constexpr int R = 4;
+    constexpr int R = LANES > 8 ? 4 : SUMS / 4;
     const int64_t before = scoring.first(start + 1) / KEYS;  // blocks that no query looks at
     const int64_t blocks = (start + T + KEYS - 1) / KEYS - before, pieces = (T + R - 1) / R;
     std::vector<float> turned(K * blocks * D * KEYS);
@@ -289,18 +310,16 @@ void read_row(const float* queries, const float* keys, const float* values, int6
     }
 }
 
-constexpr int64_t OUTPUTS = 2 * LANES;  // that lie together in a packed weight
-
-// Outputs `first` to first + 31 of R rows of x (R, I); beyond the last output nothing is written.
-template <int R, class Matrix>
+// P lanes of outputs from `first` on, of R rows of x (R, I); beyond the last output nothing is written.
+template <int R, int P, class Matrix>
 void some_outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first,
                   int64_t I, int64_t O) {
-    Lanes sums[R][2] = {};
+    Lanes sums[R][P] = {};
     multiply(x, I, weight, I, sums);
     for (int r = 0; r < R; ++r) {
         const int64_t at = r * O + first;
-        if (first + OUTPUTS <= O) {
-            for (int p = 0; p < 2; ++p) {
+        if (first + P * LANES <= O) {
+            for (int p = 0; p < P; ++p) {
                 const int64_t to = at + p * LANES;
                 store(out + to, added ? load(added + to) + sums[r][p] : sums[r][p]);
             }
@@ -314,17 +333,17 @@ void some_outputs(const float* x, const Matrix& weight, const float* added, floa
 }
 
 // The same for any number of rows: in turns of R, and what is left in one of fewer.
-template <int R, class Matrix>
+template <int R, int P, class Matrix>
 void outputs(const float* x, const Matrix& weight, const float* added, float* out, int64_t first, int64_t rows,
              int64_t I, int64_t O) {
     for (; rows >= R; rows -= R) {
-        some_outputs<R>(x, weight, added, out, first, I, O);
+        some_outputs<R, P>(x, weight, added, out, first, I, O);
         x += R * I;
         out += R * O;
         if (added) added += R * O;
     }
     if constexpr (R > 1)
-        if (rows) outputs<R - 1>(x, weight, added, out, first, rows, I, O);
+        if (rows) outputs<R - 1, P>(x, weight, added, out, first, rows, I, O);
 }
 
 }  // namespace
@@ -335,35 +354,45 @@ extern "C" {
 // The weight is (O / 32 rounded up, I, 16) words, see Halves.
 void product(const float* x, const uint32_t* weight, const float* added, float* out, int64_t rows, int64_t I,
              int64_t O) {
-    const int64_t panels = (O + OUTPUTS - 1) / OUTPUTS;
+    const int64_t panels = (O + PANEL - 1) / PANEL;
     if (rows <= 16) {
+        constexpr int FEW = LANES > 8 ? 8 : 6, ALONE = SUMS / WHOLE;
 #pragma omp parallel for schedule(static)
-        for (int64_t panel = 0; panel < panels; ++panel)
-            outputs<8>(x, Halves{weight + panel * I * LANES}, added, out, panel * OUTPUTS, rows, I, O);
+        for (int64_t panel = 0; panel < panels; ++panel) {
+            const uint32_t* from = weight + panel * I * WORDS;
+            const int64_t first = panel * PANEL;
+            if (WHOLE == 2 || rows <= ALONE) {
+                outputs<(WHOLE == 2 ? FEW : ALONE), WHOLE>(x, Halves{from}, added, out, first, rows, I, O);
+                continue;
+            }
+            outputs<FEW, 2>(x, Halves{from, false}, added, out, first, rows, I, O);
+            if (first + PANEL / 2 < O)
+                outputs<FEW, 2>(x, Halves{from, true}, added, out, first + PANEL / 2, rows, I, O);
+        }
         return;
     }
-    constexpr int64_t TURN = 96;
-    const int64_t turns = (rows + TURN - 1) / TURN;
+    constexpr int64_t TILE = 2 * LANES, TILES = PANEL / TILE, TURN = 96;
+    const int64_t tiles = (O + TILE - 1) / TILE, turns = (rows + TURN - 1) / TURN;
 #pragma omp parallel
     {
-        std::vector<float> floats(I * OUTPUTS);  // a panel's weights, turned into floats once for many rows
+        std::vector<float> floats(I * TILE);  // a tile's weights, turned into floats once for many rows
         int64_t have = -1;
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < panels * turns; ++task) {
-            const int64_t panel = task / turns, row = task % turns * TURN;
-            if (panel != have) {
-                const Halves halves{weight + panel * I * LANES};
+        for (int64_t task = 0; task < tiles * turns; ++task) {
+            const int64_t tile = task / turns, row = task % turns * TURN;
+            if (tile != have) {
+                const Halves halves{weight + tile / TILES * I * WORDS, tile % TILES > 0};
                 for (int64_t i = 0; i < I; ++i) {
                     Lanes both[2];
                     halves.row(i, both);
-                    store(floats.data() + i * OUTPUTS, both[0]);
-                    store(floats.data() + i * OUTPUTS + LANES, both[1]);
+                    store(floats.data() + i * TILE, both[0]);
+                    store(floats.data() + i * TILE + LANES, both[1]);
                 }
-                have = panel;
+                have = tile;
             }
             const int64_t count = rows - row < TURN ? rows - row : TURN;
-            outputs<12>(x + row * I, Floats{floats.data(), OUTPUTS}, added ? added + row * O : added,
-                        out + row * O, panel * OUTPUTS, count, I, O);
+            outputs<SUMS / 2, 2>(x + row * I, Floats{floats.data(), TILE}, added ? added + row * O : added,
+                                 out + row * O, tile * TILE, count, I, O);
         }
     }
 }

@@ -12,8 +12,10 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from platen.core.cpu import features
 from platen.engines.torch.cpu.kernels import NO_WINDOW, Kernels, Scoring, kernels_for, pack_weight
 from platen.models.arch.attention import Angles, Attention, Visible, attend
 from platen.models.arch.cache import Cache
@@ -55,9 +57,11 @@ class PackedLinear(nn.Module):
 class Float16Linear(nn.Module):
     """The same with the weight stored in float16, for float32 inputs: products and sums are float32's.
 
-    A row's result does not depend on how many there are.
+    A row's result does not depend on how many there are, where the processor has AVX-512: FBGEMM's kernels for
+    AVX2 sum the last one or two rows of some counts in another order.
     """
 
+    usable = "fbgemm" in torch.backends.quantized.supported_engines and "avx512f" in features()
     LOSS = 2.0**-25
     """What a weight may lose, half of float16's smallest step: less than float32 rounds off a sum near 1."""
 
@@ -68,7 +72,7 @@ class Float16Linear(nn.Module):
     @classmethod
     def can_hold(cls, weight: Tensor) -> bool:
         """Whether float16 can hold the weight. True of bfloat16's values, but for enormous ones."""
-        if weight.dtype != torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines:
+        if weight.dtype != torch.float32 or not cls.usable:
             return False
         return bool((weight.half().float() - weight).abs().max() <= cls.LOSS)
 
@@ -87,6 +91,8 @@ class BFloat16Linear(nn.Module):
 
     @classmethod
     def can_hold(cls, weight: Tensor) -> bool:
+        if weight.dtype == torch.bfloat16:
+            return True
         return weight.dtype == torch.float32 and torch.equal(weight.bfloat16().float(), weight)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
@@ -94,27 +100,31 @@ class BFloat16Linear(nn.Module):
         return product if self._bias is None else product.add_(self._bias)
 
 
-def packed_linear(weight: Tensor, kernels: Kernels | None = None, bias: Tensor | None = None) -> nn.Module:
-    """The fastest layer for a weight (O, I) that multiplies as exactly as the plain one."""
-    weight, bias = weight.detach(), None if bias is None else bias.detach()
+def packed_linear(
+    weight: Tensor, dtype: torch.dtype, kernels: Kernels | None = None, bias: Tensor | None = None
+) -> nn.Module:
+    """The fastest layer for inputs of `dtype` that multiplies by a weight (O, I) as exactly as the plain one."""
+    weight, bias = weight.detach(), None if bias is None else bias.detach().to(dtype)
     if kernels is not None and BFloat16Linear.can_hold(weight):
         return BFloat16Linear(weight, kernels, bias)
+    weight = weight.to(dtype)
     return Float16Linear(weight, bias) if Float16Linear.can_hold(weight) else PackedLinear(weight, bias)
 
 
-def side_by_side(linears: list[nn.Linear], kernels: Kernels | None) -> nn.Module:
+def side_by_side(linears: list[nn.Linear], dtype: torch.dtype, kernels: Kernels | None) -> nn.Module:
     """Several layers of the same inputs as one, their outputs one behind the other."""
     weight = torch.cat(tuple(linear.weight for linear in linears))
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    return packed_linear(weight, kernels, torch.cat(biases) if biases else None)
+    return packed_linear(weight, dtype, kernels, torch.cat(biases) if biases else None)
 
 
 class PackedNorm(nn.Module):
     """RMSNorm in one pass or, without kernels, in four operations; PyTorch composes its own of eight."""
 
-    def __init__(self, norm: RMSNorm, kernels: Kernels | None) -> None:
+    def __init__(self, norm: RMSNorm, dtype: torch.dtype, kernels: Kernels | None) -> None:
         super().__init__()
-        self.gain = norm.gain.detach()
+        gain = norm.gain.detach()
+        self.gain = gain.to(torch.promote_types(gain.dtype, dtype))
         self.eps, self._eps_tensor = norm.eps, torch.tensor(norm.eps)
         self._kernels = kernels
 
@@ -126,20 +136,35 @@ class PackedNorm(nn.Module):
         return (x * scale).mul_(self.gain).to(x.dtype)
 
 
-def packed_norm(norm: nn.Module | None, kernels: Kernels | None) -> nn.Module | None:
+def packed_norm(norm: nn.Module | None, dtype: torch.dtype, kernels: Kernels | None) -> nn.Module | None:
     """PyTorch's LayerNorm is one operation already."""
-    return PackedNorm(norm, kernels) if isinstance(norm, RMSNorm) else norm
+    if isinstance(norm, RMSNorm):
+        return PackedNorm(norm, dtype, kernels)
+    return None if norm is None else copy.deepcopy(norm).to(dtype)
+
+
+class PackedEmbedding(nn.Module):
+    """Rows of a table (V, C) that keeps its own dtype, in another; only the rows that are used are widened."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.dtype = weight.detach().clone(), dtype  # or all of the mapped file would stay
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).to(self.dtype)
 
 
 class PackedFeedForward(nn.Module):
     """What `FeedForward` computes, plus `added` if given."""
 
-    def __init__(self, mlp: FeedForward, config: DecoderConfig, kernels: Kernels | None) -> None:
+    def __init__(
+        self, mlp: FeedForward, config: DecoderConfig, dtype: torch.dtype, kernels: Kernels | None
+    ) -> None:
         super().__init__()
         gated = mlp.gate_proj is not None
         self.inner = mlp.up_proj.out_features
-        self.up = side_by_side([*([mlp.gate_proj] if mlp.gate_proj else []), mlp.up_proj], kernels)
-        self.down = packed_linear(mlp.down_proj.weight, kernels, mlp.down_proj.bias)
+        self.up = side_by_side([*([mlp.gate_proj] if mlp.gate_proj else []), mlp.up_proj], dtype, kernels)
+        self.down = packed_linear(mlp.down_proj.weight, dtype, kernels, mlp.down_proj.bias)
         self._gated, self._activation = gated, ACTIVATIONS[config.activation]
         self._gelu = config.activation == "gelu_tanh"
         has_kernel = gated and config.activation in ("silu", "gelu_tanh") and self.inner % 16 == 0
@@ -157,40 +182,49 @@ class PackedFeedForward(nn.Module):
         return self._activation(gate).mul_(up)
 
 
-def packed_experts(mlp: MixtureOfExperts, config: DecoderConfig, kernels: Kernels | None) -> nn.Module:
+def packed_experts(
+    mlp: MixtureOfExperts, config: DecoderConfig, dtype: torch.dtype, kernels: Kernels | None
+) -> nn.Module:
     """The same mixture with its router and experts packed."""
     packed = copy.copy(mlp)
-    experts = [PackedFeedForward(expert, config, kernels) for expert in mlp.experts]  # type: ignore[arg-type]
+    experts = [
+        PackedFeedForward(expert, config, dtype, kernels)  # type: ignore[arg-type]
+        for expert in mlp.experts
+    ]
     packed._modules = {
-        "gate": packed_linear(mlp.gate.weight, kernels),
+        "gate": packed_linear(mlp.gate.weight, dtype, kernels),
         "experts": nn.ModuleList(experts),
     }
     return packed
 
 
 class PackedLayer(nn.Module):
-    """What `DecoderLayer` computes."""
+    """What `DecoderLayer` computes, in `dtype` whatever its weights have."""
 
-    def __init__(self, layer: DecoderLayer, config: DecoderConfig, kernels: Kernels | None) -> None:
+    def __init__(
+        self, layer: DecoderLayer, config: DecoderConfig, dtype: torch.dtype, kernels: Kernels | None
+    ) -> None:
         super().__init__()
         self._kernels = kernels
         attention, mlp = layer.self_attn, layer.mlp
-        self._attention_of(attention, config, kernels)
-        norms = [None if norm is None else packed_norm(norm, kernels) for norm in layer.norms]
+        self._attention_of(attention, config, dtype, kernels)
+        norms = [None if norm is None else packed_norm(norm, dtype, kernels) for norm in layer.norms]
         self._before_attention, self._after_attention, self._before_mlp, self._after_mlp = norms
         self._parallel, self._multiplier = layer.parallel, layer.multiplier
         self.mlp: nn.Module
         if isinstance(mlp, FeedForward):
-            self.mlp = PackedFeedForward(mlp, config, kernels)
+            self.mlp = PackedFeedForward(mlp, config, dtype, kernels)
             gate = self.mlp.inner if mlp.gate_proj is not None else 0
             self.projections["mlp.gate_proj"] = (self.mlp.up, slice(0, gate))
             self.projections["mlp.up_proj"] = (self.mlp.up, slice(gate, None))
             self.projections["mlp.down_proj"] = (self.mlp.down, slice(None))
         else:
             assert isinstance(mlp, MixtureOfExperts)
-            self.mlp = packed_experts(mlp, config, kernels)
+            self.mlp = packed_experts(mlp, config, dtype, kernels)
 
-    def _attention_of(self, attention: Attention, config: DecoderConfig, kernels: Kernels | None) -> None:
+    def _attention_of(
+        self, attention: Attention, config: DecoderConfig, dtype: torch.dtype, kernels: Kernels | None
+    ) -> None:
         self._layer, self._head_dim = attention.layer, attention.head_dim
         queries, keys = config.query_size, config.key_size
         self._sizes = (queries, keys)
@@ -199,11 +233,11 @@ class PackedLayer(nn.Module):
         # Kernels normalise single heads; the heads of a projection together are as wide as any norm.
         by_projection = kernels if not (queries | keys) % 16 else None
         own = None if attention.norm_by_head else by_projection
-        self._query_norm = packed_norm(attention.q_norm, own)
-        self._key_norm = packed_norm(attention.k_norm, own)
+        self._query_norm = packed_norm(attention.q_norm, dtype, own)
+        self._key_norm = packed_norm(attention.k_norm, dtype, own)
         self._norm_by_head = attention.norm_by_head
-        self.qkv = side_by_side([attention.q_proj, attention.k_proj, attention.v_proj], kernels)
-        self.out = packed_linear(attention.o_proj.weight, kernels, attention.o_proj.bias)
+        self.qkv = side_by_side([attention.q_proj, attention.k_proj, attention.v_proj], dtype, kernels)
+        self.out = packed_linear(attention.o_proj.weight, dtype, kernels, attention.o_proj.bias)
         self.projections: dict[str, tuple[nn.Module, slice]] = {
             "self_attn.q_proj": (self.qkv, slice(0, queries)),
             "self_attn.k_proj": (self.qkv, slice(queries, queries + keys)),
@@ -278,17 +312,18 @@ def _normal(norm: nn.Module | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
-def can_pack(model: Decoder) -> bool:
-    """Whether the layers of a model can be packed, or those beside a packed model's."""
-    weight = model.model.embed_tokens.weight
-    on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    return on_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+def can_pack(model: Decoder, dtype: torch.dtype) -> bool:
+    """Whether the layers of a model can be packed to compute in `dtype`, or those beside a packed model's."""
+    on_cpu = model.model.embed_tokens.weight.device.type == "cpu"
+    if not on_cpu or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(has_bfloat16()))
 
 
-def usable_kernels(model: Decoder) -> Kernels | None:
-    """The compiled kernels, if they compute in the model's numbers and sizes."""
-    in_float32 = model.model.embed_tokens.weight.dtype == torch.float32
-    return kernels_for(model.config) if in_float32 else None
+def usable_kernels(config: DecoderConfig, dtype: torch.dtype) -> Kernels | None:
+    """The compiled kernels, if they compute in `dtype` and the network's sizes."""
+    return kernels_for(config) if dtype == torch.float32 else None
 
 
 def projection(model: Decoder, name: str) -> tuple[nn.Module, slice]:
