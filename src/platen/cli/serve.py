@@ -137,10 +137,12 @@ def check_engine(engine: str | None, device: str | None) -> None:
 
 def _service(project: Path, overrides: list[str] | None, *, needed: bool) -> LoadedService | None:
     """What the project says of serving; None when there is none here and it is not needed."""
-    from platen.project.file import FILE_NAME, load_service
+    from platen.project import FILE_NAME
 
     if project == HERE and not overrides and not needed and not (HERE / FILE_NAME).exists():
         return None
+    from platen.project.file import load_service
+
     return load_service(project, overrides or ())
 
 

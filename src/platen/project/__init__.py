@@ -1,0 +1,3 @@
+"""`platen.yaml`: what a project is."""
+
+FILE_NAME = "platen.yaml"

@@ -23,6 +23,7 @@ from platen.core.config import Section
 from platen.core.errors import ConfigError
 from platen.core.wording import suggestion
 from platen.models.config import ModelConfig
+from platen.project import FILE_NAME
 from platen.project.problems import explain
 from platen.project.schema import SchemaNode, get, json_schema, keys_at, reference_markdown
 from platen.project.sections import Project, Service
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
     from platen.core.state.interface import State
     from platen.registry.versions import Registry
 
-__all__ = ["FILE_NAME", "LoadedProject", "json_schema", "load_project", "new_project", "reference_markdown"]
+__all__ = ["LoadedProject", "json_schema", "load_project", "new_project", "reference_markdown"]
 
-FILE_NAME = "platen.yaml"
 Redactable = TypeVar("Redactable")
 MAX_BYTES = 1 << 18
 MAX_PROBLEMS = 10
