@@ -98,9 +98,9 @@ def _speeds(runner: Any, steps: int) -> Speeds:
 def main() -> None:
     args = options(__doc__ or "").parse_args()
     from platen.compress.compile import compile_bundle
-    from platen.engines.llamacpp.matmul import load_products
+    from platen.engines.llamacpp.matmul import load_matmul
 
-    if importlib.util.find_spec("llama_cpp") is None or not load_products():
+    if importlib.util.find_spec("llama_cpp") is None or not load_matmul():
         print("left out: llama-cpp-python is not installed, or there are no products for this processor")
         return
     results = []

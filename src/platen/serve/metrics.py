@@ -32,7 +32,7 @@ MOST_VALUES = 200
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5)
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
-KV_UNITS = ("blocks", "places", "rows")
+KV_UNITS = ("blocks", "slots", "rows")
 """What a runner's cache is counted in: OpenVINO in blocks, llama.cpp and PyTorch in whole sequences."""
 
 

@@ -60,7 +60,7 @@ class Scripted:
     def forward(self, chunks: TokenSequence[Chunk]) -> Floats:
         self.go.wait(timeout=30)
         rows = []
-        written = [chunk for chunk in chunks if chunk.writes]
+        written = [chunk for chunk in chunks if chunk.decodes]
         self.writing.append((len(written), sum(len(chunk.draft) for chunk in written)))
         for chunk in chunks:
             self.steps.append(chunk.draft)

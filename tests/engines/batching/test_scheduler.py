@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from platen.engines.batching.detokenize import TextAssembler
-from platen.engines.batching.fairness import READ_WEIGHT, WRITE_WEIGHT
+from platen.engines.batching.fairness import DECODE_WEIGHT, PREFILL_WEIGHT
 from platen.engines.batching.runner import Chunk
 from platen.engines.batching.sampling import Floats, RandomStream
 from platen.engines.batching.scheduler import MAX_OVERTAKEN, MAX_SKIPS, Scheduler
@@ -98,12 +98,12 @@ class Simulation:
         assert chunks or self.scheduler.idle, "nothing runs and nobody is let in"
         for sequence in [held for held in self.runner.held if held not in before]:
             self.order.append(sequence)
-            self.served[sequence.request.tenant] += READ_WEIGHT * sequence.prompt_length
+            self.served[sequence.request.tenant] += PREFILL_WEIGHT * sequence.prompt_length
         for chunk in chunks:
             self.scheduler.computed(chunk)
             if chunk.logits == "last":
                 chunk.sequence.add(1)
-                self.served[chunk.sequence.request.tenant] += WRITE_WEIGHT
+                self.served[chunk.sequence.request.tenant] += DECODE_WEIGHT
                 if chunk.sequence.generated == chunk.sequence.max_new_tokens:
                     self.scheduler.remove(chunk.sequence)
                     self.done.add(chunk.sequence)
@@ -164,7 +164,7 @@ def test_those_who_always_have_requests_waiting_are_given_the_same(
         simulation.step()
         backlogged &= simulation.waiting()
         given_to = [simulation.served[tenant] for tenant in backlogged]
-        assert not given_to or max(given_to) - min(given_to) <= WRITE_WEIGHT * full_batch
+        assert not given_to or max(given_to) - min(given_to) <= DECODE_WEIGHT * full_batch
 
 
 def test_a_flood_does_not_delay_one_who_asks_now_and_then() -> None:

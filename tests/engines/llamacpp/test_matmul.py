@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from platen.compress.compile import compile_bundle
 from platen.core.cpu import features, find_compiler
 from platen.engines.llamacpp import matmul as llamacpp_products
-from platen.engines.llamacpp.matmul import WRITTEN_FOR, load_products
+from platen.engines.llamacpp.matmul import WRITTEN_FOR, load_matmul
 from platen.engines.native import load_native
 from platen.models.arch.config import DecoderConfig
 from platen.models.arch.decoder import Decoder
@@ -165,12 +165,12 @@ def test_others_are_left_to_llama_cpp(
         asked.append((m, n, k, rest[-3]))
         return True
 
-    library.set_own_product(own)
+    library.set_own_matmul(own)
     try:
         block = np.zeros((48, 68), np.int8)
         multiply(library, kind, block[:rows], block[:count], 32, threads)
     finally:
-        library.set_own_product(None)
+        library.set_own_matmul(None)
     assert asked == [(rows, count, 1 if kind == Q8_0 else 32, kind)] * threads
 
 
@@ -256,10 +256,10 @@ def test_what_is_not_the_package_they_were_written_for_is_left_alone(monkeypatch
     monkeypatch.setattr(llamacpp_products, "features", lambda: {"avx512_vnni"})
     with monkeypatch.context() as patch:
         patch.setattr(metadata, "version", lambda _: "0.3.99")
-        assert load_products.__wrapped__() is False
+        assert load_matmul.__wrapped__() is False
     with monkeypatch.context() as patch:
         patch.setenv("LLAMA_CPP_LIB_PATH", "/usr/lib")
-        assert load_products.__wrapped__() is False
+        assert load_matmul.__wrapped__() is False
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "llama_cpp", sys)  # it is loaded already
-        assert load_products.__wrapped__() is False
+        assert load_matmul.__wrapped__() is False

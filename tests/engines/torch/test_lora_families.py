@@ -46,8 +46,8 @@ def test_peft_gives_the_same_logits(name: str, tiny_tokenizer: Tokenizer, tmp_pa
         adapters = AdapterSet(model)
         adapter = adapters.read(folder)
         adapters.keep([adapter])
-        with adapters.reading(adapter):
+        with adapters.prefilling(adapter):
             torch.testing.assert_close(model(ids), expected, atol=1e-4, rtol=0)
-        with adapters.writing([None, adapter]):
+        with adapters.decoding([None, adapter]):
             both = model(ids.repeat(2, 1))
         torch.testing.assert_close(both, torch.cat((without, expected)), atol=1e-4, rtol=0)

@@ -3,8 +3,8 @@
 Bookkeeping only, no tensors. A full block is known by the hash of its tokens and of all blocks before it, so
 two requests that begin alike share blocks (as in vLLM: Kwon et al., "Efficient Memory Management for Large
 Language Model Serving with PagedAttention", 2023). Of a block that goes on otherwise, or is not full, the
-beginning can be copied. Blocks nobody holds keep their content until room is needed; the one unused for
-longest goes first.
+beginning can be copied. Blocks that no sequence holds keep their content until it is evicted; the least
+recently used goes first.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class BlockPool:
     def __init__(self, size: int, block_tokens: int) -> None:
         self.size, self.block_tokens = size, block_tokens
         self._unused = list(range(size - 1, -1, -1))
-        self._idle: OrderedDict[int, None] = OrderedDict()  # known, held by nobody; oldest first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # known and held by no sequence; oldest first
         self._holders = [0] * size
         self._full: dict[Key, int] = {}
-        self._before: dict[int, Key] = {}  # of each known block: the name of the text before it
-        self._after: dict[Key, dict[int, tuple[int, ...]]] = {}  # of each such text: its blocks, their tokens
+        self._before: dict[int, Key] = {}  # of each known block: the key of the blocks before it
+        self._after: dict[Key, dict[int, tuple[int, ...]]] = {}  # of each such key: blocks and their tokens
 
     @property
     def free(self) -> int:
@@ -58,7 +58,7 @@ class BlockPool:
     def match(self, tokens: Sequence[int], root: Key = ROOT) -> list[int]:
         """The blocks, from the first on, that already hold the beginning of `tokens`.
 
-        `root` tells texts apart whose equal tokens have other keys and values, as an adapter's.
+        `root` keeps sequences apart whose equal tokens have other keys and values, such as an adapter's.
         """
         found: list[int] = []
         key, step = root, self.block_tokens
@@ -73,7 +73,7 @@ class BlockPool:
     def match_end(self, tokens: Sequence[int], blocks: int, root: Key = ROOT) -> tuple[int, int] | None:
         """A block whose beginning holds what follows the first `blocks` that `match` found, and how many.
 
-        That block is for copying: it goes on otherwise.
+        That block is for copying: it continues otherwise.
         """
         at = blocks * self.block_tokens
         rest = tuple(tokens[at : at + self.block_tokens])
@@ -89,7 +89,7 @@ class BlockPool:
         return found
 
     def hold(self, blocks: Sequence[int]) -> None:
-        """Keep blocks that `match` found from being given away."""
+        """Keep blocks that `match` found from being evicted."""
         for block in blocks:
             self._holders[block] += 1
             self._idle.pop(block, None)
@@ -100,13 +100,13 @@ class BlockPool:
             return None
         taken = []
         for _ in range(count):
-            block = self._unused.pop() if self._unused else self._forget_oldest()
+            block = self._unused.pop() if self._unused else self._evict()
             self._holders[block] = 1
             taken.append(block)
         return taken
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Stop holding. The end of a text is given away before its beginning, which others may share."""
+        """Stop holding. The end of a sequence is evicted before its beginning, which others may share."""
         for block in reversed(blocks):
             self._holders[block] -= 1
             if self._holders[block] == 0:
@@ -129,7 +129,7 @@ class BlockPool:
                 self._after.setdefault(before, {})[block] = held
             before = key
 
-    def _forget_oldest(self) -> int:
+    def _evict(self) -> int:
         block, _ = self._idle.popitem(last=False)
         before = self._before.pop(block)
         held = self._after[before].pop(block)

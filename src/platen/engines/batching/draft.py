@@ -1,11 +1,10 @@
-"""Guesses of how a text goes on, so that the model checks several tokens in one step instead of writing one.
+"""Draft tokens: what probably comes next, so that the model checks several tokens in one step.
 
-Speculative decoding (Leviathan et al. and Chen et al., both 2023) with drafts that cost next to nothing: what
-followed the same words earlier in the text (prompt lookup, Saxena 2023), or else most often in a corpus. Such
-a draft is certain of what it proposes, so their rule to accept a token with probability p(token) and else
-draw from what is left of p is the same as to draw from p with the number that the position would have been
-drawn with anyway, and to go on while the drawn token is the proposed one. So a text is the same with and
-without a draft.
+Speculative decoding (Leviathan et al. and Chen et al., both 2023) with drafts that cost almost nothing: what
+followed the same tokens earlier in the sequence (prompt lookup, Saxena 2023), or most often in a corpus. Such
+a draft gives its token probability 1. Their rule, to accept a token with probability p(token) and else to
+draw from the rest of p, is then the same as to draw from p with the position's own random number and to go on
+while the draw is the draft token. So a sequence is the same with and without drafts.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from platen.engines.batching.draft_ngrams import Continuations
 
 @dataclass(frozen=True)
 class DraftOptions:
-    """`tokens` are proposed at most for a text in a step, after its last `match` tokens were found in it.
+    """At most `tokens` are proposed for a sequence in a step, where its last `match` tokens occur earlier in
+    it.
 
-    Where they were not, it is what `ngram` knows of how the corpus' texts go on.
-    Nothing is proposed while a step would then compute more than `step_tokens` tokens of all texts.
+    Elsewhere `ngram` proposes what follows in its corpus. Nothing is proposed while a step would then compute
+    more than `step_tokens` tokens of the whole batch.
     """
 
     tokens: int = 8
@@ -31,38 +31,38 @@ class DraftOptions:
 
 
 class Draft:
-    """Proposes the next tokens of one text, and fewer after it was wrong."""
+    """Proposes the next tokens of one sequence, and fewer after a rejection."""
 
     def __init__(self, options: DraftOptions) -> None:
         self._options = options
         self._lookup = PromptLookup(options.match)
         self._most = options.tokens
 
-    def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
-        """Up to `room` tokens that may follow `tokens`, which begin with those it was asked about before."""
-        if room <= 0:
+    def propose(self, tokens: Sequence[int], limit: int) -> tuple[int, ...]:
+        """Up to `limit` tokens that may follow `tokens`, which extend those of the call before."""
+        if limit <= 0:
             return ()
-        most, ngram = min(room, self._most), self._options.ngram
+        most, ngram = min(limit, self._most), self._options.ngram
         found = self._lookup.after(tokens, most)
         return ngram.after(tokens, most) if ngram is not None and not found else found
 
     def record_acceptance(self, proposed: int, right: int) -> None:
-        """Propose as many as were right, and twice as many when all were."""
+        """Propose as many as were accepted, and twice as many when all were."""
         most = 2 * right if right == proposed else right
         self._most = max(1, min(most, self._options.tokens))
 
 
 class PromptLookup:
-    """Finds where the last tokens of a text came before in it, at the last such place."""
+    """Finds the latest earlier occurrence of a sequence's last tokens."""
 
     def __init__(self, match: int) -> None:
         self._match = match
         self._after: dict[tuple[int, ...], int] = {}
         self._known = match
-        """Where the first token is that no entry leads to yet."""
+        """Index of the first token that no entry leads to yet."""
 
     def after(self, tokens: Sequence[int], most: int) -> tuple[int, ...]:
-        """Up to `most` tokens that followed there; what reaches the text's end is taken to repeat itself."""
+        """Up to `most` tokens that followed there; at the sequence's end they are taken to repeat."""
         for at in range(self._known, len(tokens)):
             self._after[tuple(tokens[at - self._match : at])] = at
         self._known = max(self._known, len(tokens))

@@ -1,4 +1,4 @@
-"""How texts of a corpus go on: the token that came most often after the same few, for drafts.
+"""What follows in a corpus: the most frequent token after each context of a few tokens, for drafts.
 
 A context of n tokens is the number that they are the digits of, in base V, the size of the vocabulary. An
 ascending array of such numbers beside one of tokens is all there is for a length: 12 bytes a context, mapped

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GATHER_SECONDS = 0.012
-"""Tokens that follow each other faster than this are handed over together: to wake the event loop takes a
-twentieth of a fast step, and nobody reads a hundred tokens a second."""
+"""Tokens that follow each other faster than this are delivered together: waking the event loop takes a
+twentieth of a fast step, and no reader needs a hundred tokens a second."""
 
 EndReason = Literal["stop", "length", "cancelled"]
 TokenIds = TokenSequence[int]
@@ -58,13 +58,11 @@ TokenIds = TokenSequence[int]
 class BatchingEngine:
     """Continuous batching over one runner.
 
-    `new_detokenizer` makes a fresh incremental detokenizer for the text after a prompt; `token_text` names a
-    single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of
-    its text.
-    `grammars` compiles what requests ask their text to match; without it such requests are refused.
-    With `draft` the runner is given guesses of how texts go on.
-    A request that has waited `max_wait` seconds for a place is given up: its stream raises EngineOverloaded.
-    `on_close` is called when the weights are no longer needed.
+    `new_detokenizer` makes an incremental detokenizer for the text after a prompt; `token_text` names a
+    single token for log-probabilities. A token in `eos_ids` ends a request with `stop` and is not part of its
+    text. `grammars` compiles the grammars of requests; without it requests with one are refused. With `draft`
+    the runner gets draft tokens. A request that has waited `max_wait` seconds for a slot is dropped: its
+    stream raises EngineOverloaded. `on_close` is called when the weights are no longer needed.
     """
 
     def __init__(
@@ -243,7 +241,7 @@ class BatchingEngine:
         return tokens
 
     def _retry_after(self) -> float:
-        """Seconds until a place is likely to be free, from how long requests have taken lately."""
+        """Seconds until a slot is likely to be free, from how long requests have taken lately."""
         return min(max(self._seconds_per_request / self._capacity.max_concurrent, 1.0), 60.0)
 
     # The thread.
@@ -284,7 +282,7 @@ class BatchingEngine:
                     self._on_close()
                 return
             if arrived:
-                self._flush()  # reading what arrived may take long
+                self._flush()  # the prefill of what arrived may take long
             try:
                 if adapters != kept and self._runner.adapters is not None:
                     self._runner.adapters.keep(list(adapters))
@@ -298,20 +296,15 @@ class BatchingEngine:
                 self._flush()
 
     def _wanted_adapters(self) -> set[Adapter]:
-        """Those that requests can choose and those that requests still run with."""
+        """Those that requests can choose, and those that running requests use."""
         running = (sequence.adapter for sequence, _ in self._open.values())
         return {*self._adapters.values(), *(adapter for adapter in running if adapter is not None)}
 
     def _step(self) -> None:
-        """Drop what was cancelled, compute the next parts, give each sequence that may write its token."""
+        """Drop what was cancelled, compute the next chunks, and choose the next tokens."""
         for sequence in self._scheduler.cancelled():
             self._end(sequence, "cancelled")
-        for sequence in list(self._scheduler.writing):
-            if (tokens := sequence.wants_room) is not None:
-                if self._runner.extend(sequence, tokens):
-                    sequence.reserved = tokens
-                else:
-                    self._end(sequence, "length")
+        self._extend_reservations()
         chunks = self._scheduler.plan()
         for sequence in self._scheduler.waiting_longer_than(self._max_wait):
             self._give_up(sequence, EngineOverloaded(self._retry_after()))
@@ -319,41 +312,60 @@ class BatchingEngine:
             return
         logits = self._runner.forward(chunks)
         self._steps += 1
-        at = 0
-        ready: list[tuple[Chunk, int]] = []
+        rows = self._finish_chunks(chunks, logits)
+        while rows:
+            rows = self._decode(rows, logits)
+        for chunk in chunks:
+            if chunk.draft:
+                accepted = chunk.sequence.record_acceptance(chunk.stop, len(chunk.draft))
+                self._drafted, self._accepted = self._drafted + len(chunk.draft), self._accepted + accepted
+
+    def _extend_reservations(self) -> None:
+        for sequence in list(self._scheduler.decoding):
+            if (tokens := sequence.wants_room) is not None:
+                if self._runner.extend(sequence, tokens):
+                    sequence.reserved = tokens
+                else:
+                    self._end(sequence, "length")
+
+    def _finish_chunks(self, chunks: list[Chunk], logits: Floats) -> list[tuple[Chunk, int]]:
+        """Note that the chunks are computed. Returns those whose sequences get a token, each with the row of
+        `logits` that it is chosen from: that of the newest token, with the draft tokens' rows after it.
+        """
+        rows, end = [], 0
         for chunk in chunks:
             if chunk.logits == "all":
-                self._scores.read(chunk, logits[at : at + chunk.rows])
-            at += chunk.rows
+                self._scores.read(chunk, logits[end : end + chunk.rows])
+            end += chunk.rows
             self._scheduler.computed(chunk)
             if chunk.logits != "none" and chunk.stop == len(chunk.sequence.tokens):
                 if chunk.sequence.max_new_tokens == 0:
                     self._end(chunk.sequence, "length", scores=self._scores.take(chunk.sequence))
                 else:
-                    ready.append((chunk, at - 1 - len(chunk.draft)))
-        while ready:
-            everything = len(ready) == logits.shape[0]
-            rows = logits if everything else logits[[row for _, row in ready]]
-            chosen = self._write([chunk.sequence for chunk, _ in ready], rows)
-            written = zip(ready, chosen, strict=True)
-            ready = [(chunk, row + 1) for (chunk, row), token_id in written if self._right(chunk, token_id)]
-        for chunk in chunks:
-            if chunk.draft:
-                right = chunk.sequence.record_acceptance(chunk.stop, len(chunk.draft))
-                self._drafted, self._accepted = self._drafted + len(chunk.draft), self._accepted + right
+                    rows.append((chunk, end - 1 - len(chunk.draft)))
+        return rows
 
-    def _write(self, sequences: list[Sequence], logits: Floats) -> list[int]:
-        """Choose each sequence's next token from its row of `logits` (B, V); returns the tokens."""
-        chosen = sample(logits, [sequence.row() for sequence in sequences])
+    def _decode(self, rows: list[tuple[Chunk, int]], logits: Floats) -> list[tuple[Chunk, int]]:
+        """Choose each chunk's next token from its row of `logits` (N, V). Returns the chunks whose draft
+        token that is, each with the row after it, from which one more token can be chosen.
+        """
+        whole = len(rows) == logits.shape[0]
+        chosen_from = logits if whole else logits[[row for _, row in rows]]
+        sequences = [chunk.sequence for chunk, _ in rows]
+        chosen = sample(chosen_from, [sequence.row() for sequence in sequences])
         for index, (sequence, token_id) in enumerate(zip(sequences, chosen, strict=True)):
-            logprobs = self._scores.chosen(sequence, token_id, logits[index : index + 1])
+            logprobs = self._scores.chosen(sequence, token_id, chosen_from[index : index + 1])
             self._take(sequence, token_id, logprobs, self._scores.take(sequence))
-        return chosen
+        return [
+            (chunk, row + 1)
+            for (chunk, row), token_id in zip(rows, chosen, strict=True)
+            if self._accept(chunk, token_id)
+        ]
 
-    def _right(self, chunk: Chunk, token_id: int) -> bool:
-        """Whether the token just written is the draft's, so that what follows it is computed too."""
-        draft_tokens = chunk.sequence.computed - chunk.stop
-        if chunk.sequence.ended or draft_tokens == len(chunk.draft) or chunk.draft[draft_tokens] != token_id:
+    def _accept(self, chunk: Chunk, token_id: int) -> bool:
+        """Whether the token just chosen is the chunk's next draft token, whose keys are in the cache."""
+        accepted = chunk.sequence.computed - chunk.stop
+        if chunk.sequence.ended or accepted == len(chunk.draft) or chunk.draft[accepted] != token_id:
             return False
         self._scheduler.accepted(chunk.sequence)
         return True
@@ -365,7 +377,7 @@ class BatchingEngine:
         logprobs: tuple[TokenLogprob, ...],
         scores: tuple[TokenLogprob | None, ...],
     ) -> None:
-        """Add a token to its sequence; tell the reader; end the sequence if this was its last."""
+        """Add a token to its sequence, send it, and end the sequence if this was its last."""
         sequence.add(token_id)
         self._first_token |= sequence.generated == 1
         self._tokens_generated += 1
@@ -393,7 +405,7 @@ class BatchingEngine:
         scores: tuple[TokenLogprob | None, ...] = (),
         last: StopResult = StopResult("", stopped=False),
     ) -> None:
-        """Free what a sequence holds and send its last event, with the text that was held back."""
+        """Free a sequence's slot and send its last event, with the text that was held back."""
         text = last.text
         if not last.stopped and reason != "cancelled":
             rest = sequence.text.finish()

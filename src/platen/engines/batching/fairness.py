@@ -1,18 +1,18 @@
-"""Who is next among waiting tenants: the one that has had the least.
+"""Which waiting tenant is served next: the one that has had the least.
 
 The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each
-tenant has a counter of the service it was given, its prompt tokens read and, weighing twice as much, its
-tokens written; the tenant with the lowest goes first. A tenant that comes (back) is lifted to the lowest
-counter of those who wait, so that nobody saves up for later. While two tenants both have requests waiting,
-what they are given differs by at most four times the tokens that a full batch holds.
+tenant has a counter of its prefilled tokens and, with twice the weight, its decoded tokens; the lowest goes
+first. A tenant that comes (back) is lifted to the lowest counter of those that wait, so service can't be
+saved up. While two tenants both have requests waiting, their service differs by at most four times the tokens
+that a full batch holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-READ_WEIGHT = 1.0
-WRITE_WEIGHT = 2.0
+PREFILL_WEIGHT = 1.0
+DECODE_WEIGHT = 2.0
 
 
 class TokenCounters:
@@ -37,14 +37,14 @@ class TokenCounters:
         """A tenant's request has left the queue."""
         self._last_to_leave = tenant
 
-    def read(self, tenant: str, tokens: int) -> None:
-        self._served[tenant] = self.served(tenant) + READ_WEIGHT * tokens
+    def prefilled(self, tenant: str, tokens: int) -> None:
+        self._served[tenant] = self.served(tenant) + PREFILL_WEIGHT * tokens
 
-    def wrote(self, tenant: str) -> None:
+    def decoded(self, tenant: str) -> None:
         """It was given one new token."""
-        self._served[tenant] = self.served(tenant) + WRITE_WEIGHT
+        self._served[tenant] = self.served(tenant) + DECODE_WEIGHT
 
     def forget(self) -> None:
-        """Nobody waits and nothing runs: there is nothing to be fair about."""
+        """Start from nothing, when nothing waits or runs."""
         self._served.clear()
         self._last_to_leave = ""

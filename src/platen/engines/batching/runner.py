@@ -1,4 +1,4 @@
-"""What a batching engine needs of whatever multiplies the matrices: PyTorch, OpenVINO, llama.cpp.
+"""What a batching engine needs of the library that computes: PyTorch, OpenVINO, llama.cpp.
 
 A runner holds the weights and the key/value cache. Scheduling, sampling, stop strings, grammars and streams
 are the same for all and live above it.
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens [start, stop) of a sequence to compute in this step, and whose logits are wanted.
+    """Tokens [start, stop) of a sequence to compute in this step, and which of them need logits.
 
-    Of a prompt that the runner knows whole there are none to compute; the logits of its last are wanted.
-    The tokens of `draft`, guesses of how a text goes on, are computed behind its newest; their logits are
-    wanted too. Those that turn out wrong are written over: a sequence's `computed` tokens are right in the
-    cache, and none behind them. Only PyTorch's runner is given drafts.
+    A prompt whose logits are cached has an empty chunk, whose one row of logits is the cached one. The
+    `draft` tokens are computed behind the newest token and all need logits. Rejected ones are overwritten in
+    the cache by the next step, so only a sequence's `computed` tokens count there. Only PyTorch's runner gets
+    drafts.
     """
 
     sequence: Sequence
@@ -36,12 +36,12 @@ class Chunk:
 
     @property
     def rows(self) -> int:
-        """Of how many of its tokens the logits are wanted."""
+        """Rows of logits that it needs."""
         return {"none": 0, "last": 1, "all": self.stop - self.start}[self.logits] + len(self.draft)
 
     @property
-    def writes(self) -> bool:
-        """It is the one newest token of a sequence that is writing."""
+    def decodes(self) -> bool:
+        """It is the newest token of a decoding sequence, not part of a prompt."""
         return self.stop > self.sequence.prompt_length
 
 
@@ -53,7 +53,7 @@ class Adapters(Protocol):
         ...
 
     def keep(self, adapters: collections.abc.Sequence[Adapter]) -> None:
-        """Be able to apply these and no others."""
+        """Keep these ready and drop all others."""
         ...
 
 
@@ -72,10 +72,10 @@ class Runner(Protocol):
         ...
 
     def admit(self, sequence: Sequence, *, reuse: bool) -> int | None:
-        """Make room for the `reserved` tokens of a sequence.
+        """Give a sequence a slot and room for its `reserved` tokens.
 
-        Returns how many tokens of the prompt are there already (0 unless `reuse`; all only if the logits of
-        the last are known too), or None when there is no room until another is released.
+        Returns how many tokens of the prompt are in the cache already (0 unless `reuse`; all only if the
+        logits of the last are cached too), or None when it does not fit until another is released.
         """
         ...
 
@@ -85,18 +85,18 @@ class Runner(Protocol):
         ...
 
     def extend(self, sequence: Sequence, tokens: int) -> bool:
-        """Make room for so many tokens of an admitted sequence; whether there is."""
+        """Reserve so many tokens for an admitted sequence; False when they do not fit."""
         ...
 
     def forward(self, chunks: collections.abc.Sequence[Chunk]) -> Floats:
-        """Compute the chunks; logits (N, V) of the wanted positions, in the chunks' order.
+        """Compute the chunks; returns the needed logits (N, V), in the chunks' order.
 
         They hold until the next step.
         """
         ...
 
     def release(self, sequence: Sequence) -> None:
-        """The sequence is over. What it computed may be kept for prompts that begin alike."""
+        """The sequence is finished. Its keys and values may be kept for prompts that begin alike."""
         ...
 
     def reset(self) -> None:
@@ -104,7 +104,7 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the weights and the cache; nothing is called afterwards but `figures`."""
+        """Free the weights and the cache; nothing but `stats` is called afterwards."""
         ...
 
     def stats(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Chooses the next token of every sequence in a batch from its logits.
 
-A row's choice depends on that row alone: its logits, its parameters, its own text and one uniform number
+A row's choice depends on that row alone: its logits, its parameters, its own tokens and one uniform number
 from its own seeded stream. So a seeded request picks the same tokens alone and in a full batch.
 Probabilities are computed in float64, which costs little beside the model and keeps cumulative sums exact
 enough for large vocabularies. NumPy alone: a server whose engine is not PyTorch never imports it.
@@ -40,13 +40,13 @@ class RandomStream:
 class Row:
     """What one row's choice depends on beside its logits.
 
-    `written` counts the tokens generated so far, `prompt` has the prompt's when they count for a penalty,
-    `banned` tokens can't be chosen, and `matcher` says what its grammar allows.
+    `counts` has how often each token was generated so far, `prompt` has the prompt's when they count for a
+    penalty, `banned` tokens can't be chosen, and `matcher` says what its grammar allows.
     """
 
     params: SamplingParams
     uniform: float
-    written: Mapping[int, int] = field(default_factory=dict)
+    counts: Mapping[int, int] = field(default_factory=dict)
     prompt: Sequence[int] = ()
     banned: Sequence[int] = ()
     matcher: Matcher | None = None
@@ -83,12 +83,12 @@ def _adjust(logits: Floats, row: Row) -> None:
     for token_id, bias in params.logit_bias:
         logits[token_id] += bias
     if params.repetition_penalty != 1:
-        seen = np.array(sorted({*row.prompt, *row.written}), dtype=np.int64)
+        seen = np.array(sorted({*row.prompt, *row.counts}), dtype=np.int64)
         old, penalty = logits[seen], params.repetition_penalty
         logits[seen] = np.where(old > 0, old / penalty, old * penalty)
-    if row.written and (params.presence_penalty or params.frequency_penalty):
-        counts = np.array(list(row.written.values()), dtype=logits.dtype)
-        logits[list(row.written)] -= params.frequency_penalty * counts + params.presence_penalty
+    if row.counts and (params.presence_penalty or params.frequency_penalty):
+        counts = np.array(list(row.counts.values()), dtype=logits.dtype)
+        logits[list(row.counts)] -= params.frequency_penalty * counts + params.presence_penalty
     if row.banned:
         logits[list(row.banned)] = -np.inf
     if row.matcher is not None:
@@ -142,7 +142,7 @@ def filtered_distribution(
         probabilities, enough = _filtered(ordered, total, filters, whole=False)
         if enough.all():
             return probabilities, token_ids
-        # Each row goes the way it would go alone, so that its sums are the same in any company.
+        # Each row goes the way it would go alone, so that its sums are the same in any batch.
         short = np.nonzero(~enough)[0]
         more, more_ids = _whole(scaled[short], total[short], filters.rows(short))
         width = ((0, 0), (0, scaled.shape[-1] - shortlist))
@@ -172,7 +172,7 @@ def _filtered(
 ) -> tuple[Doubles, NDArray[np.bool_]]:
     """Probabilities (B, W) of descending scaled logits, and whether these W were enough to know them.
 
-    They are when the filters cut before the end of the list, at a place where no equals follow unseen.
+    They are when the filters cut before the end of the list, where no equal follows beyond it.
     """
     ranks = np.arange(ordered.shape[-1])
     kept = (filters.top_k[:, None] == 0) | (ranks < filters.top_k[:, None])

@@ -1,8 +1,8 @@
 """Decides what an engine computes in its next step; knows requests and counts, no tensors.
 
-A step gives every writing request one token and beside that reads at most a fixed number of prompt tokens, so
-that a long prompt does not hold up those already writing. Requests join and leave between steps. Those that
-wait are let in by class, and within a class fairly among tenants (`platen.engines.batching.fairness`).
+A step decodes one token of every running sequence and prefills at most a fixed number of prompt tokens, so
+that a long prompt does not hold up the others. Requests join and leave between steps. Waiting requests are
+admitted by priority, and within one priority fairly among tenants (`platen.engines.batching.fairness`).
 """
 
 from __future__ import annotations
@@ -14,74 +14,76 @@ from platen.engines.batching.runner import Chunk, Runner
 from platen.engines.batching.sequence import Sequence
 
 MAX_OVERTAKEN = 16
-"""Requests of higher classes that may be let in before one of a class that waits as well."""
+"""Requests of higher priority that may be admitted before a waiting one of lower priority."""
 MAX_SKIPS = 16
-"""Others that may be let in instead of one that there is no room for; then all wait until there is."""
+"""Others that may be admitted before a request that does not fit yet; then all wait until it does."""
 
 
 class Scheduler:
-    """Waiting, reading and writing requests over one runner."""
+    """Waiting, prefilling and decoding requests over one runner."""
 
     def __init__(
         self, runner: Runner, *, max_concurrent: int, prefill_chunk: int = 512, draft_tokens: int = 0
     ) -> None:
-        """Drafts are proposed while all rows, each as long as the longest, have `draft_tokens` at most."""
+        """Draft tokens are proposed while the padded batch has at most `draft_tokens` of them."""
         self._runner = runner
         self._draft_tokens = draft_tokens
         self.max_concurrent = max_concurrent
         self.prefill_chunk = prefill_chunk
         self.waiting: list[Sequence] = []
-        self.reading: deque[Sequence] = deque()
-        self.writing: list[Sequence] = []
+        self.prefilling: deque[Sequence] = deque()
+        self.decoding: list[Sequence] = []
         self._counters = TokenCounters()
         self._overtaken: dict[int, int] = {}
-        """Of each class that waits: how many of higher ones were let in since one of its own."""
+        """By waiting priority: how many of higher priority were admitted since one of its own."""
         self._no_room: set[Sequence] = set()
-        """Tried since a request last gave its room back."""
+        """Those that did not fit when last tried; a request that ends clears it."""
 
     @property
     def active(self) -> int:
-        """Requests that hold a place: reading or writing."""
-        return len(self.reading) + len(self.writing)
+        """Requests that hold a slot."""
+        return len(self.prefilling) + len(self.decoding)
 
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self.reading or self.writing)
+        return not (self.waiting or self.prefilling or self.decoding)
 
     def add(self, sequence: Sequence) -> None:
         self._counters.arrive(sequence.request.tenant, (other.request.tenant for other in self.waiting))
         self.waiting.append(sequence)
 
     def plan(self) -> list[Chunk]:
-        """The next step: one token of each writing request, then pieces of prompts."""
+        """The next step: one token of each decoding request, then chunks of prompts."""
         drafts = self._drafts()
-        chunks = [Chunk(s, len(s.tokens) - 1, len(s.tokens), "last", drafts.get(s, ())) for s in self.writing]
+        chunks = [
+            Chunk(s, len(s.tokens) - 1, len(s.tokens), "last", drafts.get(s, ())) for s in self.decoding
+        ]
         budget = self.prefill_chunk
-        for sequence in self.reading:
+        for sequence in self.prefilling:
             if budget <= 0:
                 break
-            budget -= self._read(sequence, chunks)
+            budget -= self._add_chunk(sequence, chunks)
         while budget > 0 and (admitted := self._admit_next()) is not None:
-            budget -= self._read(admitted, chunks)
+            budget -= self._add_chunk(admitted, chunks)
         return chunks
 
     def _drafts(self) -> dict[Sequence, tuple[int, ...]]:
-        """What the writing requests guess, cut until rows filled up to the longest are half full."""
-        rows = len(self.writing)
+        """Draft tokens of the decoding requests, cut until at most half of the padded batch is padding."""
+        rows = len(self.decoding)
         most = self._draft_tokens // rows - 1 if rows else 0
         if most <= 0:
             return {}
-        drafts = {sequence: sequence.draft_tokens(most) for sequence in self.writing}
+        drafts = {sequence: sequence.draft_tokens(most) for sequence in self.decoding}
         length = max(map(len, drafts.values()))
         while 2 * sum(min(len(draft), length) for draft in drafts.values()) < rows * length:
             length -= 1
         return {sequence: draft[:length] for sequence, draft in drafts.items()}
 
-    def _read(self, sequence: Sequence, chunks: list[Chunk]) -> int:
-        """Add the next piece of a prompt; returns its tokens.
+    def _add_chunk(self, sequence: Sequence, chunks: list[Chunk]) -> int:
+        """Add the next chunk of a prompt; returns its number of tokens.
 
-        Pieces end at multiples of `prefill_chunk` whatever else is going on, so that a prompt is always
-        computed in the same pieces.
+        Chunks end at multiples of `prefill_chunk` whatever else runs, so a prompt is always computed in the
+        same chunks.
         """
         start = sequence.computed
         stop = min((start // self.prefill_chunk + 1) * self.prefill_chunk, sequence.prompt_length)
@@ -92,7 +94,7 @@ class Scheduler:
         return stop - start
 
     def _admit_next(self) -> Sequence | None:
-        """Admit the first in turn that there is room for; those before it are skipped once more."""
+        """Admit the first in turn that fits; those before it are skipped once more."""
         if not self.waiting or self.active >= self.max_concurrent:
             return None
         skipped: list[Sequence] = []
@@ -107,7 +109,7 @@ class Scheduler:
         return None
 
     def _in_turn(self) -> list[Sequence]:
-        """Those that wait, the next one first; of equal right, in the order in which they came."""
+        """Waiting requests, the next one first; equal ones in the order of arrival."""
         return sorted(
             self.waiting,
             key=lambda s: (
@@ -131,9 +133,9 @@ class Scheduler:
             waits: 0 if waits == priority else self._overtaken.get(waits, 0) + (waits < priority)
             for waits in {other.request.priority for other in self.waiting}
         }
-        self._counters.read(sequence.request.tenant, sequence.prompt_length - reused)
+        self._counters.prefilled(sequence.request.tenant, sequence.prompt_length - reused)
         sequence.admit(reused)
-        self.reading.append(sequence)
+        self.prefilling.append(sequence)
         return True
 
     def _leave_queue(self, sequence: Sequence) -> None:
@@ -142,26 +144,26 @@ class Scheduler:
         self._counters.leave(sequence.request.tenant)
 
     def computed(self, chunk: Chunk) -> None:
-        """Note that `part` is computed; after the last piece of its prompt a sequence writes."""
+        """Note that a chunk is computed; after the last chunk of its prompt a sequence decodes."""
         sequence = chunk.sequence
         sequence.computed = chunk.stop
-        if not chunk.writes and chunk.stop == sequence.prompt_length:
-            self.reading.remove(sequence)
-            self.writing.append(sequence)
+        if not chunk.decodes and chunk.stop == sequence.prompt_length:
+            self.prefilling.remove(sequence)
+            self.decoding.append(sequence)
         if chunk.stop == len(sequence.tokens) and sequence.max_new_tokens:
-            self._counters.wrote(sequence.request.tenant)
+            self._counters.decoded(sequence.request.tenant)
 
     def accepted(self, sequence: Sequence) -> None:
-        """Note that the next token of the part just computed was guessed right: it is in the cache."""
+        """Note that the next draft token of the chunk just computed is accepted: it is in the cache."""
         sequence.computed += 1
-        self._counters.wrote(sequence.request.tenant)
+        self._counters.decoded(sequence.request.tenant)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a request out, wherever it is."""
+        """Remove a request, whatever its state."""
         if sequence in self.waiting:
             self._leave_queue(sequence)
         else:
-            (self.writing if sequence in self.writing else self.reading).remove(sequence)
+            (self.decoding if sequence in self.decoding else self.prefilling).remove(sequence)
             self._runner.release(sequence)
             self._no_room.clear()
         if self.idle:
@@ -174,4 +176,4 @@ class Scheduler:
         return [s for s in self.everyone() if s.cancelled]
 
     def everyone(self) -> list[Sequence]:
-        return [*self.writing, *self.reading, *self.waiting]
+        return [*self.decoding, *self.prefilling, *self.waiting]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 UNSAID_TOKENS = 256
-"""Room that a request gets at first for its response when it does not say how long that may be."""
+"""Tokens reserved at first for a response whose request has no max_tokens."""
 
 
 @dataclass(eq=False)
@@ -39,15 +39,15 @@ class Sequence:
     draft: Draft | None = None
     tokens: list[int] = field(init=False)
     reserved: int = field(init=False)
-    """Tokens that the cache has room for: prompt and `max_tokens`, or some more than the prompt."""
+    """Tokens that the cache has room for: prompt and `max_tokens`, or the prompt and some more."""
     computed: int = 0
     reused: int = 0
     cancelled: bool = False
     ended: bool = False
     """Its last event is sent."""
     skips: int = 0
-    """How many were let in instead of this one, because there was no room for it."""
-    written: Counter[int] = field(default_factory=Counter)
+    """How many were admitted before this one, because it did not fit."""
+    counts: Counter[int] = field(default_factory=Counter)
     _arrived: float = field(default_factory=time.monotonic)
     _admitted: float | None = None
     _first: float | None = None
@@ -69,7 +69,7 @@ class Sequence:
 
     @property
     def wants_room(self) -> int | None:
-        """For how many tokens to make room before the next step, twice the response; None: it is there."""
+        """Tokens to reserve before the next step, for twice the response; None: enough are reserved."""
         whole = self.prompt_length + self.max_new_tokens
         if self.reserved == whole or len(self.tokens) < self.reserved:
             return None
@@ -81,7 +81,7 @@ class Sequence:
         return time.monotonic() - self._arrived
 
     def admit(self, reused: int) -> None:
-        """It has a place; `reused` tokens of its prompt are in the cache already."""
+        """It has a slot; `reused` tokens of its prompt are in the cache already."""
         self.reused = self.computed = reused
         self._admitted = time.monotonic()
 
@@ -90,30 +90,30 @@ class Sequence:
         if self._first is None:
             self._first = time.monotonic()
         self.tokens.append(token_id)
-        self.written[token_id] += 1
+        self.counts[token_id] += 1
 
     def draft_tokens(self, most: int) -> tuple[int, ...]:
-        """Up to `most` tokens that may come next, none that would be its last: nothing follows that."""
+        """Up to `most` draft tokens, none of them the last that may be generated: nothing follows that."""
         if self.draft is None:
             return ()
         return self.draft.propose(self.tokens, min(most, self.reserved - len(self.tokens) - 1))
 
-    def record_acceptance(self, part_stop: int, proposed: int) -> int:
-        """After a step with a draft: returns how many guesses the text goes on from."""
-        right = self.computed - part_stop
+    def record_acceptance(self, chunk_stop: int, proposed: int) -> int:
+        """After a step with draft tokens: how many of the `proposed` ones were accepted."""
+        right = self.computed - chunk_stop
         if self.draft is not None:
             self.draft.record_acceptance(proposed, right)
         return right
 
     def row(self) -> Row:
-        """What the sampler must know to choose the next token; draws the next random number."""
+        """What the sampler needs to choose the next token; draws the next random number."""
         params = self.request.sampling
         held_back = self.generated < params.min_tokens
         penalised = params.repetition_penalty != 1
         return Row(
             params,
             self.random.uniform() if params.temperature > 0 else 0.0,
-            written=self.written,
+            counts=self.counts,
             prompt=self.request.prompt_ids if penalised else (),
             banned=tuple(self.end_ids) if held_back else (),
             matcher=self.matcher,

@@ -1,4 +1,4 @@
-"""Carries token events from an engine's thread to the event loops of those who asked.
+"""Carries token events from an engine's thread to the event loops of the callers.
 
 An `EventStream` is what `Engine.submit` returns. The engine's thread never waits for a reader: events queue
 up in the reader's loop, at most one request's worth.
@@ -51,7 +51,7 @@ Delivery = tuple[EventStream, TokenEvent | Exception]
 def deliver(items: Iterable[Delivery]) -> None:
     """Hand events over from another thread, waking each reader's loop once.
 
-    Events for a loop that has been closed are dropped: nobody is there to read them.
+    Events for a closed loop are dropped.
     """
     by_loop: dict[asyncio.AbstractEventLoop, list[Delivery]] = defaultdict(list)
     for stream, item in items:

@@ -1,4 +1,4 @@
-"""A bundle beside the GGUF file that it was made of: their predictions over one text are compared."""
+"""Compares the predictions of a bundle and of the GGUF file that it was made of, over one text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Agreement:
     """How far two models' predictions of the next token are apart, over `tokens` of a text.
 
     `largest` is the largest difference of two logits, `divergence` the mean of KL(file, bundle) in nats,
-    `greedy` the share of places at which both have the same likeliest token.
+    `greedy` the share of positions at which both have the same likeliest token.
     """
 
     tokens: int
@@ -40,7 +40,7 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"largest difference of logits {self.largest:.3g}, KL divergence {self.divergence:.2g} nats, "
-            f"likeliest token the same at {self.greedy:.1%} of {self.tokens} places"
+            f"likeliest token the same at {self.greedy:.1%} of {self.tokens} positions"
         )
 
 

@@ -1,4 +1,4 @@
-// llama.cpp's products with q8_0 weights, for x86 with AVX-512 VNNI, and bfloat16 ones, with AVX-512 BF16: up to three
+// llama.cpp's matmuls with q8_0 weights, for x86 with AVX-512 VNNI, and bfloat16 ones, with AVX-512 BF16: up to three
 // times as fast as its own.
 //
 // llama.cpp (ggml) calls `llamafile_sgemm` from each of its threads for C = A'B where A are weights and B a step's
@@ -164,7 +164,7 @@ struct Bf16 {
 };
 #endif
 
-// The products of ROWS rows with N tokens, whose blocks alternate, to those rows that are `written`; added to what is
+// The dot products of ROWS rows with N tokens, whose blocks alternate, to those rows that are `written`; added to what is
 // there but for the `first`.
 template <class Type, int N>
 void multiply(const typename Type::Weights* weights, const typename Type::Token* tokens, int64_t count, bool first,
@@ -199,10 +199,10 @@ private:
     size_t size_ = 0;
 };
 
-// This thread's share of out (tokens, rows): products of weights (rows, blocks) with token_blocks (tokens, blocks).
+// This thread's share of out (tokens, rows): the matmul of weights (rows, blocks) and token_blocks (tokens, blocks).
 // Strides are from one row to the next, in bytes but for `out_stride`, in floats.
 template <class Type>
-void product(int64_t rows, int64_t tokens, int64_t blocks, const char* weights, int64_t weights_stride,
+void matmul(int64_t rows, int64_t tokens, int64_t blocks, const char* weights, int64_t weights_stride,
              const char* token_blocks, int64_t tokens_stride, float* out, int64_t out_stride, int64_t thread,
              int64_t threads) {
     using Block = typename Type::Block;
@@ -242,7 +242,7 @@ void product(int64_t rows, int64_t tokens, int64_t blocks, const char* weights, 
 
 // The same of one token, for which laying out weights would cost more than it saves. Two blocks of a row are summed at
 // a time, and one row after the other: memory is read fastest in its order.
-void product_of_one(int64_t rows, int64_t blocks, const char* weights, int64_t weights_stride,
+void matmul_of_one(int64_t rows, int64_t blocks, const char* weights, int64_t weights_stride,
                     const char* token_blocks, float* out, int64_t thread, int64_t threads) {
     struct Pair {
         __m512i numbers, start;
@@ -288,11 +288,11 @@ void product_of_one(int64_t rows, int64_t blocks, const char* weights, int64_t w
 
 using Product = bool(const ggml_compute_params*, int64_t, int64_t, int64_t, const void*, int64_t, const void*,
                      int64_t, void*, int64_t, int, int, int);
-Product* own_product = nullptr;
+Product* own_matmul = nullptr;
 
 }  // namespace
 
-extern "C" void set_own_product(Product* own) { own_product = own; }
+extern "C" void set_own_matmul(Product* own) { own_matmul = own; }
 
 // m rows of weights, n tokens, k blocks in each (bfloat16's blocks are single numbers); lda, ldb and ldc count blocks
 // and floats from one row to the next.
@@ -307,17 +307,17 @@ extern "C" bool llamafile_sgemm(const ggml_compute_params* params, int64_t m, in
         if (a_type == Q8_0) {
             constexpr int64_t size = sizeof(Q8::Block);
             if (n == 1)
-                product_of_one(m, k, weights, lda * size, tokens, out, params->ith, params->nth);
+                matmul_of_one(m, k, weights, lda * size, tokens, out, params->ith, params->nth);
             else
-                product<Q8>(m, n, k, weights, lda * size, tokens, ldb * size, out, ldc, params->ith, params->nth);
+                matmul<Q8>(m, n, k, weights, lda * size, tokens, ldb * size, out, ldc, params->ith, params->nth);
             return true;
         }
 #ifdef __AVX512BF16__
         if (a_type == BFLOAT16 && n >= TOKENS && k % NUMBERS == 0) {  // for fewer, to lay out weights takes longer
-            product<Bf16>(m, n, k / NUMBERS, weights, lda * 2, tokens, ldb * 2, out, ldc, params->ith, params->nth);
+            matmul<Bf16>(m, n, k / NUMBERS, weights, lda * 2, tokens, ldb * 2, out, ldc, params->ith, params->nth);
             return true;
         }
 #endif
     }
-    return own_product && own_product(params, m, n, k, A, lda, B, ldb, C, ldc, a_type, b_type, c_type);
+    return own_matmul && own_matmul(params, m, n, k, A, lda, B, ldb, C, ldc, a_type, b_type, c_type);
 }

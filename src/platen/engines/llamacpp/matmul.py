@@ -1,4 +1,4 @@
-"""Puts `llamacpp_products.cpp` before llama.cpp's own products, where that is known to fit and to be faster.
+"""Puts `matmul.cpp` before llama.cpp's own matmuls, where that is known to fit and to be faster.
 
 It takes the place of one function of llama.cpp's, by whose name dynamic linking finds ours first, and this
 function's arguments are no public interface: only the version that it was written for is touched.
@@ -26,8 +26,8 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 @cache
-def load_products() -> bool:
-    """Use our products in this process; returns whether they are used. Called before llama.cpp is loaded.
+def load_matmul() -> bool:
+    """Use our matmuls in this process; returns whether they are used. Called before llama.cpp is loaded.
 
     They are for processors with AVX-512 VNNI, with or without AMX: llama.cpp's own kernels for AMX want all
     weights copied into another layout, which takes longer than everything else at the start and as much
@@ -51,6 +51,6 @@ def load_products() -> bool:
     own = folder / "libggml-cpu.so"
     if not own.exists() or (library := load_native(_SOURCE, mode=ctypes.RTLD_GLOBAL)) is None:
         return False
-    product = getattr(ctypes.CDLL(str(own)), "llamafile_sgemm", None)
-    library.set_own_product(product)
-    return product is not None  # where llama.cpp is built without it nothing asks for it
+    own_matmul = getattr(ctypes.CDLL(str(own)), "llamafile_sgemm", None)
+    library.set_own_matmul(own_matmul)
+    return own_matmul is not None  # llama.cpp can be built without it

@@ -1,7 +1,7 @@
 """Runs a GGUF file with llama.cpp for a batching engine: all sequences' tokens in one `llama_decode`.
 
-The cache has a number of slots of equal room; attention reads a sequence's own slot alone. The text of a
-sequence that is over is kept until its slot is needed, and a new one that begins alike goes on from a copy
+The cache has slots of equal size, and a sequence attends to its own slot alone. A finished sequence stays
+until its slot is needed, and a new one that begins alike continues from a copy
 (`platen.engines.llamacpp.slots`).
 """
 
@@ -23,7 +23,7 @@ from platen.engines.batching.kv_budget import check_smallest
 from platen.engines.batching.runner import Chunk
 from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
-from platen.engines.llamacpp.matmul import load_products
+from platen.engines.llamacpp.matmul import load_matmul
 from platen.engines.llamacpp.shapes import MIN_CELLS, CacheShape, CacheShapes
 from platen.engines.llamacpp.slots import Slots
 from platen.engines.threads import on_passing_thread
@@ -67,7 +67,7 @@ def _metadata(lib: Any, model: Any, name: str) -> str | None:
 
 
 class _Batch:
-    """llama.cpp's batch over arrays of our own, so that it is filled a part at a time."""
+    """llama.cpp's batch over NumPy arrays, so that it is filled a chunk at a time."""
 
     def __init__(self, size: int) -> None:
         import llama_cpp
@@ -75,7 +75,7 @@ class _Batch:
         self._tokens, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
         self._slots, self._counts = np.zeros(size, np.int32), np.ones(size, np.int32)
         self._wanted = np.zeros(size, np.int8)
-        first = self._slots.ctypes.data  # each token's list of places has one entry
+        first = self._slots.ctypes.data  # each token's list of slots has one entry
         self._lists = first + np.arange(size, dtype=np.uintp) * self._slots.itemsize
         fields: dict[str, np.ndarray[Any, Any]] = {
             "token": self._tokens,
@@ -90,7 +90,7 @@ class _Batch:
         )
 
     def fill(self, chunks: Sequence[Chunk], slots: Slots) -> int:
-        """Make it these parts; returns of how many tokens the logits are wanted."""
+        """Fill it with these chunks; returns the number of rows of logits."""
         at = rows = 0
         for chunk in chunks:
             end = at + chunk.stop - chunk.start
@@ -109,9 +109,9 @@ class LlamaCppRunner:
     """One GGUF file on the CPU for `max_rows` sequences at once; a step computes `step_tokens` at most.
 
     `cache_bytes` bounds the key/value cache. llama.cpp divides it evenly among a fixed number of slots and
-    fills it with zeros when it is made, so it begins small and is made anew, larger or divided otherwise,
-    when a sequence wants another shape and none runs.
-    Raises BundleError when the file can't be opened, or the cache can't hold even a short sequence.
+    fills it with zeros when it is made, so it begins small and is made again, larger or divided otherwise,
+    when a sequence needs another shape and none runs. Raises BundleError when the file can't be opened, or
+    the cache can't hold even a short sequence.
     """
 
     name = "llamacpp"
@@ -120,7 +120,7 @@ class LlamaCppRunner:
     def __init__(
         self, file: Path, *, context_window: int, max_rows: int, step_tokens: int, cache_bytes: int
     ) -> None:
-        load_products()
+        load_matmul()
         import llama_cpp
 
         self._lib: Any = llama_cpp
@@ -128,7 +128,7 @@ class LlamaCppRunner:
         errors.clear()
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
-        options.use_extra_bufts = False  # weights stay mapped; see `load_products`
+        options.use_extra_bufts = False  # weights stay mapped; see `load_matmul`
         self._model = on_passing_thread(
             lambda: llama_cpp.llama_model_load_from_file(str(file).encode(), options)
         )
@@ -157,7 +157,7 @@ class LlamaCppRunner:
         return int(4 * lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model) * width)
 
     def _make_cache(self, shape: CacheShape) -> None:
-        """A fresh cache; what an earlier one held is gone."""
+        """Make a new, empty cache in place of the old one."""
         if self._context:
             self._lib.llama_free(self._context)
         options = self._lib.llama_context_default_params()
@@ -179,8 +179,8 @@ class LlamaCppRunner:
     def _attention(self, rows: int) -> int:
         """Flash attention, or plain where that is faster and its scores of `rows` tokens fit into memory.
 
-        Caches are float16. Where the processor multiplies that as it is, plain attention writes a third
-        faster; where it doesn't, flash attention reads a sixth faster and writes eight texts at once a fifth.
+        Caches are float16. Where the processor multiplies float16, plain attention decodes a third faster.
+        Elsewhere flash attention prefills a sixth faster, and decodes eight sequences a fifth faster.
         """
         heads = int(self._lib.llama_model_n_head(self._model))
         fits = 4 * rows * heads * self.context_window <= _MOST_SCORES_BYTES
@@ -202,7 +202,7 @@ class LlamaCppRunner:
         too_short = sequence.reserved > self._shape.tokens
         too_few = len(self._slots) == self._slots.count and shape.slots > self._slots.count
         if self._draining or too_short or too_few:
-            # Those that run finish first, and none is admitted meanwhile, or it would be never.
+            # Running sequences finish first. None is admitted meanwhile, or the cache would never be free.
             self._draining = len(self._slots) > 0
             if self._draining:
                 return None
@@ -224,9 +224,9 @@ class LlamaCppRunner:
         return common
 
     def extend(self, sequence: Request, tokens: int) -> bool:
-        """Where its slot is too short all slots grow, and what runs moves into the new cache.
+        """Where its slot is too short all slots grow, and running sequences move into the new cache.
 
-        Where the budget has no room for as many slots there are fewer, and what runs is computed again:
+        Where the budget does not allow as many slots there are fewer, and running sequences are recomputed:
         llama.cpp moves keys and values only between caches of equally many slots.
         """
         if tokens <= self._shape.tokens:
@@ -250,7 +250,7 @@ class LlamaCppRunner:
         return True
 
     def _move_to(self, shape: CacheShape) -> None:
-        """Make a cache of as many slots and put there what the slots hold."""
+        """Make a cache of as many slots and copy what they hold."""
         slots = self._slots
         states = {slot: self._state(slot) for slot in slots.held()}
         self._make_cache(shape)
@@ -288,7 +288,7 @@ class LlamaCppRunner:
         return np.concatenate([pieces[chunk.sequence] for chunk in chunks])
 
     def _decode(self, chunks: Sequence[Chunk]) -> int:
-        """Compute chunks in the order of their slots; returns of how many tokens there are logits."""
+        """Compute chunks in the order of their slots; returns the number of rows of logits."""
         rows = self._batch.fill(chunks, self._slots)
         if (code := self._lib.llama_decode(self._context, self._batch.struct)) != 0:
             raise RuntimeError(f"llama_decode answered {code}")
@@ -300,8 +300,8 @@ class LlamaCppRunner:
     def stats(self) -> dict[str, float]:
         return {
             "cache_bytes": float(self._shape.slots * self._shape.tokens * self._cell_bytes()),
-            "places": float(self._slots.count),
-            "places_held": float(len(self._slots)),
+            "slots": float(self._slots.count),
+            "slots_held": float(len(self._slots)),
             "reused_tokens": float(self._reused),
         }
 

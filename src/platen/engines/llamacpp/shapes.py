@@ -29,7 +29,7 @@ class CacheShapes:
     max_rows: int
 
     def first(self) -> CacheShape:
-        """The shape to begin with: one slot for each sequence that may run, none for past ones."""
+        """The shape to begin with: one slot for each sequence that may run, none for finished ones."""
         tokens = min(_FIRST_TOKENS, self._whole(self.context_window), self._most())
         return CacheShape(max(1, min(self.max_rows, self.cells // tokens)), tokens)
 
@@ -41,16 +41,16 @@ class CacheShapes:
     def for_longest(self, tokens: int) -> CacheShape:
         """The shape for sequences of up to so many tokens, at most `longest`.
 
-        It has as many slots again as may be in use, for sequences that are over, where the budget allows.
+        It has twice the slots that may be in use, for finished sequences, where the budget allows.
         """
         needed = self._whole(tokens)
         room = min(max(_FIRST_TOKENS, 1 << (tokens - 1).bit_length()), self._whole(self.context_window))
-        if self.cells // room < self.max_rows:  # doubling would cost places: no more than is asked for
+        if self.cells // room < self.max_rows:  # doubling would cost slots: no more than is asked for
             room = needed
         return CacheShape(max(1, min(2 * self.max_rows, self.cells // room)), room)
 
     def longer(self, shape: CacheShape, tokens: int) -> CacheShape | None:
-        """As many slots, each for so many tokens at least; None where the budget has no room for that."""
+        """As many slots, each for at least so many tokens; None where the budget does not allow that."""
         for room in (min(2 * self._whole(tokens), self._whole(self.context_window)), self._whole(tokens)):
             if shape.slots * room <= self.cells:
                 return CacheShape(shape.slots, room)

@@ -1,7 +1,8 @@
-"""Where sequences lie in llama.cpp's cache: those that run side by side, texts that are over around them.
+"""Which slot of llama.cpp's cache each sequence has: running ones side by side, finished ones around them.
 
-llama.cpp computes sequences in one pass only where their places follow each other; weights are read again for
-each run of them. So a new sequence goes beside those that run, and the text that lies there moves elsewhere.
+llama.cpp computes sequences in one pass only where their slots are adjacent; weights are read once for each
+group of adjacent ones. So a new sequence goes beside running ones, and a finished sequence there moves
+elsewhere.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _WORTH_REUSING = 16
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence gets `place`; its first `common` tokens are those of the text in `source`, if any.
+    """A sequence gets `slot`; its first `common` tokens are those of the sequence in `source`, if any.
 
-    What lies in `place` is copied to `moved_to` first, unless that is None.
+    What is in `slot` is copied to `moved_to` first, unless that is None.
     """
 
     slot: int
@@ -30,13 +31,13 @@ class Admission:
 
 
 class Slots:
-    """So many places, each for one sequence."""
+    """So many slots, each for one sequence."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._free = set(range(count))
         self._running: dict[Sequence, int] = {}
-        self._over: dict[int, list[int]] = {}  # place to tokens; oldest first
+        self._finished: dict[int, list[int]] = {}  # slot to tokens; oldest first
 
     def __getitem__(self, sequence: Sequence) -> int:
         return self._running[sequence]
@@ -49,45 +50,45 @@ class Slots:
         return list(self._running)
 
     def held(self) -> list[int]:
-        """Those that hold something, of sequences that run or are over."""
-        return [*self._running.values(), *self._over]
+        """Slots of running and finished sequences."""
+        return [*self._running.values(), *self._finished]
 
     def admit(self, sequence: Sequence, *, reuse: bool) -> Admission | None:
-        """The place of a new sequence; None when all are running. The oldest text is dropped if need be."""
-        if not self._free and not self._over:
+        """The slot of a new sequence; None when all are running. It may evict the oldest finished one."""
+        if not self._free and not self._finished:
             return None
-        source, common = self._longest_beginning(sequence.tokens[:-1]) if reuse else (None, 0)
+        source, common = self._longest_prefix(sequence.tokens[:-1]) if reuse else (None, 0)
         slot, moved_to = self._room(source)
         self._running[sequence] = slot
         return Admission(slot, source, common, moved_to)
 
     def release(self, sequence: Sequence) -> None:
-        """It is over; its computed tokens can be gone on from."""
+        """It is finished; later sequences can continue from its computed tokens."""
         slot = self._running.pop(sequence, None)
         if slot is not None:
-            self._over[slot] = sequence.tokens[: sequence.computed]
+            self._finished[slot] = sequence.tokens[: sequence.computed]
 
     def _room(self, source: int | None) -> tuple[int, int | None]:
-        """A place beside those that run, and where its text goes: a free place or that of the oldest text."""
+        """A slot beside running ones, and where its content moves: a free slot or the oldest finished one's."""
         running = set(self._running.values())
         free = sorted(self._free)
-        spare = free[0] if free else next((p for p in self._over if p != source), source)
+        spare = free[0] if free else next((p for p in self._finished if p != source), source)
         assert spare is not None
-        slot = max((spare, *free, *self._over), key=lambda p: (p - 1 in running) + (p + 1 in running))
+        slot = max((spare, *free, *self._finished), key=lambda p: (p - 1 in running) + (p + 1 in running))
         if slot in self._free or slot == spare:
             self._free.discard(slot)
-            self._over.pop(slot, None)
+            self._finished.pop(slot, None)
             return slot, None
         self._free.discard(spare)
-        self._over.pop(spare, None)
-        self._over = {spare if p == slot else p: tokens for p, tokens in self._over.items()}
+        self._finished.pop(spare, None)
+        self._finished = {spare if p == slot else p: tokens for p, tokens in self._finished.items()}
         return slot, spare
 
-    def _longest_beginning(self, tokens: list[int]) -> tuple[int | None, int]:
-        """The text that shares the longest beginning with `tokens`, and its length."""
+    def _longest_prefix(self, tokens: list[int]) -> tuple[int | None, int]:
+        """The finished sequence with the longest common prefix with `tokens`, and the prefix' length."""
         wanted = np.array(tokens)
         best: tuple[int | None, int] = (None, _WORTH_REUSING - 1)
-        for slot, held in self._over.items():
+        for slot, held in self._finished.items():
             length = min(len(held), len(tokens))
             differs = np.nonzero(np.array(held[:length]) != wanted[:length])[0]
             common = int(differs[0]) if len(differs) else length

@@ -1,9 +1,9 @@
 """Runs a compiled bundle with OpenVINO for a batching engine: paged attention, all sequences in one call.
 
-OpenVINO's own pass puts paged attention into the graph; the blocks it reads and writes are handed out here.
-A prompt that was read before is not read again at all: its blocks and the logits after it are kept.
-(OpenVINO GenAI's pipeline around the same operation keeps its sampler inside, which has no grammars of our
-kind, no biases, and seeds that depend on the batch.)
+OpenVINO's own pass puts paged attention into the graph; its blocks are assigned here. A prompt that was
+computed before is not computed again: its blocks and the logits after it are cached. (OpenVINO GenAI's
+pipeline around the same operation keeps its sampler inside, which has no grammars of our kind, no biases, and
+seeds that depend on the batch.)
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from platen.models.folder import read_json
 _ROWS = "logits_rows"
 _WINDOW_INPUT = 10
 """Of OpenVINO's PagedAttentionExtension: how many tokens, itself included, a token attends to; 0: all."""
-_MOST_KEPT = 64
-"""Prompts after which the logits are kept, a few hundred kilobytes each."""
+_MAX_KNOWN_PROMPTS = 64
+"""Prompts whose last logits are cached, a few hundred kilobytes each."""
 
 
 class OpenVinoRunner:
@@ -66,7 +66,7 @@ class OpenVinoRunner:
         self._pool = BlockPool(self._blocks, self.BLOCK_TOKENS)
         self._tables: dict[Request, list[int]] = {}
         self._last_logits: OrderedDict[Key, Floats] = OrderedDict()  # of whole prompts, the latest last
-        self._read_before: dict[Request, Floats] = {}  # those admitted whole: what follows their prompts
+        self._known_prompts: dict[Request, Floats] = {}  # last logits of those wholly cached
         self._reused = 0
         self._stores: list[ov.Tensor] = []
         for port in self._caches:
@@ -82,7 +82,7 @@ class OpenVinoRunner:
         prompt = sequence.tokens
         key = text_key(prompt, self.BLOCK_TOKENS)
         logits = self._last_logits.get(key) if reuse else None
-        wanted = prompt if logits is not None else prompt[:-1]  # what follows the last must be computed
+        wanted = prompt if logits is not None else prompt[:-1]  # else the last one must be computed
         known = self._pool.match(wanted) if reuse else []
         end = self._pool.match_end(wanted, len(known)) if reuse else None
         held = known if end is None else [*known, end[0]]
@@ -100,7 +100,7 @@ class OpenVinoRunner:
             reused += tokens
         if logits is not None and reused == len(prompt):
             self._last_logits.move_to_end(key)
-            self._read_before[sequence] = logits
+            self._known_prompts[sequence] = logits
         self._reused += reused
         return reused
 
@@ -113,11 +113,11 @@ class OpenVinoRunner:
         return True
 
     def _keep(self, sequence: Request, logits: Floats) -> None:
-        """Keep a prompt's blocks and what follows it, (V,)."""
+        """Cache a prompt's blocks and its last logits (V,)."""
         prompt = sequence.tokens[: sequence.prompt_length]
         self._pool.name(self._tables[sequence], prompt)
         self._last_logits[text_key(prompt, self.BLOCK_TOKENS)] = logits.copy()
-        if len(self._last_logits) > _MOST_KEPT:
+        if len(self._last_logits) > _MAX_KNOWN_PROMPTS:
             self._last_logits.popitem(last=False)
 
     def _copy(self, source: int, target: int) -> None:
@@ -130,7 +130,7 @@ class OpenVinoRunner:
         found, at = [], 0
         for chunk in chunks:
             if chunk.start == chunk.stop:
-                found.append(self._read_before.pop(chunk.sequence)[None])
+                found.append(self._known_prompts.pop(chunk.sequence)[None])
                 continue
             rows = logits[at : at + chunk.rows]
             found.append(rows)
@@ -142,7 +142,7 @@ class OpenVinoRunner:
         )
 
     def _compute(self, chunks: Sequence[Chunk]) -> Floats:
-        """Logits (N, V) of the wanted tokens; they hold until the next step."""
+        """The needed logits (N, V); they hold until the next step."""
         ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
@@ -175,7 +175,7 @@ class OpenVinoRunner:
         return logits[: sum(chunk.rows for chunk in chunks)]
 
     def release(self, sequence: Request) -> None:
-        self._read_before.pop(sequence, None)
+        self._known_prompts.pop(sequence, None)
         table = self._tables.pop(sequence, None)
         if table is not None:
             self._pool.name(table, sequence.tokens[: sequence.computed])
@@ -194,10 +194,10 @@ class OpenVinoRunner:
 
 
 class _Inputs:
-    """The graph's integers, set by name.
+    """The graph's integer inputs, set by name.
 
-    From token to token few change their number, so each stays where it is until it does: to hand OpenVINO
-    eight new arrays at every step takes one hundredth of a small model's.
+    From step to step few change their shape, so each tensor is reused until it does: passing eight new arrays
+    at every step takes a hundredth of a small model's step.
     """
 
     def __init__(self, request: ov.InferRequest) -> None:
@@ -217,13 +217,13 @@ class _Inputs:
 def _settings(folder: Path, config: DecoderConfig) -> dict[str, str]:
     """What the CPU plugin is told.
 
-    With int8 weights it multiplies in int8, a token's activations quantized in groups as they come: a third
-    faster at writing than unpacking the weights to bfloat16 at every step, which is what it does where it
-    finds AMX and is left to itself, and no slower at reading if the groups are large.
+    With int8 weights the matmuls are in int8, with a token's activations quantized in groups: decode is a
+    third faster than with weights unpacked to bfloat16 at every step, its default where there is AMX, and
+    prefill no slower if the groups are large.
     """
-    # Each token's keys are rounded on their own, or a block's beginning would differ with how it goes on.
+    # Each token's keys are quantized alone, or a block's beginning would depend on the tokens after it.
     settings = {"PERFORMANCE_HINT": "LATENCY", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
-    # It makes kernels for every number of tokens that a step has, and would keep half a gigabyte of them.
+    # It makes kernels for each number of tokens in a step, and would keep half a gigabyte of them.
     settings["CPU_RUNTIME_CACHE_CAPACITY"] = "1000"
     compiled = read_compiled(folder)
     group = _activation_group(config)
@@ -240,7 +240,7 @@ def _activation_group(config: DecoderConfig) -> int:
 
 
 def _paged(file: Path, config: DecoderConfig) -> ov.Model:
-    """The graph with paged attention, whose output layer sees only the rows whose logits are wanted."""
+    """The graph with paged attention, whose output layer computes only the rows that need logits."""
     try:
         model = ov.Core().read_model(file)
     except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Keys and values of several sequences of different lengths, one row each, for batched decoding.
 
-Rows are packed from 0 and start at position 0, so every row's numbers are the same whatever else is in the
-batch; room grows as needed, in tokens and in rows. Letters in shapes: B rows, K key/value heads, S tokens,
+Rows in use come first and start at position 0, so a row's numbers do not depend on the rest of the batch. The
+cache grows as needed, in tokens and in rows. Letters in shapes: B rows, K key/value heads, S tokens,
 D head size.
 """
 
@@ -15,16 +15,16 @@ from platen.models.arch.config import DecoderConfig
 
 
 class BatchCache:
-    """A `Cache` whose rows each hold their own number of tokens; it takes equally many a row.
+    """A `Cache` whose rows hold different numbers of tokens; a step adds equally many to each.
 
     All lie in one tensor, (2, layers, B, K, S, D): keys, then values.
     """
 
     TOKEN_BLOCK = 64
     ADOPTED_BYTES = 64 * 2**20
-    """A prompt's cache of more than this is not copied when it is alone: that would double its memory."""
+    """A larger cache of a prompt becomes the batch's own when it is alone: a copy would double its memory."""
     KEPT_BYTES = 256 * 2**20
-    """Memory that an empty cache keeps: to get it anew takes as long as to read half a prompt."""
+    """Memory that an empty cache keeps: allocating it again takes as long as half a prefill."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class BatchCache:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        """It grows ahead of what is needed while that is at most `cells` tokens over all rows."""
+        """It grows ahead of what is needed, up to `cells` tokens over all rows."""
         self._cells = cells
         self._layers = config.num_hidden_layers
         self._heads = config.num_key_value_heads
@@ -56,11 +56,11 @@ class BatchCache:
 
     @property
     def size_bytes(self) -> int:
-        """Memory held, used or not."""
+        """Memory allocated, used or not."""
         return self._data.nbytes
 
     def add(self, sequence: KVCache) -> None:
-        """Take a one-row cache, a read prompt, as a new last row: as it is where there is no other."""
+        """Add a prefilled prompt's cache, of one row, as the last row."""
         row, length = len(self.lengths), sequence.length
         if row == 0 and sequence.data.nbytes > max(self.size_bytes, self.ADOPTED_BYTES):
             self._hold(sequence.data)
@@ -70,7 +70,7 @@ class BatchCache:
         self.lengths.append(length)
 
     def replace(self, row: int, sequence: KVCache) -> None:
-        """Put a one-row cache of as many tokens in the place of what a row holds."""
+        """Replace a row by a one-row cache of as many tokens."""
         self._data[:, :, row, :, : sequence.length] = sequence.data[:, :, 0, :, : sequence.length]
 
     def row(self, row: int) -> Tensor:
@@ -78,7 +78,7 @@ class BatchCache:
         return self._data[:, :, row, :, : self.lengths[row]]
 
     def remove(self, row: int) -> None:
-        """Drop a row; the last row moves into its place. An empty cache gives much memory back."""
+        """Drop a row; the last row moves to its index. An empty cache frees most of its memory."""
         last = len(self.lengths) - 1
         if row != last:
             length = self.lengths[row] = self.lengths[last]
@@ -90,15 +90,15 @@ class BatchCache:
     def begin_step(self, new: int = 1) -> tuple[Tensor, Tensor]:
         """Make room for `new` more tokens (T) in every row, which `rewind` may take back.
 
-        Returns the new tokens' positions (B, T) and which of the old and new tokens each looks at (B, T, S).
-        A row may be filled up past the context window: positions there are the window's last.
+        Returns the new tokens' positions (B, T) and which old and new tokens each attends to (B, T, S).
+        Padding may pass the end of the context window: its positions are the window's last.
         """
         self._make_room(len(self.lengths), self.length + new)
         rows, tokens = len(self.lengths), self._room[1]
         self._starts = torch.tensor(self.lengths, device=self._device)
         lengths = self._starts[:, None]
         positions = lengths + torch.arange(new, device=self._device)
-        # Where each row's head begins, counted in tokens of D numbers, and how far on the new tokens lie.
+        # Where each row's head begins, counted in tokens of D numbers, plus the new tokens' positions.
         heads = torch.arange(rows * self._heads, device=self._device).view(rows, -1, 1) * tokens
         self._at = (heads + positions[:, None]).flatten()
         self._span = self.length + new
@@ -106,7 +106,7 @@ class BatchCache:
         return positions.clamp(max=self._window - 1), mask
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write each row's new (B, K, T, D) at its own positions; return views of all, (B, K, S, D)."""
+        """Store each row's new (B, K, T, D) at its own positions; return views of all, (B, K, S, D)."""
         held_keys, held_values = self._keys[layer], self._values[layer]
         size = self._head_dim
         held_keys.view(-1, size).index_copy_(0, self._at, keys.reshape(-1, size))
@@ -131,7 +131,7 @@ class BatchCache:
         self.lengths = [length + tokens for length in self.lengths]
 
     def rewind(self, lengths: list[int]) -> None:
-        """Take back all tokens of each row but the first so many; the next step writes over them."""
+        """Truncate each row to so many tokens; the next step overwrites the others."""
         self.lengths = lengths
 
     def _make_room(self, rows: int, tokens: int) -> None:
@@ -155,7 +155,7 @@ class BatchCache:
         self._grow(0, 0)
 
     def _grow(self, rows: int, tokens: int) -> None:
-        """Make room for so many rows of so many tokens; what is held is kept."""
+        """Make room for so many rows of so many tokens, and copy what is held."""
         shape = (2, self._layers, rows, self._heads, tokens, self._head_dim)
         # Zeros, not empty: what is masked must still be a number, or it would poison the softmax.
         data = torch.zeros(shape, dtype=self._dtype, device=self._device)

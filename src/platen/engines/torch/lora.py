@@ -1,10 +1,10 @@
 """LoRA adapters over one set of base weights: rows of different adapters, and of none, share a step.
 
 Adapters stay unmerged. Those whose ranks add up to a few dozen share a bin, whose matrices lie side by side:
-one product reads all rows for all of a bin's adapters, a mask keeps of each row its own adapter's part, and a
-second product adds it (after Punica, Chen et al. 2023, and S-LoRA, Sheng et al. 2023, whose gathering kernels
-take more time on a CPU than the few numbers that are computed in vain here). A row's numbers don't depend on
-the others'. Letters in shapes: B rows, T tokens, I inputs, O outputs, r ranks of a bin together.
+one matmul computes all rows for all of a bin's adapters, a mask keeps each row's own adapter, and a second
+matmul adds the result (after Punica, Chen et al. 2023, and S-LoRA, Sheng et al. 2023, whose gathering kernels
+take longer on a CPU than the few numbers that are masked here). A row's numbers don't depend on the others'.
+Letters in shapes: B rows, T tokens, I inputs, O outputs, r ranks of a bin together.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from platen.models.arch.decoder import Decoder
 from platen.models.arch.parameters import projection_shapes
 
 BIN_RANK = 64
-"""Ranks that share a bin. Each costs every row a little, each further bin costs a step two products more."""
+"""Ranks that share a bin. Each costs every row a little; each further bin costs a step two more matmuls."""
 
 
 class AdapterSet:
-    """The adapters that a model can apply, and which of them the next forward pass does."""
+    """The adapters that a model can apply, and which of them the next forward pass applies."""
 
     def __init__(self, model: Decoder) -> None:
         self._model = model
@@ -47,7 +47,7 @@ class AdapterSet:
 
     @torch.inference_mode()
     def keep(self, adapters: Sequence[Adapter]) -> None:
-        """Be able to apply these and no others."""
+        """Keep these ready and drop all others."""
         bins = []
         for bin in self._bins:
             stay = [adapter for adapter in bin.adapters if adapter in adapters]
@@ -71,7 +71,7 @@ class AdapterSet:
         return sum(adapter.size_bytes for bin in self._bins for adapter in bin.adapters)
 
     @contextmanager
-    def writing(self, rows: Sequence[Adapter | None]) -> Iterator[None]:
+    def decoding(self, rows: Sequence[Adapter | None]) -> Iterator[None]:
         """Within, row i of a forward pass has the adapter `rows[i]`."""
         if any(rows):
             self._many = [(bin, bin.mask(rows)) for bin in self._bins if bin.has_any(rows)]
@@ -81,8 +81,8 @@ class AdapterSet:
             self._many = []
 
     @contextmanager
-    def reading(self, adapter: Adapter | None) -> Iterator[None]:
-        """Within, all tokens have the adapter: many rows, for which plain matrices are as fast."""
+    def prefilling(self, adapter: Adapter | None) -> Iterator[None]:
+        """Within, all tokens have the adapter: many rows, for which unpacked matrices are as fast."""
         self._one = adapter
         try:
             yield
@@ -90,7 +90,7 @@ class AdapterSet:
             self._one = None
 
     def _watch(self, watch: bool) -> None:
-        """Have the projections add their adapters' parts; without adapters nothing is added to a step."""
+        """Hook the projections, or remove the hooks: without adapters a step costs nothing more."""
         if watch == bool(self._hooks):
             return
         for hook in self._hooks:

@@ -1,8 +1,8 @@
-"""Runs a decoder in PyTorch: rows of a contiguous cache for those who write, blocks for reuse.
+"""Runs a decoder in PyTorch: contiguous cache rows for decoding, blocks for prefix reuse.
 
-Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the
-attention itself. What prompts computed is copied into blocks, out of which later prompts that begin alike
-are filled. Letters in shapes as in `platen.models.arch.decoder`.
+Attention over contiguous rows needs no gathering, which on CPUs costs as much memory traffic as the attention
+itself. Keys and values of prompts are copied into blocks, from which later prompts that begin alike are
+filled. Letters in shapes as in `platen.models.arch.decoder`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ REUSE_BYTES = 256 * 2**20
 MIN_TOKENS = 256
 """Of the shortest sequence that the cache must have room for."""
 
-READ_STEP = 16
-"""Prompts are read in multiples of so many tokens. For each number of rows that it meets oneDNN makes kernels
-of its own, half a megabyte and half a millisecond for every shape of weights. Prompts of ever new lengths
-would fill hundreds of megabytes with them, and what it drops again would leave the memory in pieces."""
+PREFILL_MULTIPLE = 16
+"""Prefill chunks are padded to multiples of this. For each new number of rows oneDNN makes kernels, half a
+megabyte and half a millisecond for every shape of weights: prompts of many lengths would fill hundreds of
+megabytes with them, and fragment memory when they are dropped."""
 
 SHORT = 64
-"""Tokens up to which layers in 16 bits, which are not oneDNN's, are given no more than they are asked for."""
+"""Tokens up to which 16-bit layers, which are not oneDNN's, get no padding."""
 
 
 RECOMPUTE_STEP = 512
-"""Tokens computed at once where keys are computed anew."""
+"""Tokens of a step where keys are recomputed."""
 
 
 class BlockStore:
@@ -54,19 +54,19 @@ class BlockStore:
     ) -> None:
         heads, size, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
         block_bytes = 2 * layers * heads * size * self.BLOCK_TOKENS * dtype.itemsize
-        # Memory beyond what is written is only reserved, so a generous store costs a small model nothing.
+        # Pages that are never written take no memory, so a large store costs a small model nothing.
         self.pool = BlockPool(max_bytes // block_bytes, self.BLOCK_TOKENS)
         shape = (self.pool.size, 2, layers, heads, self.BLOCK_TOKENS, size)
         self._data = torch.empty(shape, dtype=dtype, device=device)
 
-    def read(self, blocks: list[int], cache: KVCache) -> None:
+    def load(self, blocks: list[int], cache: KVCache) -> None:
         """Fill the beginning of a one-row cache."""
         for block, slot in zip(blocks, self._slots(0), strict=False):
             cache.data[:, :, 0, :, slot] = self._data[block]
         cache.length = len(blocks) * self.BLOCK_TOKENS
 
-    def write(self, tokens: Sequence[int], data: Tensor, root: Key) -> None:
-        """Keep the full blocks of a text whose keys and values are `data`, (2, layers, K, S, D)."""
+    def save(self, tokens: Sequence[int], data: Tensor, root: Key) -> None:
+        """Keep the full blocks of a sequence whose keys and values are `data`, (2, layers, K, S, D)."""
         known = self.pool.match(tokens, root)
         self.pool.hold(known)  # or making room for the end could drop the beginning
         fresh = self.pool.take(len(tokens) // self.BLOCK_TOKENS - len(known))
@@ -77,20 +77,19 @@ class BlockStore:
         self.pool.release([*known, *(fresh or [])])
 
     def _slots(self, block: int) -> Iterator[slice]:
-        """Where in a text the blocks from one on lie."""
+        """The tokens of each block of a sequence, from one on."""
         return (slice(i * self.BLOCK_TOKENS, (i + 1) * self.BLOCK_TOKENS) for i in itertools.count(block))
 
 
 class TorchRunner:
-    """A model, the caches of the prompts being read, the rows being written, and the block store."""
+    """A model, the caches of prompts in prefill, the batch cache of decoding rows, and the block store."""
 
     name = "torch"
 
     def __init__(self, model: Decoder, *, max_rows: int, cache_bytes: int) -> None:
         """`cache_bytes` bounds keys and values of what runs and, a quarter of it at most, of past prompts.
 
-        Rows have room for as many tokens as the longest. Raises BundleError when there is none for a short
-        sequence.
+        All rows have the capacity of the longest. Raises BundleError when a short sequence does not fit.
         """
         self._model = model.eval()
         self._device, self._dtype = model.model.embed_tokens.weight.device, model.dtype
@@ -98,7 +97,7 @@ class TorchRunner:
         self.vocab_size = model.config.vocab_size
         self.adapters = AdapterSet(self._model)
         half = any(isinstance(module, Float16Linear | BFloat16Linear) for module in model.modules())
-        self._short = SHORT if half else READ_STEP
+        self._short = SHORT if half else PREFILL_MULTIPLE
         config = model.config
         self.kv_bytes = cache_bytes
         heads = config.num_hidden_layers * config.num_key_value_heads
@@ -124,7 +123,7 @@ class TorchRunner:
         self._store = BlockStore(config, self._reuse_bytes, self._dtype, self._device)
         self._reused = 0
         self._shorter: set[Request] = set()
-        """LongRoPE: sequences whose keys are rotated by the factors for short ones."""
+        """LongRoPE: sequences whose keys are rotated with the short factors."""
 
     @property
     def longest(self) -> int:
@@ -135,7 +134,7 @@ class TorchRunner:
         return self._has_room(tokens, others)
 
     def _has_room(self, tokens: int, others: Sequence[Request]) -> bool:
-        """Whether the cache can grow to rows of so many tokens; a prompt is copied into it beside others."""
+        """Whether the cache can grow to rows of so many tokens, with a prompt's own cache beside it."""
         longest = max(tokens, *(other.reserved for other in others), 0)
         return longest * (len(others) + 2 if others else 1) <= self._cells
 
@@ -144,15 +143,16 @@ class TorchRunner:
         if not self._has_room(sequence.reserved, [*self._rows, *self._prompts]):
             return None
         room = min(
-            _rounded(max(sequence.prompt_length + READ_STEP - 1, sequence.reserved)), self.context_window
+            _rounded(max(sequence.prompt_length + PREFILL_MULTIPLE - 1, sequence.reserved)),
+            self.context_window,
         )
         cache = self._cache(room, sequence.prompt_length)
         self._prompts[sequence] = cache
         if self._original is not None and sequence.prompt_length <= self._original:
             self._shorter.add(sequence)
         if reuse and (blocks := self._store.pool.match(sequence.tokens[:-1], self._root(sequence))):
-            self._store.read(blocks, cache)
-            self._store.pool.hold(blocks)  # used just now: last to go
+            self._store.load(blocks, cache)
+            self._store.pool.hold(blocks)  # used just now: evicted last
             self._store.pool.release(blocks)
             self._reused += cache.length
         return cache.length
@@ -164,24 +164,24 @@ class TorchRunner:
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Floats:
         found: list[Tensor] = []
-        if writing := {chunk.sequence: chunk for chunk in chunks if chunk.writes}:
-            found.append(self._write(writing))
-        found += [self._read(chunk) for chunk in chunks if not chunk.writes]
+        if decoding := {chunk.sequence: chunk for chunk in chunks if chunk.decodes}:
+            found.append(self._decode(decoding))
+        found += [self._prefill(chunk) for chunk in chunks if not chunk.decodes]
         logits = found[0] if len(found) == 1 else torch.cat(found)
         return logits.float().cpu().numpy()
 
-    def _write(self, chunks: Mapping[Request, Chunk]) -> Tensor:
-        """The newest token and the draft of every row: (N, V) in the order of `parts`."""
+    def _decode(self, chunks: Mapping[Request, Chunk]) -> Tensor:
+        """The newest token and the draft tokens of every row: logits (N, V) in the chunks' order."""
         new = 1 + max(len(chunk.draft) for chunk in chunks.values())
-        # Shorter drafts are filled up behind their ends, where nothing that counts looks.
-        texts = [[s.tokens[-1], *chunks[s].draft] for s in self._rows]
-        ids = torch.tensor([text + [0] * (new - len(text)) for text in texts], device=self._device)
+        # Shorter drafts are padded at the end, to which nothing attends.
+        newest = [[s.tokens[-1], *chunks[s].draft] for s in self._rows]
+        ids = torch.tensor([row + [0] * (new - len(row)) for row in newest], device=self._device)
         self._batch.rewind([sequence.computed for sequence in self._rows])
         for row, sequence in enumerate(self._rows):
             if sequence in self._shorter and sequence.computed >= (self._original or 0):
-                self._rotate_anew(row, sequence)
+                self._recompute_keys(row, sequence)
         positions, mask = self._batch.begin_step(new)
-        with self.adapters.writing([sequence.adapter for sequence in self._rows]):
+        with self.adapters.decoding([sequence.adapter for sequence in self._rows]):
             hidden = self._model.hidden_states(
                 ids, position_ids=positions, attention_mask=mask, kv_cache=self._batch
             )
@@ -189,26 +189,26 @@ class TorchRunner:
         wanted = [slot[chunk.sequence] + index for chunk in chunks.values() for index in range(chunk.rows)]
         return self._model.logits(hidden.flatten(0, 1)[torch.tensor(wanted, device=self._device)])
 
-    def _rotate_anew(self, row: int, sequence: Request) -> None:
-        """The sequence has outgrown LongRoPE's factors for short ones: compute its keys with the others."""
+    def _recompute_keys(self, row: int, sequence: Request) -> None:
+        """Recompute the keys of a sequence that has outgrown LongRoPE's short factors."""
         tokens = sequence.tokens[: sequence.computed]
         cache = self._cache(len(tokens), len(tokens) + 1)
-        with self.adapters.reading(sequence.adapter):
+        with self.adapters.prefilling(sequence.adapter):
             for start in range(0, len(tokens), RECOMPUTE_STEP):
                 ids = torch.tensor([tokens[start : start + RECOMPUTE_STEP]], device=self._device)
                 self._model.hidden_states(ids, kv_cache=cache)
         self._batch.replace(row, cache)
         self._shorter.discard(sequence)
 
-    def _read(self, chunk: Chunk) -> Tensor:
-        """A piece of a prompt; its logits (N, V). After the last piece the sequence has a row."""
+    def _prefill(self, chunk: Chunk) -> Tensor:
+        """One chunk of a prompt; its logits (N, V). After the last chunk the sequence gets a batch row."""
         sequence, cache = chunk.sequence, self._prompts[chunk.sequence]
         tokens = sequence.tokens[chunk.start : chunk.stop]
-        # Filled up behind its end, where nothing that counts looks; the next piece writes over that.
+        # Padded at the end, to which nothing attends; the next chunk overwrites it.
         filled = len(tokens) if len(tokens) <= self._short else _rounded(len(tokens))
         filled = min(filled, cache.capacity - chunk.start)
         ids = torch.tensor([tokens + [0] * (filled - len(tokens))], device=self._device)
-        with self.adapters.reading(sequence.adapter):
+        with self.adapters.prefilling(sequence.adapter):
             hidden = self._model.hidden_states(ids, kv_cache=cache)
         cache.length = chunk.stop
         wanted = {"all": slice(len(tokens)), "last": slice(len(tokens) - 1, len(tokens)), "none": slice(0)}
@@ -217,7 +217,7 @@ class TorchRunner:
             del self._prompts[sequence]
             self._batch.add(cache)
             self._rows.append(sequence)
-            self._store.write(sequence.tokens, cache.data[:, :, 0], self._root(sequence))
+            self._store.save(sequence.tokens, cache.data[:, :, 0], self._root(sequence))
         return logits
 
     @torch.inference_mode()
@@ -229,14 +229,14 @@ class TorchRunner:
         row = self._rows.index(sequence)
         computed = sequence.tokens[: sequence.computed]
         if len(computed) // BlockStore.BLOCK_TOKENS > sequence.prompt_length // BlockStore.BLOCK_TOKENS:
-            self._store.write(computed, self._batch.row(row), self._root(sequence))
+            self._store.save(computed, self._batch.row(row), self._root(sequence))
         self._batch.remove(row)
         self._rows[row] = self._rows[-1]
         self._rows.pop()
         self._shorter.discard(sequence)
 
     def _root(self, sequence: Request) -> Key:
-        """What tells a sequence's blocks from those of the same tokens whose keys are others."""
+        """Keeps apart blocks whose tokens are the same but whose keys are not."""
         root = ROOT if sequence.adapter is None else sequence.adapter.fingerprint.encode()
         is_long = self._original is not None and sequence not in self._shorter
         return root + b"long" if is_long else root
@@ -259,5 +259,5 @@ class TorchRunner:
 
 
 def _rounded(tokens: int) -> int:
-    """Up to a multiple of READ_STEP."""
-    return -(-tokens // READ_STEP) * READ_STEP
+    """Up to a multiple of PREFILL_MULTIPLE."""
+    return -(-tokens // PREFILL_MULTIPLE) * PREFILL_MULTIPLE

@@ -62,7 +62,7 @@ def kernels() -> Kernels:
 
 
 def close(got: Tensor, expected: Tensor, scoring: Scoring | None = None) -> None:
-    """Within float32's rounding: of scores, which grow with the scale, an error goes into the weights' exponents."""
+    """Within float32's rounding, which the softmax multiplies by the scores' size."""
     atol = 5e-6 if scoring is None else 1e-4 * max(scoring.scale, 0.05)
     torch.testing.assert_close(got, expected, atol=atol, rtol=5e-6)
 
@@ -92,7 +92,7 @@ def test_products_are_pytorchs(kernels: Kernels, rows: int, outputs: int, inputs
     weight, x = torch.randn(outputs, inputs).bfloat16().float(), torch.randn(rows, inputs)
     beside = torch.randn(rows, outputs) if added else None
     expected = (x.double() @ weight.double().T).float() + (0 if beside is None else beside)
-    got = kernels.product(x, pack_weight(weight), outputs, beside)
+    got = kernels.matmul(x, pack_weight(weight), outputs, beside)
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
 
 

@@ -31,7 +31,7 @@ def test_a_packed_model_gives_the_same_logits(tiny_llama: Decoder, published: bo
 needs_float16 = pytest.mark.skipif(not Float16Linear.usable, reason="no FBGEMM for AVX-512")
 
 
-def brain_linear(weight: torch.Tensor) -> BFloat16Linear:
+def bfloat16_linear(weight: torch.Tensor) -> BFloat16Linear:
     kernels = load_kernels()
     if kernels is None:
         pytest.skip("no C++ compiler")
@@ -39,7 +39,7 @@ def brain_linear(weight: torch.Tensor) -> BFloat16Linear:
 
 
 @pytest.mark.parametrize(
-    "kind", [PackedLinear, pytest.param(Float16Linear, marks=needs_float16), brain_linear]
+    "kind", [PackedLinear, pytest.param(Float16Linear, marks=needs_float16), bfloat16_linear]
 )
 @pytest.mark.parametrize(("outputs", "inputs"), [(1536, 576), (576, 1536), (16, 2048), (64, 32), (4096, 192)])
 def test_a_row_is_the_same_in_any_company(

@@ -1,4 +1,4 @@
-// What a decoder layer computes, in float32: products with bfloat16's weights, norms, rotations, attention.
+// What a decoder layer computes, in float32: matmuls with bfloat16's weights, norms, rotations, attention.
 //
 // A token's numbers do not depend on what else is computed beside it: every sum runs over the same lanes in
 // the same order. Letters in shapes as in decoder.py; all pointers are to contiguous memory but where a stride
@@ -138,9 +138,9 @@ struct Scoring {
     int64_t first(int64_t limit) const { return limit > window ? limit - window : 0; }
 };
 
-// `rows` queries (rows, D) look at the keys and values (S, D) of their head: the first limits[r] of them.
+// `rows` queries (rows, D) attend to the keys and values (S, D) of their head: the first limits[r] of them.
 template <int D>
-void look(const float* queries, const float* keys, const float* values, const int64_t* limits, int64_t rows,
+void attend_rows(const float* queries, const float* keys, const float* values, const int64_t* limits, int64_t rows,
           float* const* out, std::vector<float>& scratch, const Scoring& scoring) {
     constexpr int PARTS = D / LANES;
     int64_t span = 0, begin = limits[0];
@@ -240,12 +240,12 @@ inline void multiply(const float* a, int64_t a_stride, const Matrix& b, int64_t 
     }
 }
 
-constexpr int64_t KEYS = 4 * LANES;  // that are turned together
+constexpr int64_t KEYS = 4 * LANES;  // that are transposed together
 
-// R queries (R, D) one after the other in the text look at the first limit, limit + 1, ... keys. `turned` has
+// R queries (R, D) one after the other attend to the first limit, limit + 1, ... keys. `turned` has
 // the keys in blocks (D, KEYS); `scores` has room for R rows of all keys in whole blocks.
 template <int D, int R>
-void read(const float* queries, const float* turned, const float* values, int64_t limit, float* out,
+void attend_block(const float* queries, const float* turned, const float* values, int64_t limit, float* out,
           int64_t out_stride, float* scores, const Scoring& scoring) {
     constexpr int P = KEYS / LANES, PARTS = D / LANES % 4 == 0 ? 4 : D / LANES % 3 == 0 ? 3 : D / LANES;
     const int64_t span = limit + R - 1, begin = scoring.first(limit) / KEYS * KEYS;
@@ -276,12 +276,12 @@ void read(const float* queries, const float* turned, const float* values, int64_
     }
 }
 
-// All of a row's queries (H, T, D), token t of which looks at the first start + t + 1 of the keys.
+// All of a row's queries (H, T, D), token t of which attends to the first start + t + 1 of the keys.
 template <int D>
-void read_row(const float* queries, const float* keys, const float* values, int64_t head_stride,
+void attend_sequence(const float* queries, const float* keys, const float* values, int64_t head_stride,
               int64_t start, float* out, int64_t T, int64_t H, int64_t K, const Scoring& scoring) {
     constexpr int R = LANES > 8 ? 4 : SUMS / 4;
-    const int64_t before = scoring.first(start + 1) / KEYS;  // blocks that no query looks at
+    const int64_t before = scoring.first(start + 1) / KEYS;  // blocks that no query attends to
     const int64_t blocks = (start + T + KEYS - 1) / KEYS - before, pieces = (T + R - 1) / R;
     std::vector<float> turned(K * blocks * D * KEYS);
 #pragma omp parallel
@@ -295,14 +295,14 @@ void read_row(const float* queries, const float* keys, const float* values, int6
             for (int64_t s = 0; s < count; ++s)
                 for (int64_t d = 0; d < D; ++d) turned[(block * D + d) * KEYS + s] = from[s * D + d];
         }
-        // The last look at most.
+        // The last attend to the most keys.
 #pragma omp for schedule(dynamic, 4)
         for (int64_t task = H * pieces - 1; task >= 0; --task) {
             const int64_t h = task % H, k = h / (H / K), t = task / H * R;
             const float* q = queries + (h * T + t) * D;
             const float* turned_keys = turned.data() + (k * blocks - before) * D * KEYS;
             for (int64_t r = t; r < T && r < t + R; r += T - t < R ? 1 : R) {
-                auto work = T - t < R ? read<D, 1> : read<D, R>;  // the text's last few one by one
+                auto work = T - t < R ? attend_block<D, 1> : attend_block<D, R>;  // the prompt's last few one by one
                 work(q + (r - t) * D, turned_keys, values + k * head_stride, start + r + 1,
                      out + (r * H + h) * D, H * D, scores.data(), scoring);
             }
@@ -352,7 +352,7 @@ extern "C" {
 
 // x (rows, I) times the transpose of a weight (O, I) in bfloat16, plus `added` (rows, O) unless that is null.
 // The weight is (O / 32 rounded up, I, 16) words, see Halves.
-void product(const float* x, const uint32_t* weight, const float* added, float* out, int64_t rows, int64_t I,
+void matmul(const float* x, const uint32_t* weight, const float* added, float* out, int64_t rows, int64_t I,
              int64_t O) {
     const int64_t panels = (O + PANEL - 1) / PANEL;
     if (rows <= 16) {
@@ -448,7 +448,7 @@ void rotate_and_keep(const float* qkv, const float* query_gain, const float* key
     }
 }
 
-// Of each row's queries (B, H, T, D) token t looks at its row's first starts[b] + t + 1 keys; out (B, T, H * D).
+// Of each row's queries (B, H, T, D) token t attends to its row's first starts[b] + t + 1 keys; out (B, T, H * D).
 // D is one of kernels.py's HEAD_SIZES.
 void attend(const float* queries, const float* keys, const float* values, int64_t row_stride,
             int64_t head_stride, const int64_t* starts, float* out, int64_t B, int64_t T, int64_t H,
@@ -472,12 +472,12 @@ void attend(const float* queries, const float* keys, const float* values, int64_
             }
             const float* q = queries + ((b * H + k * heads) * T + first) * D;
             const int64_t place = b * row_stride + k * head_stride;
-            auto work = D == 16   ? look<16>
-                        : D == 32 ? look<32>
-                        : D == 64 ? look<64>
-                        : D == 96 ? look<96>
-                        : D == 128 ? look<128>
-                                   : look<256>;
+            auto work = D == 16   ? attend_rows<16>
+                        : D == 32 ? attend_rows<32>
+                        : D == 64 ? attend_rows<64>
+                        : D == 96 ? attend_rows<96>
+                        : D == 128 ? attend_rows<128>
+                                   : attend_rows<256>;
             work(q, keys + place, values + place, limits.data(), together, to.data(), scratch, scoring);
         }
     }
@@ -487,12 +487,12 @@ void attend(const float* queries, const float* keys, const float* values, int64_
 void attend_prompt(const float* queries, const float* keys, const float* values, int64_t head_stride,
                    int64_t start, float* out, int64_t T, int64_t H, int64_t K, int64_t D, float scale, float cap,
                    int64_t window) {
-    auto work = D == 16   ? read_row<16>
-                : D == 32 ? read_row<32>
-                : D == 64 ? read_row<64>
-                : D == 96 ? read_row<96>
-                : D == 128 ? read_row<128>
-                           : read_row<256>;
+    auto work = D == 16   ? attend_sequence<16>
+                : D == 32 ? attend_sequence<32>
+                : D == 64 ? attend_sequence<64>
+                : D == 96 ? attend_sequence<96>
+                : D == 128 ? attend_sequence<128>
+                           : attend_sequence<256>;
     work(queries, keys, values, head_stride, start, out, T, H, K, Scoring{scale, cap, window});
 }
 

@@ -1,9 +1,9 @@
 """Calls `kernels.cpp`: what a decoder layer computes on a CPU where PyTorch is slower.
 
 PyTorch does each norm, rotation and gate as several operations, which for the few rows of a decoding batch
-cost more to start than to compute, and attends with kernels made for training. In C++ a step of eight texts
-takes two fifths less time, and reading a prompt a tenth. Without a compiler PyTorch's operations do.
-Letters in shapes as in `platen.models.arch.decoder`.
+cost more to start than to compute, and attends with kernels made for training. In C++ a decode step of eight
+sequences takes two fifths less time, and prefill a tenth less. Without a compiler PyTorch's operations are
+used. Letters in shapes as in `platen.models.arch.decoder`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ARGUMENTS = {
         *(*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 6),
     ),
     "attend": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, _POINTER, *[_SIZE] * 5, _FLOAT, _FLOAT, _SIZE),
-    "product": (*[_POINTER] * 4, *[_SIZE] * 3),
+    "matmul": (*[_POINTER] * 4, *[_SIZE] * 3),
     "attend_prompt": (*[_POINTER] * 3, _SIZE, _SIZE, _POINTER, *[_SIZE] * 4, _FLOAT, _FLOAT, _SIZE),
 }
 
@@ -58,12 +58,12 @@ class Kernels:
             function.argtypes, function.restype = arguments, None
         self._library = library
 
-    def product(self, x: Tensor, packed: Tensor, outputs: int, added: Tensor | None = None) -> Tensor:
+    def matmul(self, x: Tensor, packed: Tensor, outputs: int, added: Tensor | None = None) -> Tensor:
         """x (…, I) times the transpose of a weight from `pack_weight`, (…, O); plus `added` if given."""
         out = x.new_empty((*x.shape[:-1], outputs))
         size = x.shape[-1]
         beside = None if added is None else added.data_ptr()
-        self._library.product(
+        self._library.matmul(
             x.data_ptr(), packed.data_ptr(), beside, out.data_ptr(), x.numel() // size, size, outputs
         )
         return out
@@ -114,7 +114,7 @@ class Kernels:
             sin.data_ptr(),
             tokens * rotary_dim if cos.dim() == 4 else 0,
             queries.data_ptr(),
-            *_place(keys, values, starts),
+            *_addresses(keys, values, starts),
             rows,
             tokens,
             heads,
@@ -127,7 +127,7 @@ class Kernels:
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, scoring: Scoring
     ) -> Tensor:
-        """Attention of few new tokens, (B, T, H * D): in row b, token t looks at starts[b] + t + 1 keys.
+        """Attention of few new tokens, (B, T, H * D): in row b, token t attends to starts[b] + t + 1 keys.
 
         queries (B, H, T, D), keys and values (B, K, capacity, D) as `rotate_and_keep` leaves them.
         """
@@ -135,7 +135,7 @@ class Kernels:
         out = queries.new_empty((rows, tokens, heads * size))
         self._library.attend(
             queries.data_ptr(),
-            *_place(keys, values, starts),
+            *_addresses(keys, values, starts),
             out.data_ptr(),
             rows,
             tokens,
@@ -173,13 +173,13 @@ def _scoring(scoring: Scoring) -> tuple[float, float, int]:
     return scoring.scale, scoring.softcap, scoring.window
 
 
-def _place(keys: Tensor, values: Tensor, starts: Tensor) -> tuple[int, ...]:
-    """Where a cache's rows and their new tokens lie, as the functions take it."""
+def _addresses(keys: Tensor, values: Tensor, starts: Tensor) -> tuple[int, ...]:
+    """A cache's pointers, strides and row lengths, as the functions take them."""
     return keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), starts.data_ptr()
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight (O, I) of bfloat16's values for `Kernels.product`: words (O / 32 rounded up, I, 16)."""
+    """A weight (O, I) of bfloat16's values for `Kernels.matmul`: words (O / 32 rounded up, I, 16)."""
     outputs, inputs = weight.shape
     halves = weight.bfloat16()
     if missing := -outputs % (2 * _LANES):

@@ -1,10 +1,10 @@
-"""The network in a form that only runs, on CPUs: few and large products, weights as the kernels read them.
+"""Layers for inference on CPUs: few and large matmuls, with weights in the layout of the kernels.
 
 PyTorch reorders a plain weight at every call, which for the few rows of a decoding batch takes longer than
-the product itself. And every product is a barrier for the threads: queries, keys and values come out of one,
-the two halves of the gated layer out of another. For a few rows, reading the weights is all the work: those
-that 16 bits can hold, as published models' do, are kept in 16 while the sums are float32.
-Letters in shapes as in `platen.models.arch.decoder`; I inputs, O outputs.
+the matmul. And every matmul is a barrier for the threads: queries, keys and values come out of one, gate and
+up out of another. Decoding is bound by the memory traffic of the weights: those that 16 bits can hold, as
+published models' do, are stored in 16 while the sums are float32. Letters in shapes as in
+`platen.models.arch.decoder`; I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from platen.models.arch.layers import ACTIVATIONS, FeedForward, MixtureOfExperts
 from platen.models.arch.rope import rotate
 
 _ROWS = 8
-"""Rows that the layout is made for. With this one a row's result does not depend on how many there are..."""
+"""Rows that the layout is made for. With 8 a row's result does not depend on how many there are..."""
 _LONG_ROW = 1024
 """...but for a single row of more inputs than this, which oneDNN sums up in another order."""
 _MANY = 16
-"""Tokens of a prompt from which on it pays to turn all keys for them."""
+"""Tokens of a prompt from which on it pays to transpose all keys."""
 
 
 class PackedLinear(nn.Module):
@@ -43,22 +43,22 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         if self._long and x.numel() == x.shape[-1]:
-            twice = self._product(torch.cat((x, x)), None if added is None else torch.cat((added, added)))
+            twice = self._matmul(torch.cat((x, x)), None if added is None else torch.cat((added, added)))
             return twice[:1].view(*x.shape[:-1], -1)
-        return self._product(x, added)
+        return self._matmul(x, added)
 
-    def _product(self, x: Tensor, added: Tensor | None) -> Tensor:
-        product = torch.ops.mkldnn._linear_pointwise
+    def _matmul(self, x: Tensor, added: Tensor | None) -> Tensor:
+        matmul = torch.ops.mkldnn._linear_pointwise
         if added is None:
-            return product.default(x, self._packed, self._bias, "none", [], "")  # type: ignore[no-any-return]
-        return product.binary(x, added, self._packed, self._bias, "add")  # type: ignore[no-any-return]
+            return matmul.default(x, self._packed, self._bias, "none", [], "")  # type: ignore[no-any-return]
+        return matmul.binary(x, added, self._packed, self._bias, "add")  # type: ignore[no-any-return]
 
 
 class Float16Linear(nn.Module):
-    """The same with the weight stored in float16, for float32 inputs: products and sums are float32's.
+    """The same with the weight stored in float16, for float32 inputs: matmuls are float32's.
 
-    A row's result does not depend on how many there are, where the processor has AVX-512: FBGEMM's kernels for
-    AVX2 sum the last one or two rows of some counts in another order.
+    A row's result does not depend on how many there are, where the processor has AVX-512: FBGEMM's kernels
+    for AVX2 sum the last one or two rows of some counts in another order.
     """
 
     usable = "fbgemm" in torch.backends.quantized.supported_engines and "avx512f" in features()
@@ -71,14 +71,14 @@ class Float16Linear(nn.Module):
 
     @classmethod
     def can_hold(cls, weight: Tensor) -> bool:
-        """Whether float16 can hold the weight. True of bfloat16's values, but for enormous ones."""
+        """Whether float16 can hold the weight. True of bfloat16's values, except very large ones."""
         if weight.dtype != torch.float32 or not cls.usable:
             return False
         return bool((weight.half().float() - weight).abs().max() <= cls.LOSS)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        product: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._packed)
-        return product if added is None else product.add_(added)
+        matmul: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._packed)
+        return matmul if added is None else matmul.add_(added)
 
 
 class BFloat16Linear(nn.Module):
@@ -96,14 +96,14 @@ class BFloat16Linear(nn.Module):
         return weight.dtype == torch.float32 and torch.equal(weight.bfloat16().float(), weight)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        product = self._kernels.product(x, self._packed, self._outputs, added)
-        return product if self._bias is None else product.add_(self._bias)
+        matmul = self._kernels.matmul(x, self._packed, self._outputs, added)
+        return matmul if self._bias is None else matmul.add_(self._bias)
 
 
 def packed_linear(
     weight: Tensor, dtype: torch.dtype, kernels: Kernels | None = None, bias: Tensor | None = None
 ) -> nn.Module:
-    """The fastest layer for inputs of `dtype` that multiplies by a weight (O, I) as exactly as the plain one."""
+    """The fastest layer for inputs of `dtype` that is as exact as the plain one of a weight (O, I)."""
     weight, bias = weight.detach(), None if bias is None else bias.detach().to(dtype)
     if kernels is not None and BFloat16Linear.can_hold(weight):
         return BFloat16Linear(weight, kernels, bias)
@@ -112,7 +112,7 @@ def packed_linear(
 
 
 def side_by_side(linears: list[nn.Linear], dtype: torch.dtype, kernels: Kernels | None) -> nn.Module:
-    """Several layers of the same inputs as one, their outputs one behind the other."""
+    """Several layers of the same inputs as one, with their outputs concatenated."""
     weight = torch.cat(tuple(linear.weight for linear in linears))
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     return packed_linear(weight, dtype, kernels, torch.cat(biases) if biases else None)
@@ -144,7 +144,7 @@ def packed_norm(norm: nn.Module | None, dtype: torch.dtype, kernels: Kernels | N
 
 
 class PackedEmbedding(nn.Module):
-    """Rows of a table (V, C) that keeps its own dtype, in another; only the rows that are used are widened."""
+    """Rows, in `dtype`, of a table (V, C) that keeps its own: only those that are used are converted."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ class PackedLayer(nn.Module):
     def _with_kernels(
         self, kernels: Kernels, qkv: Tensor, angles: Angles | None, visible: Visible, cache: Cache
     ) -> Tensor:
-        """From queries, keys and values side by side to the heads' outputs, (B, T, H * D)."""
+        """From concatenated queries, keys and values to the heads' outputs, (B, T, H * D)."""
         tokens = qkv.shape[1]
         keys, values, starts = cache.room(self._layer, tokens)
         gains, eps = None, 0.0
