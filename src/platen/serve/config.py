@@ -47,7 +47,7 @@ class ServedModelConfig(Section):
     path: Text
     """Its folder, relative to the project file, its URL, its Hub name or a registered MODEL@VERSION."""
     kind: Literal["auto", "text", "embedding"] = "auto"
-    """Whether it writes text or makes embeddings; auto goes by what the folder holds."""
+    """Whether it generates text or makes embeddings; auto goes by what the folder holds."""
     pooling: Literal["mean", "last", "first", "max"] | None = None
     """How a text's last hidden states become its embedding; default: as the folder says, else the mean."""
 
@@ -64,7 +64,7 @@ class ServeConfig(Section):
     kv_memory: KvMemory = DEFAULT
     """Memory for keys and values of all requests: an amount, as 4GB or 512MB, or a share of what is free."""
     max_queue: Annotated[int, Field(ge=0)] = 64
-    """Requests that may wait; more are answered 429 with Retry-After."""
+    """Requests that may wait; more get 429 with Retry-After."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long SIGTERM lets running requests finish."""
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
@@ -74,7 +74,7 @@ class ServeConfig(Section):
     batching: BatchingConfig = BatchingConfig()
     """Adaptive batching of embedding requests."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
-    """Gigabytes that models downloaded from URLs may take on this machine; the longest unused go first."""
+    """Gigabytes that models downloaded from URLs may take on this machine; the longest unused are evicted."""
     engine: Text = "auto"
     """What runs the models: torch, openvino, llamacpp, vllm or another engine; auto takes the fastest
     measured here, else a compiled form before the bundle."""
@@ -85,9 +85,9 @@ class ServeConfig(Section):
     vllm: VllmConfig | None = None
     """When given, a `vllm serve` process runs the bundle."""
     generation_config: Literal["auto", "none"] = "auto"
-    """Whether requests that don't say how to sample are given what a model's generation_config.json says."""
+    """Whether generation_config.json's sampling defaults hold for requests that give none."""
     draft: DraftConfig | None = None
-    """When given, PyTorch's engine guesses how texts go on: the same texts, sooner where they repeat."""
+    """When given, PyTorch's engine checks draft tokens: the same responses, sooner where they repeat."""
     keys: Literal["required", "optional", "off"] = "off"
     """Who may ask: only holders of a key (`platen keys`); anyone, but holders of a key first; or anyone."""
     prices: dict[Text, PriceConfig] = Field(default_factory=dict)
@@ -95,11 +95,11 @@ class ServeConfig(Section):
     limits_store: Annotated[Text, Field(pattern=r"^rediss?://")] | None = None
     """Address of a Redis where replicas share their counts of requests and tokens a minute."""
     queue_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Longest wait for a place in the batch; after it a request is answered 503 with Retry-After."""
+    """Longest wait for a slot in the batch; after it the response is 503 with Retry-After."""
     request_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest time that a whole request may take; after it its work is stopped."""
     idle_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Longest wait for a client that stops sending its request or reading its answer."""
+    """Longest wait for a client that stops sending its request or reading its response."""
     upstreams: tuple[UpstreamConfig, ...] = ()
     """Models elsewhere that this server passes requests on to."""
     guards: GuardsConfig = GuardsConfig()

@@ -27,7 +27,7 @@ M = TypeVar("M", Counter, Histogram)
 
 OTHER = "other"
 MOST_VALUES = 200
-"""Values that a label may take; what comes after is counted under `other`."""
+"""Values that a label may take; later ones are counted under `other`."""
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5)
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -63,13 +63,11 @@ class Metrics:
         self._blocked = counter(
             "guard_findings", "What the guards found.", "guard", "rule", "direction", "action"
         )
-        self._ended = counter("request_success", "Texts that ended, and how.", "model", "finished_reason")
-        self._cancelled = counter("requests_cancelled", "Texts given up before their end.", "model")
-        self._prompt = counter("prompt_tokens", "Prompt tokens read.", "model")
-        self._cached = counter(
-            "prompt_tokens_cached", "Prompt tokens whose keys and values were still there.", "model"
-        )
-        self._written = counter("generation_tokens", "Tokens written.", "model")
+        self._ended = counter("request_success", "Sequences that ended, and how.", "model", "finished_reason")
+        self._cancelled = counter("requests_cancelled", "Sequences cancelled before their end.", "model")
+        self._prompt = counter("prompt_tokens", "Prompt tokens.", "model")
+        self._cached = counter("prompt_tokens_cached", "Prompt tokens found in the cache.", "model")
+        self._generated = counter("generation_tokens", "Tokens generated.", "model")
         self._to_first = histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", "model", buckets=LONG
         )
@@ -80,13 +78,13 @@ class Metrics:
             "e2e_request_latency_seconds", "From arrival to the last token.", "model", buckets=LONG
         )
         self._queued = histogram(
-            "request_queue_time_seconds", "From arrival to the start of reading.", "model", buckets=LONG
+            "request_queue_time_seconds", "From arrival to the start of prefill.", "model", buckets=LONG
         )
         self._prompt_sizes = histogram(
             "request_prompt_tokens", "Prompt tokens of a request.", "model", buckets=TOKENS
         )
-        self._written_sizes = histogram(
-            "request_generation_tokens", "Tokens written for a request.", "model", buckets=TOKENS
+        self._generated_sizes = histogram(
+            "request_generation_tokens", "Tokens generated for a request.", "model", buckets=TOKENS
         )
 
     def watch(self, engines: StatsOfModels) -> None:
@@ -107,7 +105,8 @@ class Metrics:
         self._refused.labels(str(status), self._reasons.value(reason)).inc()
 
     def ended(self, model: str, reason: str, usage: Usage | None, timings: Timings | None) -> None:
-        """One text has ended; `reason` is a finish reason, or `error`, as vLLM calls it, for one that failed.
+        """One sequence has ended; `reason` is a finish reason, or `error`, as vLLM calls it, for one that
+        failed.
 
         Times are in seconds.
         """
@@ -125,7 +124,7 @@ class Metrics:
             self._each.labels(model).observe(timings.decode / (usage.completion_tokens - 1))
 
     def cancelled(self, model: str) -> None:
-        """A text was given up before its end: the client has gone."""
+        """A sequence was cancelled before its end: the client has gone."""
         self._cancelled.labels(self._models.value(model)).inc()
 
     def found(self, guard: str, rule: str, direction: str, action: str) -> None:
@@ -135,9 +134,9 @@ class Metrics:
     def _count_tokens(self, model: str, usage: Usage) -> None:
         self._prompt.labels(model).inc(usage.prompt_tokens)
         self._cached.labels(model).inc(usage.cached_tokens)
-        self._written.labels(model).inc(usage.completion_tokens)
+        self._generated.labels(model).inc(usage.completion_tokens)
         self._prompt_sizes.labels(model).observe(usage.prompt_tokens)
-        self._written_sizes.labels(model).observe(usage.completion_tokens)
+        self._generated_sizes.labels(model).observe(usage.completion_tokens)
 
 
 class _Family(Generic[M]):
@@ -201,12 +200,12 @@ class _OfEngines:
             return CounterMetricFamily(f"platen_{name}", text, labels=("model", "version"))
 
         return (
-            gauge("num_requests_running", "Texts being read or written."),
-            gauge("num_requests_waiting", "Texts in the queue."),
-            gauge("kv_blocks_in_use", "Parts of the key/value cache that are held.", "unit"),
-            gauge("kv_blocks", "Parts of the key/value cache in all.", "unit"),
-            counter("spec_decode_num_draft_tokens", "Tokens that drafts guessed."),
-            counter("spec_decode_num_accepted_tokens", "Of these, guessed right."),
+            gauge("num_requests_running", "Sequences in prefill or decode."),
+            gauge("num_requests_waiting", "Sequences in the queue."),
+            gauge("kv_blocks_in_use", "Units of the key/value cache that are held.", "unit"),
+            gauge("kv_blocks", "Units of the key/value cache in all.", "unit"),
+            counter("spec_decode_num_draft_tokens", "Draft tokens."),
+            counter("spec_decode_num_accepted_tokens", "Of these, accepted."),
         )
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from platen.compress.compile import compile_bundle
 from platen.core.cpu import features, find_compiler
-from platen.engines.llamacpp import matmul as llamacpp_products
+from platen.engines.llamacpp import matmul as matmul_module
 from platen.engines.llamacpp.matmul import WRITTEN_FOR, load_matmul
 from platen.engines.native import load_native
 from platen.models.arch.config import DecoderConfig
@@ -44,7 +44,7 @@ class Params(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    found = load_native(Path(llamacpp_products.__file__).with_suffix(".cpp"))
+    found = load_native(Path(matmul_module.__file__).with_suffix(".cpp"))
     assert found is not None
     found.llamafile_sgemm.restype = ctypes.c_bool
     return found
@@ -252,8 +252,8 @@ def test_the_version_they_were_written_for_is_the_installed_one() -> None:
 @installed
 def test_what_is_not_the_package_they_were_written_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    monkeypatch.setattr(llamacpp_products, "load_native", pytest.fail)
-    monkeypatch.setattr(llamacpp_products, "features", lambda: {"avx512_vnni"})
+    monkeypatch.setattr(matmul_module, "load_native", pytest.fail)
+    monkeypatch.setattr(matmul_module, "features", lambda: {"avx512_vnni"})
     with monkeypatch.context() as patch:
         patch.setattr(metadata, "version", lambda _: "0.3.99")
         assert load_matmul.__wrapped__() is False

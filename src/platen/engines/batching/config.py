@@ -12,16 +12,16 @@ from platen.core.config import PathInFile, Section, Text
 
 
 class DraftConfig(Section):
-    """Speculative decoding: guesses of how a text goes on, checked several in one step."""
+    """Speculative decoding: draft tokens, checked several in one step."""
 
     tokens: Annotated[int, Field(ge=1, le=64)] = 8
-    """Most tokens guessed for a text in a step; fewer after wrong guesses."""
+    """Most draft tokens of a sequence in a step; fewer after a rejection."""
     match: Annotated[int, Field(ge=1, le=16)] = 3
-    """So many last tokens must have come before in prompt or text; what followed them is the guess."""
+    """So many last tokens must occur earlier in prompt or response; what followed them is the draft."""
     step_tokens: Annotated[int, Field(ge=2, le=1024)] = 16
-    """Most tokens computed in a step for all texts, guesses among them; a fuller batch is not guessed for."""
+    """Most tokens in a step for all sequences, draft tokens among them; a fuller batch gets no drafts."""
     ngram: Text | None = None
-    """Folder that `platen baselines draft` made: guesses from a corpus where prompt and text have none."""
+    """Folder that `platen baselines draft` made: drafts from a corpus where prompt and response have none."""
 
     def paths(self) -> Iterator[PathInFile]:
         if self.ngram is not None:

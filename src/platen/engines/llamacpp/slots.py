@@ -69,7 +69,7 @@ class Slots:
             self._finished[slot] = sequence.tokens[: sequence.computed]
 
     def _room(self, source: int | None) -> tuple[int, int | None]:
-        """A slot beside running ones, and where its content moves: a free slot or the oldest finished one's."""
+        """A slot beside running ones, and where its content moves: a free or the oldest finished slot."""
         running = set(self._running.values())
         free = sorted(self._free)
         spare = free[0] if free else next((p for p in self._finished if p != source), source)

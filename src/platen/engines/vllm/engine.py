@@ -32,7 +32,7 @@ from platen.engines.protocol import (
 )
 from platen.engines.remote.events import DONE, async_data_lines
 from platen.engines.vllm.process import MODEL_NAME
-from platen.engines.vllm.response import Answer
+from platen.engines.vllm.response import Response
 from platen.engines.vllm.wire import VllmRefused, error_message, read_chunk, request_body
 from platen.prompts.structured import Grammar
 
@@ -61,7 +61,7 @@ class _Open:
 
     request: GenerationRequest
     stream: EventStream
-    answer: Answer
+    response: Response
     task: asyncio.Future[None] | None = None
 
 
@@ -124,7 +124,7 @@ class VllmEngine:
             self._new_detokenizer(request.prompt_ids), request.sampling.stop, shown=request.shown
         )
         stream = EventStream(lambda: self.cancel(request.request_id))
-        opened = _Open(request, stream, Answer(request, text, tokens, self._eos_ids, self._token_text))
+        opened = _Open(request, stream, Response(request, text, tokens, self._eos_ids, self._token_text))
         with self._lock:
             if self._closing:
                 raise EngineFailed("the engine is closed")
@@ -152,7 +152,7 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         with self._lock:
-            running = sum(opened.answer.running for opened in self._open.values())
+            running = sum(opened.response.running for opened in self._open.values())
             return EngineStats(
                 running=running,
                 waiting=len(self._open) - running,
@@ -252,7 +252,7 @@ class VllmEngine:
             async with self._places:
                 last = await self._reached(opened, body)
         except asyncio.CancelledError:
-            last = opened.answer.final("cancelled")
+            last = opened.response.final("cancelled")
         except VllmRefused as error:
             log.error("vLLM refused a request: %s", error)
             last = EngineFailed(f"vLLM refused: {error}")
@@ -269,46 +269,47 @@ class VllmEngine:
         deliver([(opened.stream, last)])
 
     async def _reached(self, opened: _Open, body: dict[str, object]) -> TokenEvent:
-        """The answer of a child that could be reached: one that has just ended is soon known to have.
+        """The last event, from a child that could be reached: one that has just ended is soon known to have.
 
-        One that is ending may still take a request and drop it: if nothing was written, it is sent once more.
+        One that is ending may still take a request and drop it: if nothing was generated, it is sent once
+        more.
         """
         dropped = False
         for attempt in range(_CONNECT_TRIES):
             await self._ready.wait()
-            opened.answer.begin()
+            opened.response.begin()
             try:
                 return await self._stream(opened, body)
             except httpx.ConnectError:
                 if attempt == _CONNECT_TRIES - 1:
                     raise
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                if dropped or opened.answer.written or attempt == _CONNECT_TRIES - 1:
+                if dropped or opened.response.generated or attempt == _CONNECT_TRIES - 1:
                     raise
                 dropped = True
             await asyncio.sleep(0.1)
         raise AssertionError
 
     async def _stream(self, opened: _Open, body: dict[str, object]) -> TokenEvent:
-        """Read the answer and deliver its events, all but the last, which is returned."""
-        answer, first = opened.answer, True
-        async with self._http.stream("POST", f"{self._url}/v1/completions", json=body) as response:
-            if response.status_code != 200:
-                await response.aread()
-                raise VllmRefused(_message(response))
-            async for data in async_data_lines(response.aiter_bytes()):
+        """Read the response and deliver its events, all but the last, which is returned."""
+        response, first = opened.response, True
+        async with self._http.stream("POST", f"{self._url}/v1/completions", json=body) as http:
+            if http.status_code != 200:
+                await http.aread()
+                raise VllmRefused(_message(http))
+            async for data in async_data_lines(http.aiter_bytes()):
                 if data == DONE:
                     break
                 chunk = read_chunk(data, opened.request, first=first)
-                first, before = False, answer.written
-                deliver([(opened.stream, event) for event in answer.take(chunk)])
+                first, before = False, response.generated
+                deliver([(opened.stream, event) for event in response.take(chunk)])
                 with self._lock:
-                    self._tokens_generated += answer.written - before
-                if answer.last is not None and chunk.finish_reason is None and chunk.tokens:
+                    self._tokens_generated += response.generated - before
+                if response.last is not None and chunk.finish_reason is None and chunk.tokens:
                     break  # by a stop string, which only we know: vLLM would go on
-        if answer.last is None:
+        if response.last is None:
             raise VllmRefused("the stream ended early")
-        return answer.final()
+        return response.final()
 
     def _fail_all(self, error: EngineFailed) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""One answer of vLLM's on its way to events: ids become text, stop strings and end-of-text tokens end it."""
+"""One response of vLLM as events: ids become text, stop strings and end-of-text tokens end it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from platen.engines.protocol import FinishReason, GenerationRequest, Timings, To
 from platen.engines.vllm.wire import Chunk, Scored, VllmRefused
 
 
-class Answer:
-    """Takes chunks and gives events; `last` is there once the text is over, whatever vLLM still sends."""
+class Response:
+    """Takes chunks and gives events; `last` is set once the sequence has ended, whatever vLLM still sends."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Answer:
         self._arrived = time.monotonic()
         self._began: float | None = None
         self._first: float | None = None
-        self.written = 0
+        self.generated = 0
         self.last: TokenEvent | None = None
 
     @property
@@ -38,7 +38,7 @@ class Answer:
         return self._began is not None
 
     def begin(self) -> None:
-        """It has a place."""
+        """It has a slot."""
         self._began = time.monotonic()
 
     def take(self, chunk: Chunk) -> list[TokenEvent]:
@@ -49,7 +49,7 @@ class Answer:
             self._prompt = tuple(self._named(scored, wanted) for scored in chunk.prompt)
         events: list[TokenEvent] = []
         for scored in chunk.tokens:
-            if self.last is None and self.written < self._max_tokens:
+            if self.last is None and self.generated < self._max_tokens:
                 self._add(scored, events)
         if chunk.finish_reason is not None and self.last is None:
             if chunk.finish_reason not in ("stop", "length"):
@@ -63,12 +63,12 @@ class Answer:
     def final(self, reason: FinishReason | None = None) -> TokenEvent:
         """The last event with all its figures; `reason` when it was ended from outside."""
         event = self.last if self.last is not None and reason is None else TokenEvent(finish_reason=reason)
-        usage = Usage(len(self._request.prompt_ids), self.written, self._cached)
+        usage = Usage(len(self._request.prompt_ids), self.generated, self._cached)
         return replace(event, usage=usage, timings=event.timings or self._timings())
 
     def _add(self, scored: Scored, events: list[TokenEvent]) -> None:
         self._first = self._first or time.monotonic()
-        self.written += 1
+        self.generated += 1
         if scored.token_id in self._ends:
             self._end(self._event(scored, self._text.finish().text), "stop")
             return

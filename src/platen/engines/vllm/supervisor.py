@@ -1,8 +1,8 @@
 """Runs a command that never outlives its parent: `python -m platen.engines.vllm.supervisor COMMAND...`.
 
-Standard input is the leash: when it closes, because the asker closed it or died in whatever way, the command
-and all that it started get SIGTERM, and what is left after a while SIGKILL. Must lead a process group of its
-own. Exits as the command did.
+When standard input closes, because the parent closed it or died, the command and all its children get
+SIGTERM, and those left after a grace period SIGKILL. It must lead a process group of its own, and exits with
+the command's code.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ GRACE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
-def keep(command: list[str]) -> int:
-    """Run `command` until it ends or the leash is let go; its exit code, negative for a signal."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # sent to the whole group: the keeper stays to see it end
+def supervise(command: list[str]) -> int:
+    """Run `command` until it ends or standard input closes; its exit code, negative for a signal."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # the whole group gets them; this process stays
         signal.signal(number, signal.SIG_IGN)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_own_signals)
-    threading.Thread(target=_watch_leash, daemon=True).start()
+    threading.Thread(target=_watch_parent, daemon=True).start()
     code = child.wait()
-    _end_group()  # what the command has started and left behind
+    _end_group()  # children that the command left behind
     return code
 
 
 def _own_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    if sys.platform == "linux":  # should the keeper itself be killed
+    if sys.platform == "linux":  # if the supervisor itself is killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _watch_leash() -> None:
+def _watch_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     _end_group()
@@ -68,5 +68,5 @@ def _others() -> list[int]:
 
 
 if __name__ == "__main__":
-    code = keep(sys.argv[1:])
+    code = supervise(sys.argv[1:])
     sys.exit(code if code >= 0 else 128 - code)
