@@ -65,7 +65,7 @@ def kill_and_go_on(directory: Path, after: float) -> None:
     assert not any(path.exists() for path in unfinished)
 
 
-@pytest.mark.parametrize("share", [0.55, 0.8])
+@pytest.mark.parametrize("share", [pytest.param(0.55, marks=pytest.mark.slow), 0.8])
 def test_a_killed_run_ends_with_the_same_model(
     share: float, tiny_project: Path, undisturbed: tuple[bytes, float]
 ) -> None:
@@ -82,6 +82,7 @@ def test_twenty_random_moments(moment: int, tiny_project: Path, undisturbed: tup
     assert model_bytes(tiny_project) == model
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_still_gets_there(
     tiny_project: Path, undisturbed: tuple[bytes, float]
 ) -> None:

@@ -253,7 +253,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for step, below in steps for place in _places(below, (*path, step)))]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), _ANY)
 def test_a_mutated_value_loads_or_is_refused(tmp_path: Path, data: st.DataObject, value: Any) -> None:
     tree = yaml.safe_load(VALID + "variants: {a: {model: {hidden_size: 32}}}\nretries: {train: {}}\n")
