@@ -26,6 +26,7 @@ from _served import FULL, SMALL, make_bundle
 from _start import Start, free_port, measure_start, platen_command
 
 from platen.compress.compile import compile_bundle
+from platen.core.cpu import features
 from platen.models.arch.config import DecoderConfig
 
 SLOTS = 16
@@ -97,8 +98,10 @@ def llama_server_command(server: Path, file: Path) -> tuple[list[str], int]:
     """llama.cpp's server with room for as many requests, and its port."""
     port = free_port()
     command = [str(server), "-m", str(file), "--port", str(port), "--host", "127.0.0.1"]
-    # Without its repacked weights: those built with GCC 12 end the process on processors with AMX.
-    return [*command, "-np", str(SLOTS), "-t", str(os.cpu_count()), "--no-webui", "--no-repack"], port
+    command += ["-np", str(SLOTS), "-t", str(os.cpu_count()), "--no-webui"]
+    if "amx_tile" in features():
+        command.append("--no-repack")  # built with GCC 12, its repacked weights end the process with AMX
+    return command, port
 
 
 def long_windows(forms: Forms, tokens: int) -> list[Result]:
