@@ -6,11 +6,14 @@ import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
+_MADV_DONTNEED = 4
+"""Of Linux's mman.h."""
 
 
 def prepare_process() -> None:
@@ -44,6 +47,20 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def drop_mapped_pages(file: Path) -> None:
+    """Let the system have the memory of a mapped file's pages; those that are used again are mapped again.
+
+    For weights that a library maps and copies. Does nothing where there is no /proc.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        return
+    for line in maps.read_text().splitlines():
+        if line.endswith(f" {file.resolve()}"):
+            first, end = (int(address, 16) for address in line.split(" ", 1)[0].split("-"))
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _MADV_DONTNEED)
 
 
 def on_passing_thread(work: Callable[[], T]) -> T:

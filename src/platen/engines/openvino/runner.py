@@ -25,6 +25,7 @@ from platen.engines.batching.kv_budget import check_smallest
 from platen.engines.batching.runner import Chunk
 from platen.engines.batching.sampling import Floats
 from platen.engines.batching.sequence import Sequence as Request
+from platen.engines.threads import drop_mapped_pages
 from platen.models.arch.config import DecoderConfig
 from platen.models.compiled import OPENVINO_FILE, read_compiled
 from platen.models.folder import read_json
@@ -51,6 +52,7 @@ class OpenVinoRunner:
         self.context_window, self.vocab_size = config.max_position_embeddings, config.vocab_size
         model = _paged(folder / OPENVINO_FILE, config)
         compiled = ov.Core().compile_model(model, "CPU", _settings(folder, config))
+        self._mapped: Path | None = (folder / OPENVINO_FILE).with_suffix(".bin")
         self._request = compiled.create_infer_request()
         self._inputs = _Inputs(self._request)
         self._caches = [port for port in compiled.inputs if "_cache." in port.get_any_name()]
@@ -171,6 +173,9 @@ class OpenVinoRunner:
         values["max_context_len"] = max(chunk.stop for chunk in chunks)
         values[_ROWS] = rows
         self._request.infer(share_outputs=True)  # or all logits would be copied
+        if self._mapped is not None:  # the first step has packed the weights
+            drop_mapped_pages(self._mapped)
+            self._mapped = None
         logits: Floats = self._request.get_output_tensor(0).data.reshape(-1, self.vocab_size)
         return logits[: sum(chunk.rows for chunk in chunks)]
 
