@@ -44,6 +44,20 @@ RECOMPUTE_STEP = 512
 """Tokens of a step where keys are recomputed."""
 
 
+def divided(cache_bytes: int, config: DecoderConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """How many tokens a cache of so many bytes holds beside its block store, and the bytes of that.
+
+    Raises BundleError when a short sequence does not fit.
+    """
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    token_bytes = 2 * heads * config.head_dim * dtype.itemsize
+    reuse_bytes = min(REUSE_BYTES, cache_bytes // 4)
+    cells = (cache_bytes - reuse_bytes) // token_bytes
+    needed = min(MIN_TOKENS, config.max_position_embeddings)
+    check_smallest("torch", cache_bytes, needed * token_bytes, cells < needed)
+    return cells, reuse_bytes
+
+
 class BlockStore:
     """Keys and values of past prompts in blocks of 16 tokens, at most `max_bytes` of them."""
 
@@ -98,15 +112,9 @@ class TorchRunner:
         self.adapters = AdapterSet(self._model)
         half = any(isinstance(module, Float16Linear | BFloat16Linear) for module in model.modules())
         self._short = SHORT if half else PREFILL_MULTIPLE
-        config = model.config
-        self.kv_bytes = cache_bytes
-        heads = config.num_hidden_layers * config.num_key_value_heads
-        token_bytes = 2 * heads * config.head_dim * self._dtype.itemsize
-        self._max_rows, self._reuse_bytes = max_rows, min(REUSE_BYTES, cache_bytes // 4)
-        self._cells = (cache_bytes - self._reuse_bytes) // token_bytes
-        needed = min(MIN_TOKENS, self.context_window)
-        check_smallest(self.name, cache_bytes, needed * token_bytes, self._cells < needed)
-        scaling = config.rope_scaling
+        self.kv_bytes, self._max_rows = cache_bytes, max_rows
+        self._cells, self._reuse_bytes = divided(cache_bytes, model.config, self._dtype)
+        scaling = model.config.rope_scaling
         self._original = (
             scaling.original_max_position_embeddings if scaling and scaling.short_factors else None
         )

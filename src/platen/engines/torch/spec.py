@@ -22,12 +22,16 @@ def _open(model: ResolvedModel, options: EngineOptions, phase: Phase) -> Engine:
         from platen.engines.batching.opening import open_batching
         from platen.engines.threads import on_passing_thread
         from platen.engines.torch.cpu.accelerate import accelerate
-        from platen.engines.torch.runner import TorchRunner
+        from platen.engines.torch.runner import TorchRunner, divided
+        from platen.models.arch.config import DecoderConfig
         from platen.models.bundle import open_bundle
 
     device = select_device(options.device)
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
     _check_ngram(model, options)
+    divided(
+        options.kv_cache_bytes, DecoderConfig.from_hf(model.config.raw), dtype
+    )  # before anything is loaded
     with phase("open weights"):
         # On a CPU the weights stay mapped and narrow until each is packed.
         stored = None if device.type == "cpu" else dtype
