@@ -50,7 +50,9 @@ def compare(
     vocab_size: Annotated[int, typer.Option(min=259, max=65_536, help="Tokens in the vocabulary.")] = 1024,
     max_bytes: Annotated[int, typer.Option(min=10_000, help="Characters read in all, at most.")] = 5_000_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same losses.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, nothing else.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the measurements as JSON, nothing else.")
+    ] = False,
 ) -> None:
     """Train the ladder of models on a text, from a bag of words to Llama: loss, size and speed of each.
 
@@ -161,7 +163,7 @@ def vectors(
     ] = "skipgram",
     size: Annotated[int, typer.Option(min=1, max=4096, help="Numbers in a vector.")] = 100,
     window: Annotated[int, typer.Option(min=1, max=100, help="Words on either side, at most.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that the text is gone through.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the text.")] = 5,
     min_count: Annotated[int, typer.Option(min=1, help="Rarer words get no vector.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same vectors.")] = 0,
 ) -> None:
@@ -213,7 +215,7 @@ def draft(
         float, typer.Option(min=0, max=1, help="In this share of all times the token came next, at least.")
     ] = 0.5,
 ) -> None:
-    """Count how the texts of train.bin go on, for a server to guess by (`serve.draft.ngram`).
+    """Count what follows which tokens in train.bin, for draft tokens of a server (`serve.draft.ngram`).
 
     Encode the texts with the tokenizer of the model that is to be served.
 

@@ -87,7 +87,9 @@ def serve(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report; default: bench-DATE, here.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, nothing else.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the measurements as JSON, nothing else.")
+    ] = False,
     own: Annotated[
         bool, typer.Option("--i-own-this-server", help="Allow a server that is not on this machine.")
     ] = False,

@@ -79,7 +79,7 @@ def run(
     cache: Annotated[bool, typer.Option(help="Keep vectors for the next time, and use those kept.")] = True,
     project: ProjectOption = HERE,
 ) -> None:
-    """Make a vector of each document. Broken off, the same command goes on from its cache.
+    """Make a vector of each document. Killed, the same command resumes from its cache.
 
     Examples:
 
@@ -131,7 +131,7 @@ def search(
     ] = False,
     project: ProjectOption = HERE,
 ) -> None:
-    """Print the texts most alike a query, with their cosines. Needs the model that made the file.
+    """Print the texts most similar to a query, with their cosines. Needs the model that made the file.
 
     Examples:
 
@@ -165,7 +165,7 @@ def plot(
     color: Annotated[str | None, typer.Option(help="Colour by source or a key of the metadata.")] = None,
     limit: Annotated[int, typer.Option(min=2, help="Points at most, evenly taken from the file.")] = 20_000,
 ) -> None:
-    """Draw the texts as points of a plane, alike ones near each other; pointing at one shows its text.
+    """Draw the texts as points of a plane, similar ones near each other; pointing at one shows its text.
 
     Examples:
 

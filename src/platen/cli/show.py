@@ -1,4 +1,4 @@
-"""`platen show`: one artifact, from its figures back to the source files."""
+"""`platen show`: one artifact, from its metrics back to the source files."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def encode(
     split: Annotated[str, typer.Option(help="train, validation or test: where the texts go.")] = "train",
     project: ProjectOption = HERE,
 ) -> None:
-    """Encode texts on all cores to a memory-mapped file, in the form that training reads.
+    """Encode texts on all cores to a memory-mapped file, in the form that training takes.
 
     A folder with train.jsonl, validation.jsonl and test.jsonl, as the stage `data` writes it, gives its three
     splits. The folder appears when all is written.

@@ -98,7 +98,7 @@ def canary(
 
 @app.command()
 def shadow(ctx: typer.Context, name: NameArgument, model: ModelArgument) -> None:
-    """Send a copy of a name's requests to a model whose answers nobody sees."""
+    """Send a copy of a name's requests to a model whose responses are dropped."""
     client: AdminClient = ctx.obj
     _set(client, name, {"model": client.stable(name), "shadow": model})
 

@@ -102,9 +102,9 @@ def _check_draft(choice: Choice, options: EngineOptions) -> None:
 
 
 async def warm_up(model: LocalModel) -> None:
-    """Let a short text go through the engine, so that the first client does not wait for what is done once.
+    """Generate a few tokens, so that the first client does not wait for one-time work.
 
-    Raises EngineFailed when the engine can't write.
+    Raises EngineFailed when the engine fails.
     """
     window = model.engine.capacity().context_window
     ids = text_prompt(model.tokenizer, "The quick brown fox jumps over the lazy dog. " * 2)[: window // 2]
@@ -127,10 +127,10 @@ async def stream_text(
 async def stream_chat(
     engine: Engine, tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], sampling: SamplingParams
 ) -> AsyncIterator[TokenEvent]:
-    """Answer a conversation, event by event; `messages` have `role` and `content`.
+    """Respond to a conversation, event by event; `messages` have `role` and `content`.
 
     When it has grown too long, the oldest turns are left out so that half the context window, or
-    `max_tokens` if less, is free for the answer. Raises ChatTemplateError, and RequestRefused when the last
+    `max_tokens` if less, is free for the response. Raises ChatTemplateError, and RequestRefused when the last
     message alone does not fit.
     """
     window = engine.capacity().context_window

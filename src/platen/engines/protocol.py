@@ -49,7 +49,7 @@ class SamplingParams:
     grammar: Grammar | None = None
 
     def ends(self, eos_ids: Iterable[int]) -> frozenset[int]:
-        """The tokens that end a text, for a model whose end-of-text tokens are `eos_ids`."""
+        """The tokens that end a sequence, for a model whose end-of-text tokens are `eos_ids`."""
         return frozenset((*self.stop_token_ids, *(() if self.ignore_eos else eos_ids)))
 
 
@@ -80,7 +80,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where a request's time went, in seconds: waiting, reading the prompt, writing."""
+    """Where a request's time went, in seconds: queue, prefill, decode."""
 
     queued: float
     prefill: float

@@ -23,8 +23,8 @@ def prepare_process() -> None:
 
     - Threads spin for about a millisecond at a barrier, then sleep. To sleep sooner costs a fifth of the
       speed, in waking up. Left to itself OpenMP spins for many milliseconds: where another program wants the
-      cores too, a thread then spins away the time that the one it waits for should have had, and text comes
-      a tenth as fast.
+      cores too, a thread then spins away the time of the one it waits for, and decode is a tenth as
+      fast.
     - oneDNN keeps 256 of the kernels that it makes for each number of tokens it meets, not 1,024: prompts of
       ever new lengths would otherwise fill hundreds of megabytes with them.
 

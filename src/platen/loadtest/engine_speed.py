@@ -165,7 +165,7 @@ async def _measure(form: ResolvedModel, name: str, options: EngineOptions) -> Sp
 
 
 async def _speeds(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> tuple[float, float]:
-    """Tokens a second of reading all the prompts, and then of writing while all of them write."""
+    """Tokens a second of the prefill of all prompts, then of decode while all of them decode."""
     sampling = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)
     began = time.perf_counter()
 

@@ -21,7 +21,7 @@ from platen.loadtest.records import Record
 from platen.loadtest.target import Target, send
 
 Watch = Callable[["Run"], None]
-"""Called now and then while a run goes on."""
+"""Called now and then during a run."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ _WORDS = _TEXT.split()
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: a text to continue or a conversation, and the most tokens to write."""
+    """One request: a prompt or a conversation, and the most tokens to generate."""
 
     prompt: str | Sequence[Mapping[str, Any]]
     max_tokens: int
@@ -81,7 +81,7 @@ class Listed:
     entries: tuple[Ask, ...]
 
     def asks(self, seed: int) -> Iterator[Ask]:
-        """Without end, beginning at the place that `seed` gives."""
+        """Without end, from the index that `seed` gives."""
         start = seed % len(self.entries)
         while True:
             yield from self.entries[start:]

@@ -1,4 +1,4 @@
-"""A load test's report: figures as typed data, a folder with JSON, PNG plots and one HTML page.
+"""A load test's report: stats as typed data, a folder with JSON, PNG plots and one HTML page.
 
 The page holds its plots and styles itself, so that it can be mailed or kept beside a release.
 """
@@ -31,7 +31,7 @@ TIMES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One run and its figures."""
+    """One run and its stats."""
 
     run: Run
     summary: Summary

@@ -1,4 +1,4 @@
-"""What became of each request of a load test, and the figures that follow from all of them.
+"""The outcome of each request of a load test, and the stats of a run.
 
 Definitions are those of vLLM's `bench serve`, so that figures can be set side by side:
 
@@ -33,7 +33,7 @@ OK = "ok"
 
 @dataclass
 class Record:
-    """One request. Times are seconds since the test began; `pieces` are when text arrived.
+    """One request. Times are seconds since the test began; `pieces` are the times at which text arrived.
 
     `outcome` is `ok`, `unfinished`, or what went wrong: `429`, `503`, another HTTP status, `timeout`,
     `connection`, `broken stream`.
@@ -131,7 +131,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of one run; times in seconds, rates per second.
+    """The stats of one run; times in seconds, rates per second.
 
     `outcomes` counts all requests by what became of them. `slo_share` is the share of requests that met the
     objectives among all that were sent and are over: refusals and failures miss them, unfinished ones do not
@@ -161,7 +161,7 @@ class Summary:
 
 
 def summarize(records: Sequence[Record], slo: Slo | None = None) -> Summary:
-    """The figures of a run from its records."""
+    """The stats of a run from its records."""
     done = [record for record in records if record.ok]
     over = [record for record in records if record.outcome != UNFINISHED]
     seconds = max((record.ended for record in over), default=0.0)

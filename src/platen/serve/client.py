@@ -114,7 +114,7 @@ class ChatClient(_Client):
             return SamplingDefaults()
 
     def stream(self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams) -> Iterator[str]:
-        """The answer to a conversation, piece by piece. Closing the iterator stops the server's work."""
+        """The response to a conversation, as it streams. Closing the iterator stops the server's work."""
         body: dict[str, Any] = {
             "model": self.model(),
             "messages": list(messages),

@@ -30,11 +30,11 @@ class BatchingConfig(Section):
     """Texts of concurrent requests that are embedded in one call."""
 
     max_texts: PositiveInt = 64
-    """Most texts in a call."""
+    """Most texts in a batch."""
     max_tokens: PositiveInt = 16_384
     """Most tokens in a call."""
     max_delay_seconds: Annotated[float, Field(ge=0, le=10)] = 0.002
-    """How long a text waits for company while nothing is computed."""
+    """How long a text waits for others while nothing is computed."""
     max_queue: PositiveInt = 4096
     """Texts that may wait; beyond them requests are answered 429 with Retry-After."""
 

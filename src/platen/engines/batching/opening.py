@@ -1,4 +1,4 @@
-"""A batching engine over a runner, with what it takes from tokens to text; how every engine of ours opens."""
+"""Opens a batching engine over a runner, with its detokenizer and grammars."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFILL_CHUNK = 512
 
 
 class TextTools(TypedDict):
-    """What an engine needs to make text of tokens, whatever computes them."""
+    """What every engine needs to turn tokens into text."""
 
     new_detokenizer: Callable[[Sequence[int]], Detokenizer]
     token_text: Callable[[int], str]

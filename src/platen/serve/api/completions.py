@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: continue a text."""
+"""`POST /v1/completions`: complete a prompt."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ class _Completion:
 
 
 class _Choice:
-    """Makes one choice's pieces: text, log-probabilities and where in the text each token begins."""
+    """Makes one choice's chunks: text, log-probabilities and where in the text each token begins."""
 
     def __init__(
         self, index: int, model: ServedModel, prompt: Sequence[int], echo: str, body: CompletionRequest
     ) -> None:
-        """`echo` is the prompt's text if it is to stand before the answer."""
+        """`echo` is the prompt's text if it is to come before the response."""
         self._index = index
         self._echo = echo
         self._tokenizer = model.tokenizer
@@ -208,7 +208,7 @@ def _infill_format(model: ServedModel) -> InfillFormat:
 
 
 async def _prompts(model: ServedModel, body: CompletionRequest, n: int) -> tuple[list[list[int]], list[str]]:
-    """Token ids of each prompt in a request, and for an echo its text as far as it is read."""
+    """Token ids of each prompt in a request, and for an echo its text as far as it is used."""
     texts: list[str] = []
     prompts: list[list[int]] = []
     room = body.truncate_prompt_tokens

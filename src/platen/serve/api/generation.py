@@ -310,7 +310,7 @@ def _reseeded(sampling: SamplingParams, choice: int) -> SamplingParams:
 
 
 def check_count(engine: Engine, prompts: int, n: int, prompt_param: str) -> None:
-    """Raises ApiError when a request asks for more texts than the engine could ever hold."""
+    """Raises ApiError when a request asks for more sequences than the engine could ever hold."""
     capacity = engine.capacity()
     most = capacity.max_concurrent + capacity.max_queue
     if prompts * n > most:

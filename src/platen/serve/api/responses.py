@@ -156,7 +156,7 @@ class _Work:
         yield self._numbered(ResponseEvent(type="response.in_progress", response=self._response))
 
     def _add(self, piece: Piece) -> Iterator[Event]:
-        """What a piece adds: a new item where its kind changes, then more of the item."""
+        """What a chunk adds: a new item where its kind changes, then more of the item."""
         output = self._response.output
         if isinstance(piece, Said):
             if not output or not isinstance(output[-1], OutputMessage):

@@ -26,7 +26,7 @@ class TokenizeRequest(TemplateParams):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool = True
-    """Put those around a text that the tokenizer itself puts there, as completions do."""
+    """Add the tokenizer's own special tokens, as completions do."""
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")

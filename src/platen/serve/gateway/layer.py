@@ -133,13 +133,13 @@ class Gateway:
             await self._app(scope, replayed(request.local(local), receive), send)
 
     def _candidates(self, model: str) -> list[Upstream | str]:
-        """Who may answer, in order; a text is the name of a model of this server."""
+        """What may respond, in order; a string is the name of a model of this server."""
         names = (model, *self._upstreams[model].config.fallbacks)
         return [self._upstreams.get(name, name) for name in names]
 
 
 class _Exchange:
-    """One request relayed. `usage` is what it has cost so far, estimated where nobody tells."""
+    """One request relayed. `usage` is what it has cost so far, estimated where the upstream does not tell."""
 
     def __init__(
         self,
@@ -292,7 +292,7 @@ def _refusal(answer: Answer, upstream: Upstream) -> ApiError:
 
 
 def _no_answer(failures: Sequence[UpstreamError]) -> ApiError:
-    """Why nobody answered: what the upstream that was asked for did, and that its fallbacks did no better."""
+    """Why there is no response: what the upstream did, and that its fallbacks failed too."""
     error = _api_error(failures[0])
     if len(failures) > 1:
         error.message += f" Nor did its fallback{'s' if len(failures) > 2 else ''} answer."

@@ -24,7 +24,7 @@ BatchFunction = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Items and their sizes' sum in one call, seconds that the first waits for company, items in the queue.
+    """Items and their sizes' sum in one call, seconds that the first waits for others, items in the queue.
 
     An item that is larger than `max_size` by itself is computed alone.
     """
@@ -154,7 +154,7 @@ class Batcher(Generic[Item, Result]):
                     await self._changed.wait()
 
     def _take(self) -> list[_Place[Item, Result]]:
-        """The next batch: one item of each request in turn, so that a long list holds up nobody."""
+        """The next batch: one item of each request in turn, so that a long list does not hold up others."""
         batch: list[_Place[Item, Result]] = []
         room = self._limits.max_size
         now = asyncio.get_running_loop().time()

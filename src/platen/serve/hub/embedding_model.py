@@ -44,7 +44,7 @@ class EmbeddingEngine:
     async def token_ids(
         self, inputs: Sequence[str] | Sequence[list[int]], truncate: int | None, *, param: str = "input"
     ) -> list[list[int]]:
-        """The ids that stand for each input, texts or ids already.
+        """The token ids of each input, texts or ids already.
 
         Of a longer input the first `truncate` are taken, as many as the model reads if that is MODEL_LIMIT.
         Raises ApiError, naming `param`, for an input that the model can't read.
@@ -96,7 +96,7 @@ class EmbeddingEngine:
         return list(await loop.run_in_executor(self._thread, self.embedder.embed, batch))
 
     def stats(self) -> EngineStats:
-        """Requests that are answered now, and those of their texts that wait."""
+        """Requests in progress, and those of their texts that wait."""
         counted = self._batcher.stats
         extra = {
             "batches": float(counted.batches),
@@ -135,7 +135,7 @@ class EmbeddingModel:
 
 
 def embedding_of(model: AnyModel) -> EmbeddingModel:
-    """The model, if it is one that embeds; raises ApiError if it writes."""
+    """The model, if it is one that embeds; raises ApiError if it generates text."""
     if isinstance(model, EmbeddingModel):
         return model
     raise ApiError(

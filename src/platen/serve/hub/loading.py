@@ -133,7 +133,7 @@ def open_configured(
     report: Report = no_report,
     phase: Phase = no_phase,
 ) -> LocalModel:
-    """Open a model that writes, as configured; it has written a short text when this returns.
+    """Open a generating model, as configured; it is warmed up when this returns.
 
     Raises PlatenError.
     """

@@ -81,7 +81,7 @@ class ModelHub:
         self._close_unused(before)
 
     def remove(self, name: str) -> None:
-        """Take no more requests for `name`; what runs goes on. Raises ApiError for an unknown name."""
+        """Take no more requests for `name`; running requests finish. Raises ApiError for an unknown name."""
         route = self.route(name)
         del self._routes[name]
         self._close_unused(route)

@@ -21,7 +21,7 @@ STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an answer went: whether the model failed, and its seconds for each token, if it wrote any."""
+    """How a response went: whether the model failed, and its seconds a token, if it generated any."""
 
     failed: bool
     seconds_per_token: float | None = None
@@ -81,7 +81,7 @@ class CanaryWatch:
 
 @dataclass
 class Route:
-    """What answers to `name`: variants, the stable one first; a shadow gets copies and answers nobody."""
+    """The variants that `name` is routed to, the stable one first; a shadow gets copies of requests."""
 
     name: str
     variants: Sequence[Variant]
@@ -133,6 +133,6 @@ class Route:
 
 
 def _point(name: str, user: str) -> float:
-    """A user's place in [0, 1), evenly spread, another one for each name."""
+    """A user's position in [0, 1), evenly spread, another one for each name."""
     digest = hashlib.blake2b(f"{name}\0{user}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

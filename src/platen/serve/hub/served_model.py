@@ -30,7 +30,7 @@ from platen.web.errors import ApiError
 T = TypeVar("T")
 
 LONG_TEXT = 20_000
-"""Characters from which a text is tokenized on a thread, so that other streams go on meanwhile."""
+"""Characters from which a text is tokenized on a thread, so that other streams do not wait."""
 
 
 class RefusedPrompt(list[int]):
@@ -98,7 +98,7 @@ class AnyModel(Protocol):
 
 
 def writer(model: AnyModel) -> ServedModel:
-    """The model, if it is one that writes text; raises ApiError if not."""
+    """The model, if it is one that generates text; raises ApiError if not."""
     if isinstance(model, ServedModel):
         return model
     raise ApiError(
@@ -118,7 +118,7 @@ class ServedModel:
     info: ModelInfo
     source: str = ""
     incoming: Incoming | None = None
-    """Looks over the texts of a request before they become tokens."""
+    """Screens the texts of a request before they become tokens."""
 
     def guarded(self, incoming: Incoming | None) -> ServedModel:
         """The model with `incoming` before it, if there is one."""
@@ -126,7 +126,7 @@ class ServedModel:
 
     @property
     def tool_format(self) -> ToolFormat | None:
-        """How the model writes calls of tools; None when it was not made for them."""
+        """How the model formats tool calls; None when it was not trained for them."""
         return tool_format(self.tokenizer)
 
     @cached_property
@@ -135,7 +135,7 @@ class ServedModel:
         return infill_format(self.tokenizer)
 
     async def text_prompts(self, texts: Sequence[str], room: int | None) -> list[list[int]]:
-        """Ids of texts to continue, of each at most the last `room`. Raises ApiError when there are none."""
+        """Token ids of prompts, of each at most the last `room`. Raises ApiError when there are none."""
         refusal = None
         if self.incoming is not None:
             texts, refusal = await self.incoming.prompts(texts)
@@ -152,7 +152,7 @@ class ServedModel:
         return prompts if refusal is None else [RefusedPrompt(ids, refusal) for ids in prompts]
 
     async def id_prompts(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Prompts that came as ids: as they are, unless their text is looked over and has to be changed."""
+        """Prompts that came as ids: as they are, unless their text is screened and has to be changed."""
         if self.incoming is None:
             return prompts
         texts = [self.tokenizer.decode(ids) for ids in prompts]
@@ -165,7 +165,7 @@ class ServedModel:
         ]
 
     async def plain_tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Ids of a text as it is, or as the tokenizer frames one."""
+        """Token ids of a text, with the tokenizer's special tokens or without."""
         return await tokenize(
             len(text), lambda: self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         )
@@ -200,7 +200,7 @@ class ServedModel:
         refusal = None
         if self.incoming is not None:
             messages, refusal = await self.incoming.chat(messages)
-            options, refused = await _looked_over(options, self.incoming)
+            options, refused = await _screened(options, self.incoming)
             refusal = refusal or refused
 
         def work() -> list[int]:
@@ -215,7 +215,7 @@ class ServedModel:
         return ids if refusal is None else RefusedPrompt(ids, refusal)
 
 
-async def _looked_over(options: TemplateOptions, incoming: Incoming) -> tuple[TemplateOptions, str | None]:
+async def _screened(options: TemplateOptions, incoming: Incoming) -> tuple[TemplateOptions, str | None]:
     """With the texts of documents and variables as `incoming` leaves them; and its refusal, if it refuses."""
     texts: list[str] = []
 
@@ -251,7 +251,7 @@ async def tokenize(characters: int, work: Callable[[], T]) -> T:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What every piece of one answer carries."""
+    """What every chunk of one response carries."""
 
     id: str
     created: int
