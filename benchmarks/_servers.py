@@ -68,9 +68,9 @@ def llama_cpp_server(file: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def other_server(command: list[str], port: int) -> Iterator[str]:
-    """Another server that speaks OpenAI's protocol, once it lists its models; its address."""
+    """Another server that speaks OpenAI's protocol, once it is healthy; its address."""
     with _process(command):
-        _wait_for(f"http://127.0.0.1:{port}/v1/models")
+        _wait_for(f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}"
 
 
@@ -89,7 +89,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(url).status_code == 200:
@@ -98,12 +98,15 @@ def _wait_for(url: str) -> None:
     raise RuntimeError(f"{url} does not answer")
 
 
-def http_throughput(url: str, model: str, prompts: Sequence[str | list[int]], load: Load) -> float:
-    """Tokens a second over all requests, sent at once."""
+def http_throughput(
+    url: str, model: str, prompts: Sequence[str | list[int]], load: Load, *, beyond: bool = True
+) -> float:
+    """Tokens a second over all requests, sent at once; `beyond`: end tokens don't end a response."""
 
     async def one(client: httpx.AsyncClient, prompt: str | list[int]) -> int:
         body = {"model": model, "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0}
-        body["ignore_eos"] = True
+        if beyond:
+            body["ignore_eos"] = True
         answer = await client.post(f"{url}/v1/completions", json=body, timeout=600)
         answer.raise_for_status()
         return int(answer.json()["usage"]["completion_tokens"])

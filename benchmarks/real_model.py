@@ -60,19 +60,26 @@ def main() -> None:
             commands["vllm"] = ([*shlex.split(args.vllm), "serve", model, "--port", str(port)], port), model
         for name, (command_and_port, model) in commands.items():
             servers[name] = stack.enter_context(other_server(*command_and_port)), model
-        results = [result for count in AT_ONCE for result in compare(servers, count, load)]
+        results = [result for count in AT_ONCE for result in compare(servers, count, load, tokenizer)]
     report(results, json_file=args.json, quick=args.quick)
 
 
-def compare(servers: dict[str, tuple[str, str]], count: int, load: Load) -> list[Result]:
+def compare(
+    servers: dict[str, tuple[str, str]], count: int, load: Load, tokenizer: Tokenizer
+) -> list[Result]:
     """Each engine, and the fastest of them, beside each other server with so many requests at once."""
     seed = iter(range(1_000_000))
 
-    def speed(url: str, model: str) -> float:
+    def speed(name: str, url: str, model: str) -> float:
         prompts = load.prompts(count, 1000 * count + next(seed))
+        if name == "transformers":  # it takes text only, and knows no ignore_eos
+            texts = [tokenizer.decode(prompt) for prompt in prompts]
+            return http_throughput(url, model, texts, load, beyond=False)
         return http_throughput(url, model, prompts, load)
 
-    seen = interleaved({name: partial(speed, *server) for name, server in servers.items()}, load.rounds + 1)
+    seen = interleaved(
+        {name: partial(speed, name, *server) for name, server in servers.items()}, load.rounds + 1
+    )
     medians = {name: statistics.median(speeds[1:]) for name, speeds in seen.items()}
     best = max(ENGINES, key=medians.__getitem__)
     peers = [name for name in servers if name not in ENGINES]
