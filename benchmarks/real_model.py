@@ -37,7 +37,7 @@ def main() -> None:
     if not args.model.is_dir():
         parser.error(f"there is no model in {args.model}; see --model")
     tokenizer = Tokenizer.from_dir(args.model)
-    load = Load(8 if args.quick else 64, 1 if args.quick else 5, min(tokenizer.vocab_size, 40_000))
+    load = Load(8 if args.quick else 64, 1 if args.quick else 3, min(tokenizer.vocab_size, 40_000))
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         forms = Forms(args.model.resolve(), Path(scratch))
         servers = {engine: (stack.enter_context(platen_server(forms[engine])), "bench") for engine in ENGINES}
@@ -60,7 +60,10 @@ def main() -> None:
             commands["vllm"] = ([*shlex.split(args.vllm), "serve", model, "--port", str(port)], port), model
         for name, (command_and_port, model) in commands.items():
             servers[name] = stack.enter_context(other_server(*command_and_port)), model
-        results = [result for count in AT_ONCE for result in compare(servers, count, load, tokenizer)]
+        results: list[Result] = []
+        for count in AT_ONCE:
+            results += compare(servers, count, load, tokenizer)
+            print(*(f"{result.line()} so far" for result in results), sep="\n", flush=True)
     report(results, json_file=args.json, quick=args.quick)
 
 
